@@ -1,0 +1,105 @@
+"""Every error this library raises.
+
+::
+
+    SessionError
+    ├── ConfigurationError          the app is set up wrong; raised when it is built
+    ├── SessionNotLoaded            the session was used before it was loaded
+    ├── SessionGone                 the session has ended, expired, or was never there
+    ├── SessionConflict             a write could not be merged, or its outcome is not known
+    ├── SessionTooLarge             the session would exceed `max_size`
+    ├── SessionSerializationError   a value of a type that cannot be stored
+    ├── SessionCorrupt              stored bytes that cannot be read
+    ├── StoreUnavailable            the store did not answer in time, or refused
+    └── LockError
+        ├── LockTimeout             the lock was not free in time
+        └── LockLost                the lock has passed to somebody else
+
+None derives from `OSError`: Starlette takes an `OSError` raised inside `send` for a client that
+has disconnected, and would hide the failure.
+"""
+
+from __future__ import annotations
+
+
+class SessionError(Exception):
+    """Base of all errors of this library."""
+
+
+class ConfigurationError(SessionError, ValueError):
+    """An option, a URL or a combination of options is wrong; the message says what to change."""
+
+
+class SessionNotLoaded(SessionError, RuntimeError):
+    """The session was read or changed before it was loaded, where loading would need an await."""
+
+
+class SessionGone(SessionError):
+    """The session has ended, was revoked or has expired: there is nothing left to work on."""
+
+
+class SessionConflict(SessionError):
+    """A write that could not be merged.
+
+    Attributes:
+        outcome_unknown: True when the store's reply was lost and it can no longer be told whether
+            the write was applied.
+    """
+
+    def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
+        super().__init__(message)
+        self.outcome_unknown = outcome_unknown
+
+
+class SessionTooLarge(SessionError):
+    """The write would make the session larger than `max_size`; nothing was written.
+
+    Attributes:
+        size: what the record would have had, in bytes.
+        max_size: the limit, in bytes.
+    """
+
+    def __init__(self, message: str, *, size: int, max_size: int) -> None:
+        super().__init__(message)
+        self.size = size
+        self.max_size = max_size
+
+
+class SessionSerializationError(SessionError, TypeError):
+    """A value that cannot be stored; nothing was written.
+
+    Attributes:
+        key: the session key whose value it is, or None when that is not known.
+    """
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class SessionCorrupt(SessionError):
+    """Stored bytes that cannot be read. They were left in the store as they are."""
+
+
+class StoreUnavailable(SessionError):
+    """The store did not answer in time, could not be reached, or refused the command.
+
+    Attributes:
+        executed: False when the command certainly was not executed, None when that is unknown.
+    """
+
+    def __init__(self, message: str, *, executed: bool | None = None) -> None:
+        super().__init__(message)
+        self.executed = executed
+
+
+class LockError(SessionError):
+    """Base of the two ways a session lock fails."""
+
+
+class LockTimeout(LockError):
+    """The lock was not free within the time given."""
+
+
+class LockLost(LockError):
+    """The lock has passed to another holder, so nothing may be saved under it; nothing was."""

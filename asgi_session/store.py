@@ -1,0 +1,111 @@
+"""The store contract: five verbs on bytes.
+
+A store keeps records that it cannot read. It knows nothing of sessions, cookies or msgpack.
+
+* *key*: 22 characters of the URL-safe base64 alphabet. A store adds its own prefix.
+* *data*: the record's bytes. They begin with 16 bytes that never repeat for a key, so a store
+  without version numbers of its own uses ``data[:16]`` as the tag.
+* *tag*: what compare-and-set compares. Opaque to the caller, at most 255 bytes.
+* *expires_at*: whole milliseconds since the Unix epoch. The store keeps it beside the data and
+  enforces it in every verb: **a record whose time has passed is a missing record**, whether or not
+  its bytes are still there. A write whose ``expires_at`` is already past ends the record.
+* *deadline*: an instant of `time.monotonic`, in seconds. By then the verb has answered or raised.
+
+What a store must keep:
+
+* A write is visible to every `load` that begins after the write has answered.
+* `create`, `save` and `touch` compare and write in one atomic step.
+* A missing record is an answer, never an error.
+* The only error is `StoreUnavailable`. Its ``executed`` is False when the store certainly did not
+  carry the verb out, and None when it may have. A store repeats a command by itself only when it
+  certainly did not execute, or when executing it twice is the same as once (`load`).
+* A cancelled verb may or may not have been carried out; the next one works all the same.
+* Verbs may be called concurrently, from several event loops one after another and from several
+  threads with a loop each. A store that was not opened opens itself at the first verb.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+TAG_SIZE: Final = 16
+"""Length in bytes of the never-repeating beginning of every record's data."""
+
+
+class Stored(NamedTuple):
+    """A record as the store has it."""
+
+    data: bytes
+    tag: bytes
+    expires_at: int
+
+
+class Saved(NamedTuple):
+    """The save was carried out; `tag` is what the next one must expect."""
+
+    tag: bytes
+
+
+class Conflict(NamedTuple):
+    """The record's tag was not the expected one; nothing was written. `current` is the record."""
+
+    current: Stored
+
+
+class Gone(enum.Enum):
+    """The type of `GONE`."""
+
+    GONE = "gone"
+
+    def __repr__(self) -> str:
+        return "GONE"
+
+
+GONE: Final = Gone.GONE
+"""There is no such record (any more); nothing was written."""
+
+SaveResult: TypeAlias = Saved | Conflict | Gone
+
+
+class Store(Protocol):
+    """Where records live. See the module's text for what each verb promises."""
+
+    async def open(self) -> None:
+        """Connect and check the set-up. Optional: the first verb does what is necessary."""
+        ...
+
+    async def close(self) -> None:
+        """Release what this event loop holds. A closed store opens again at the next verb."""
+        ...
+
+    async def load(self, key: str, *, deadline: float) -> Stored | None:
+        """Return the record, or None when there is none."""
+        ...
+
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
+        """Write a new record; False, and nothing written, when the key is taken."""
+        ...
+
+    async def save(
+        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+    ) -> SaveResult:
+        """Replace the record if its tag is `expect`; never creates one."""
+        ...
+
+    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+        """Change the expiry alone if the tag is `expect`; the tag stays. False when not done."""
+        ...
+
+    async def delete(self, key: str, *, deadline: float) -> bool:
+        """Remove the record; whether there was one."""
+        ...
+
+
+@runtime_checkable
+class Distrusts(Protocol):
+    """A capability: the store can drop a connection that delivered somebody else's record."""
+
+    def distrust(self, key: str) -> None:
+        """Drop the connection that answers for `key`: it gave another key's bytes."""
+        ...
