@@ -11,9 +11,8 @@
     ├── SessionSerializationError   a value of a type that cannot be stored
     ├── SessionCorrupt              stored bytes that cannot be read
     ├── StoreUnavailable            the store did not answer in time, or refused
-    └── LockError
-        ├── LockTimeout             the lock was not free in time
-        └── LockLost                the lock has passed to somebody else
+    ├── LockTimeout                 the lock was not free in time
+    └── LockLost                    the lock has passed to somebody else
 
 None derives from `OSError`: Starlette takes an `OSError` raised inside `send` for a client that
 has disconnected, and would hide the failure.
@@ -93,13 +92,9 @@ class StoreUnavailable(SessionError):
         self.executed = executed
 
 
-class LockError(SessionError):
-    """Base of the two ways a session lock fails."""
-
-
-class LockTimeout(LockError):
+class LockTimeout(SessionError):
     """The lock was not free within the time given."""
 
 
-class LockLost(LockError):
+class LockLost(SessionError):
     """The lock has passed to another holder, so nothing may be saved under it; nothing was."""
