@@ -1,0 +1,236 @@
+"""The record: the bytes that a store keeps for one session.
+
+Format 1, all numbers big-endian::
+
+    offset  bytes
+    0       8     version: 1 when created, +1 with every save             } the tag
+    8       8     nonce: random, new with every save                      }
+    16      1     format: 1
+    17      8     epoch: counter (4), salt (4, random): the identity of the data
+    25      6     created, ms since the Unix epoch; of this identity
+    31      6     idle timeout, ms
+    37      6     absolute deadline, ms since the Unix epoch
+    43      16    digest of (namespace, selector, verifier); zeros: nobody's
+    59      4     check: hash of (namespace, selector)
+    63      1     n, the length of the ring: 0 to 7
+    64      4n    ring: the first 4 bytes of the nonces of the n versions before, newest first
+    64+4n   1     m, how many optional parts follow
+            ...   parts: type (1), length (2), that many bytes
+            ...   msgpack map: key (str) to the encoded value (bin)
+
+An ordinary session's header has 93 bytes with a full ring. Optional parts of a type that this
+version does not know are kept byte for byte. The place of the lock's fields is part type 3.
+
+====  =======  =====================================================================
+part  name     bytes
+====  =======  =====================================================================
+1     GRACE    the digest that a rotation left valid (16), until when in ms (6)
+2     MOVED    until when in ms (6) a wrong verifier is taken for one that was
+               rotated away or ended, and gets a detached session
+3     LOCK     (reserved)
+====  =======  =====================================================================
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import struct
+from typing import Final, NamedTuple
+
+import msgpack
+
+from asgi_session.errors import SessionCorrupt
+
+FORMAT: Final = 1
+NOBODY: Final = bytes(16)
+"""The digest of a record that no token opens: an ended session."""
+RING_LENGTH: Final = 7
+
+GRACE: Final = 1
+MOVED: Final = 2
+
+_HEADER: Final = struct.Struct(">Q8sB8sHIHIHI16s4sB")
+_U48: Final = struct.Struct(">HI")
+_MAX_U48: Final = (1 << 48) - 1
+_NO_PARTS: Final[dict[int, bytes]] = {}
+
+
+class Record(NamedTuple):
+    """One version of a session's stored state. Treat the dicts in it as immutable."""
+
+    version: int
+    nonce: bytes
+    epoch: bytes
+    created: int
+    idle: int
+    deadline: int
+    digest: bytes
+    check: bytes
+    ring: bytes
+    parts: dict[int, bytes]
+    entries: dict[str, bytes]
+
+
+class Applied(enum.Enum):
+    """What a later version of a record tells about an earlier write."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+def new_record(
+    *, now: int, idle: int, absolute: int, digest: bytes, check: bytes, entries: dict[str, bytes]
+) -> Record:
+    """Return the first version of a new session's record; times in ms."""
+    return Record(
+        version=1,
+        nonce=os.urandom(8),
+        epoch=next_epoch(bytes(8)),
+        created=now,
+        idle=idle,
+        deadline=now + absolute,
+        digest=digest,
+        check=check,
+        ring=b"",
+        parts=_NO_PARTS,
+        entries=entries,
+    )
+
+
+def next_epoch(epoch: bytes) -> bytes:
+    """Return the epoch after `epoch`: its counter and a new salt.
+
+    The salt tells apart two endings that carry the same number because a failover lost one.
+    """
+    counter = int.from_bytes(epoch[:4], "big") + 1
+    return (counter & 0xFFFFFFFF).to_bytes(4, "big") + os.urandom(4)
+
+
+def next_version(record: Record) -> Record:
+    """Return `record` as the next save writes it: version, nonce and ring moved on."""
+    return record._replace(
+        version=record.version + 1,
+        nonce=os.urandom(8),
+        ring=(record.nonce[:4] + record.ring)[: 4 * RING_LENGTH],
+    )
+
+
+def was_applied(current: Record, version: int, nonce: bytes) -> Applied:
+    """Tell from the `current` record whether the save that would have made `version` was applied."""
+    behind = current.version - version
+    if behind < 0:
+        return Applied.NO
+    if behind == 0:
+        return Applied.YES if current.nonce == nonce else Applied.NO
+    start = 4 * (behind - 1)
+    entry = current.ring[start : start + 4]
+    if len(entry) < 4:
+        return Applied.UNKNOWN
+    return Applied.YES if entry == nonce[:4] else Applied.NO
+
+
+def until(time: int) -> bytes:
+    """Return a part's 6 bytes for a time in ms."""
+    return _U48.pack(time >> 32, time & 0xFFFFFFFF)
+
+
+def grace(record: Record) -> tuple[bytes, int]:
+    """Return the digest that a rotation left valid, and until when (ms); (b"", 0) if none."""
+    part = record.parts.get(GRACE)
+    return (part[:16], _time(part[16:])) if part is not None else (b"", 0)
+
+
+def moved_until(record: Record) -> int:
+    """Return until when (ms) a wrong verifier gets a detached session; 0 if never."""
+    part = record.parts.get(MOVED)
+    return _time(part) if part is not None else 0
+
+
+def encode(record: Record) -> bytes:
+    """Return the record's bytes."""
+    version, nonce, epoch, created, idle, deadline, digest, check, ring, parts, entries = record
+    header = _HEADER.pack(
+        version,
+        nonce,
+        FORMAT,
+        epoch,
+        created >> 32,
+        created & 0xFFFFFFFF,
+        idle >> 32,
+        idle & 0xFFFFFFFF,
+        deadline >> 32,
+        deadline & 0xFFFFFFFF,
+        digest,
+        check,
+        len(ring) // 4,
+    )
+    body: bytes = msgpack.packb(entries)
+    if not parts:
+        return b"".join((header, ring, b"\0", body))
+    encoded = b"".join(bytes((kind,)) + len(part).to_bytes(2, "big") + part for kind, part in parts.items())
+    return b"".join((header, ring, bytes((len(parts),)), encoded, body))
+
+
+def decode(data: bytes) -> Record:
+    """Read a record's bytes.
+
+    Raises:
+        SessionCorrupt: they are not a record, or one of a format that this version does not know.
+    """
+    if len(data) > 16 and data[16] != FORMAT:
+        raise SessionCorrupt(
+            f"the record has format {data[16]}, this version of asgi-session reads format {FORMAT}: it was "
+            "written by a later version or by something else"
+        )
+    try:
+        (
+            version, nonce, _, epoch, created_high, created, idle_high, idle, deadline_high, deadline,
+            digest, check, count,
+        ) = _HEADER.unpack_from(data)  # fmt: skip
+        end = 64 + 4 * count
+        ring = data[64:end]
+        parts, start = (_NO_PARTS, end + 1) if data[end] == 0 else _decode_parts(data, end)
+        entries = msgpack.unpackb(data[start:])
+    except Exception as error:  # whatever struct or msgpack find wrong
+        raise SessionCorrupt(f"the record cannot be read: {error!r}") from error
+    if count > RING_LENGTH or type(entries) is not dict:
+        raise SessionCorrupt("the record cannot be read: it has not the form of format 1")
+    for key, value in entries.items():
+        if type(key) is not str or type(value) is not bytes:
+            raise SessionCorrupt("the record cannot be read: an entry is not a key with encoded bytes")
+    return Record(
+        version,
+        nonce,
+        epoch,
+        created_high << 32 | created,
+        idle_high << 32 | idle,
+        deadline_high << 32 | deadline,
+        digest,
+        check,
+        ring,
+        parts,
+        entries,
+    )
+
+
+def _decode_parts(data: bytes, offset: int) -> tuple[dict[int, bytes], int]:
+    parts: dict[int, bytes] = {}
+    count = data[offset]
+    offset += 1
+    for _ in range(count):
+        kind = data[offset]
+        length = int.from_bytes(data[offset + 1 : offset + 3], "big")
+        part = data[offset + 3 : offset + 3 + length]
+        offset += 3 + length
+        expected = {GRACE: 22, MOVED: 6}.get(kind, length)
+        if len(part) != length or length != expected or kind in parts:
+            raise ValueError(f"optional part of type {kind} is malformed")
+        parts[kind] = part
+    return parts, offset
+
+
+def _time(raw: bytes) -> int:
+    high, low = _U48.unpack(raw)
+    return int(high << 32 | low)
