@@ -1,0 +1,117 @@
+"""Servers as fixtures. They start when first asked for; one that cannot start fails the test.
+
+Shared servers are emptied before each test that asks for them. A test that kills, freezes or reshards
+asks for a `fresh_...` one, which is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import (
+    Cluster,
+    FakeredisServer,
+    SentinelSetup,
+    ServerProcess,
+    start_cluster,
+    start_fakeredis,
+    start_redis62,
+    start_sentinel,
+    start_valkey,
+)
+
+
+@pytest.fixture(scope="session")
+def shared_valkey() -> Iterator[ServerProcess]:
+    server = start_valkey()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_redis62() -> Iterator[ServerProcess]:
+    server = start_redis62()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_fakeredis() -> Iterator[FakeredisServer]:
+    server = start_fakeredis()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[Cluster]:
+    cluster = start_cluster()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_sentinel() -> Iterator[SentinelSetup]:
+    setup = start_sentinel()
+    yield setup
+    setup.stop()
+
+
+@pytest.fixture
+def valkey(shared_valkey: ServerProcess) -> ServerProcess:
+    """Valkey 9, empty."""
+    shared_valkey.flush()
+    return shared_valkey
+
+
+@pytest.fixture
+def redis62(shared_redis62: ServerProcess) -> ServerProcess:
+    """Redis 6.2, empty."""
+    shared_redis62.flush()
+    return shared_redis62
+
+
+@pytest.fixture
+def fakeredis_server(shared_fakeredis: FakeredisServer) -> FakeredisServer:
+    """fakeredis's TCP server, empty."""
+    shared_fakeredis.flush()
+    return shared_fakeredis
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Cluster:
+    """Three primaries with a replica each, empty."""
+    shared_cluster.flush()
+    return shared_cluster
+
+
+@pytest.fixture
+def sentinel(shared_sentinel: SentinelSetup) -> SentinelSetup:
+    """A primary, a replica and three Sentinels, empty."""
+    shared_sentinel.flush()
+    return shared_sentinel
+
+
+@pytest.fixture
+def fresh_valkey() -> Iterator[ServerProcess]:
+    """A Valkey of the test's own, to kill or freeze."""
+    server = start_valkey()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fresh_cluster() -> Iterator[Cluster]:
+    """A cluster of the test's own, to break."""
+    cluster = start_cluster()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def fresh_sentinel() -> Iterator[SentinelSetup]:
+    """A Sentinel set-up of the test's own, to break."""
+    setup = start_sentinel()
+    yield setup
+    setup.stop()
