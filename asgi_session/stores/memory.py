@@ -1,0 +1,218 @@
+"""Records in this process's memory."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+
+from asgi_session.clock import Clock, system_clock
+from asgi_session.errors import StoreUnavailable
+from asgi_session.store import GONE, TAG_SIZE, Conflict, Saved, SaveResult, Stored
+
+_log = logging.getLogger(__name__)
+
+_SWEEP = 16
+"""Expired records removed by one write at most: more than it adds, yet soon done."""
+
+
+class MemoryStore:
+    """A store for tests, development and apps of one process; what it holds ends with the process.
+
+    It is bounded. A write that would exceed a bound first removes the records that expire soonest,
+    whoever they belong to: expired ones, then ended and unconfirmed sessions, then those idle
+    longest. The first time a living record has to go is logged as a warning.
+
+    Safe to use from several threads and event loops.
+
+    Args:
+        max_records: how many records are kept; 100,000.
+        max_bytes: how many bytes of data are kept, Python's own overhead of some 400 bytes per record
+            not counted; 256 MiB. A record that is larger all by itself is refused with
+            `StoreUnavailable`.
+        clock: tells the time in milliseconds; the system's.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        max_records: int = 100_000,
+        max_bytes: int = 256 * 1024 * 1024,
+        clock: Clock = system_clock,
+    ) -> None:
+        if max_records < 1 or max_bytes < 1:
+            raise ValueError("max_records and max_bytes must be at least 1")
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._records: dict[str, Stored] = {}
+        self._bytes = 0
+        # A heap of (due, key), and each record's one valid `due`, never later than its expiry: a record
+        # whose expiry moves back is only looked at, and queued anew, when its turn comes.
+        self._queue: list[tuple[int, str]] = []
+        self._due: dict[str, int] = {}
+        self._warned = False
+
+    def __len__(self) -> int:
+        """Return the number of records that have not expired."""
+        with self._lock:
+            self._sweep(self._clock(), limit=None)
+            return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore: {len(self._records)} records, {self._bytes} bytes>"
+
+    def clear(self) -> None:
+        """Remove every record."""
+        with self._lock:
+            self._records.clear()
+            self._queue.clear()
+            self._due.clear()
+            self._bytes = 0
+
+    async def open(self) -> None:
+        """Do nothing: there is nothing to connect to."""
+
+    async def close(self) -> None:
+        """Do nothing: the records stay until the store itself is gone."""
+
+    async def load(self, key: str, *, deadline: float) -> Stored | None:
+        """Return the record, or None."""
+        # No lock: the record is one immutable tuple, and a dict is safe to read.
+        stored = self._records.get(key)
+        if stored is None or stored.expires_at <= self._clock():
+            return None
+        return stored
+
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
+        """Write a new record; False when the key is taken."""
+        self._refuse_oversize(data)
+        with self._lock:
+            now = self._clock()
+            if self._living(key, now) is not None:
+                return False
+            self._put(key, Stored(data, data[:TAG_SIZE], expires_at), now)
+            return True
+
+    async def save(
+        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+    ) -> SaveResult:
+        """Replace the record if its tag is `expect`."""
+        self._refuse_oversize(data)
+        tag = data[:TAG_SIZE]
+        with self._lock:
+            now = self._clock()
+            current = self._living(key, now)
+            if current is None:
+                return GONE
+            if current.tag != expect:
+                return Conflict(current)
+            self._put(key, Stored(data, tag, expires_at), now)
+        return Saved(tag)
+
+    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+        """Change the expiry if the tag is `expect`."""
+        with self._lock:
+            now = self._clock()
+            current = self._living(key, now)
+            if current is None or current.tag != expect:
+                return False
+            self._put(key, Stored(current.data, current.tag, expires_at), now)
+            return True
+
+    async def delete(self, key: str, *, deadline: float) -> bool:
+        """Remove the record; whether there was one."""
+        with self._lock:
+            living = self._living(key, self._clock()) is not None
+            self._remove(key)
+            return living
+
+    # Everything below is called with the lock held.
+
+    def _living(self, key: str, now: int) -> Stored | None:
+        stored = self._records.get(key)
+        return stored if stored is not None and stored.expires_at > now else None
+
+    def _put(self, key: str, stored: Stored, now: int) -> None:
+        old = self._records.get(key)
+        if stored.expires_at <= now:
+            self._remove(key)
+            return
+        self._records[key] = stored
+        self._bytes += len(stored.data) - (len(old.data) if old is not None else 0)
+        due = self._due.get(key)
+        if due is None or stored.expires_at < due:
+            self._enqueue(key, stored.expires_at)
+        self._sweep(now, limit=_SWEEP)
+        if self._bytes > self._max_bytes or len(self._records) > self._max_records:
+            self._make_room(key, now)
+
+    def _remove(self, key: str) -> None:
+        stored = self._records.pop(key, None)
+        if stored is not None:
+            self._bytes -= len(stored.data)
+            del self._due[key]
+
+    def _enqueue(self, key: str, due: int) -> None:
+        self._due[key] = due
+        heapq.heappush(self._queue, (due, key))
+        if len(self._queue) > 2 * len(self._due) + _SWEEP:  # mostly entries of records that are gone
+            self._queue = [(due, key) for key, due in self._due.items()]
+            heapq.heapify(self._queue)
+
+    def _first(self) -> tuple[str, Stored] | None:
+        """Take the record that expires soonest out of the queue, but leave it in the store."""
+        while self._queue:
+            due, key = self._queue[0]
+            stored = self._records.get(key)
+            if stored is None or self._due[key] != due:
+                heapq.heappop(self._queue)
+            elif stored.expires_at != due:
+                self._due[key] = stored.expires_at
+                heapq.heapreplace(self._queue, (stored.expires_at, key))
+            else:
+                heapq.heappop(self._queue)
+                return key, stored
+        return None
+
+    def _sweep(self, now: int, *, limit: int | None) -> None:
+        removed = 0
+        while self._queue and self._queue[0][0] <= now and removed != limit:
+            first = self._first()
+            if first is None:
+                return
+            key, stored = first
+            if stored.expires_at > now:
+                heapq.heappush(self._queue, (stored.expires_at, key))
+                continue
+            self._remove(key)
+            removed += 1
+
+    def _make_room(self, keep: str, now: int) -> None:
+        kept: Stored | None = None
+        while (self._bytes > self._max_bytes or len(self._records) > self._max_records) and (
+            first := self._first()
+        ):
+            key, stored = first
+            if key == keep:
+                kept = stored
+                continue
+            if stored.expires_at > now and not self._warned:
+                self._warned = True
+                _log.warning(
+                    "%r is full: from now on the sessions that expire soonest are removed to make room "
+                    "(raise max_records or max_bytes, or use a store that is not this process's memory)",
+                    self,
+                )
+            self._remove(key)
+        if kept is not None:
+            heapq.heappush(self._queue, (kept.expires_at, keep))
+
+    def _refuse_oversize(self, data: bytes) -> None:
+        if len(data) > self._max_bytes:
+            raise StoreUnavailable(
+                f"a record of {len(data)} bytes exceeds the store's max_bytes={self._max_bytes}",
+                executed=False,
+            )

@@ -1,0 +1,184 @@
+"""MemoryStore beyond the contract: it is bounded, and forgets in a sensible order."""
+
+from __future__ import annotations
+
+import logging
+import random
+from datetime import timedelta
+
+import pytest
+
+from asgi_session.errors import StoreUnavailable
+from asgi_session.store import GONE, Saved
+from asgi_session.stores.memory import MemoryStore
+from asgi_session.testing import ManualClock
+
+HOUR = 3_600_000
+LATER = float("inf")
+
+
+def data(size: int = 100, *, tag: bytes = b"t" * 16) -> bytes:
+    return tag + b"x" * (size - 16)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(1_000_000)
+
+
+async def create(store: MemoryStore, key: str, expires_at: int, size: int = 100) -> bool:
+    return await store.create(key, data(size), expires_at, deadline=LATER)
+
+
+async def loads(store: MemoryStore, keys: str) -> str:
+    return "".join([key for key in keys if await store.load(key, deadline=LATER) is not None])
+
+
+async def test_the_number_of_records_is_bounded(clock: ManualClock) -> None:
+    """A full store lets go of those that expire soonest, in whatever order they came."""
+    store = MemoryStore(max_records=3, clock=clock)
+    for key, hours in [("a", 5), ("b", 1), ("c", 3), ("d", 4), ("e", 2)]:
+        assert await create(store, key, clock() + hours * HOUR)
+        assert len(store) <= 3
+    assert await loads(store, "abcde") == "ade"
+
+
+async def test_the_newest_record_stays_even_if_it_expires_first(clock: ManualClock) -> None:
+    """What was just written is never the one that goes: its writer was told that it is stored."""
+    store = MemoryStore(max_records=1, clock=clock)
+    await create(store, "a", clock() + 9 * HOUR)
+    await create(store, "b", clock() + HOUR)
+    assert await loads(store, "ab") == "b"
+    await create(store, "c", clock() + 2 * HOUR)
+    assert await loads(store, "abc") == "c"
+
+
+async def test_the_bytes_are_bounded_also_when_a_record_grows(clock: ManualClock) -> None:
+    """A save that makes a record larger makes room, too; a smaller one gives room back."""
+    store = MemoryStore(max_bytes=1000, clock=clock)
+    for index, key in enumerate("abcd"):
+        await create(store, key, clock() + (1 + index) * HOUR, size=250)
+    assert await loads(store, "abcd") == "abcd"
+    grown = await store.save("d", data(500), clock() + HOUR // 2, expect=b"t" * 16, deadline=LATER)
+    assert grown == Saved(b"t" * 16)
+    assert await loads(store, "abcd") == "bcd"
+    await store.save("d", data(250), clock() + HOUR, expect=b"t" * 16, deadline=LATER)
+    await create(store, "e", clock() + HOUR, size=250)
+    assert await loads(store, "bcde") == "bcde"
+
+
+async def test_touched_records_outlive_untouched_ones(clock: ManualClock) -> None:
+    """The order of leaving follows the expiry as it is now, moved either way by touches."""
+    store = MemoryStore(max_records=3, clock=clock)
+    for index, key in enumerate("abc"):
+        await create(store, key, clock() + (1 + index) * HOUR)
+    assert await store.touch("a", clock() + 9 * HOUR, expect=b"t" * 16, deadline=LATER)
+    assert await store.touch("c", clock() + HOUR, expect=b"t" * 16, deadline=LATER)
+    await create(store, "d", clock() + 8 * HOUR)
+    assert await loads(store, "abcd") == "abd"
+    await create(store, "e", clock() + 8 * HOUR)
+    assert await loads(store, "abde") == "ade"
+
+
+async def test_expired_records_go_first_and_in_silence(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Removing the expired is no news; the first living record that has to go is, once."""
+    caplog.set_level(logging.DEBUG)
+    store = MemoryStore(max_records=2, clock=clock)
+    await create(store, "a", clock() + HOUR)
+    await create(store, "b", clock() + HOUR)
+    clock.advance(timedelta(hours=1))
+    await create(store, "c", clock() + HOUR)
+    await create(store, "d", clock() + HOUR)
+    assert caplog.records == []
+    await create(store, "e", clock() + HOUR)
+    await create(store, "f", clock() + HOUR)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "max_records" in caplog.text
+
+
+async def test_a_record_larger_than_the_store_is_refused(clock: ManualClock) -> None:
+    """It is an error that says so, nothing is thrown out for it, and nothing was executed."""
+    store = MemoryStore(max_bytes=200, clock=clock)
+    await create(store, "a", clock() + HOUR)
+    with pytest.raises(StoreUnavailable, match="max_bytes=200") as create_error:
+        await create(store, "b", clock() + HOUR, size=201)
+    with pytest.raises(StoreUnavailable) as save_error:
+        await store.save("a", data(201), clock() + HOUR, expect=b"t" * 16, deadline=LATER)
+    assert create_error.value.executed is save_error.value.executed is False
+    assert await loads(store, "ab") == "a"
+
+
+async def test_expired_records_do_not_pile_up(clock: ManualClock) -> None:
+    """Ever new records that expire leave neither records nor queue entries behind."""
+    store = MemoryStore(clock=clock)
+    for index in range(5000):
+        await create(store, f"k{index}", clock() + 10)
+        clock.advance(0.001)
+        assert len(store._records) <= 30
+    assert len(store._queue) <= 100
+
+
+async def test_churn_and_touches_do_not_grow_the_queue(clock: ManualClock) -> None:
+    """Records that live long but are deleted soon, or touched often, leave no queue entries behind."""
+    store = MemoryStore(clock=clock)
+    await create(store, "touched", clock() + HOUR)
+    for index in range(5000):
+        await create(store, "k", clock() + HOUR + index)
+        await store.touch("touched", clock() + HOUR - index, expect=b"t" * 16, deadline=LATER)
+        await store.delete("k", deadline=LATER)
+    assert len(store._queue) <= 100
+
+
+async def test_the_books_balance(clock: ManualClock) -> None:
+    """After thousands of random verbs at the bounds, what is counted is what is there."""
+    rng = random.Random(7)
+    store = MemoryStore(max_records=20, max_bytes=5000, clock=clock)
+    for _ in range(20_000):
+        key, expires_at = (
+            rng.choice("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN"),
+            clock() + rng.randrange(-5, 200),
+        )
+        match rng.randrange(5):
+            case 0:
+                await create(store, key, expires_at, rng.randrange(16, 600))
+            case 1:
+                await store.save(
+                    key, data(rng.randrange(16, 600)), expires_at, expect=b"t" * 16, deadline=LATER
+                )
+            case 2:
+                await store.touch(key, expires_at, expect=b"t" * 16, deadline=LATER)
+            case 3:
+                await store.delete(key, deadline=LATER)
+            case _:
+                clock.advance(0.001)
+        assert store._bytes == sum(len(stored.data) for stored in store._records.values()) <= 5000
+        assert len(store._records) <= 20
+        assert store._due.keys() == store._records.keys()
+        queued = set(store._queue)
+        for name, due in store._due.items():
+            assert due <= store._records[name].expires_at
+            assert (due, name) in queued
+
+
+async def test_len_and_clear(clock: ManualClock) -> None:
+    """The length counts living records; a cleared store is as new."""
+    store = MemoryStore(clock=clock)
+    await create(store, "a", clock() + 10)
+    await create(store, "b", clock() + 20)
+    assert len(store) == 2
+    clock.advance(0.010)
+    assert len(store) == 1
+    store.clear()
+    assert len(store) == 0
+    assert await store.save("b", data(), clock() + HOUR, expect=b"t" * 16, deadline=LATER) is GONE
+    assert await create(store, "b", clock() + HOUR)
+
+
+def test_bounds_must_be_positive() -> None:
+    """A bound of nothing is a mistake, found when the store is made."""
+    with pytest.raises(ValueError, match="at least 1"):
+        MemoryStore(max_records=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        MemoryStore(max_bytes=0)
