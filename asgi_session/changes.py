@@ -65,12 +65,19 @@ class Verdict(enum.Enum):
 
 
 class Fold(NamedTuple):
-    """The record that several commits make together, and each one's verdict, in their order."""
+    """What several commits make together.
+
+    Attributes:
+        record: the new version; the base itself when no commit was applied.
+        data: its bytes; empty when no commit was applied.
+        verdicts: one for each commit, in their order.
+        size: in bytes, of the largest version that was refused; 0 if none was.
+    """
 
     record: Record
-    verdicts: list[Verdict]
     data: bytes
-    """The record's bytes; empty when no commit was applied."""
+    verdicts: list[Verdict]
+    size: int = 0
 
 
 def own_keys(changes: Changes) -> dict[str, bytes]:
@@ -80,13 +87,13 @@ def own_keys(changes: Changes) -> dict[str, bytes]:
 
 def merge(entries: dict[str, bytes], changes: Changes) -> dict[str, bytes]:
     """Return `entries` with `changes` applied."""
-    merged = entries | changes  # type: ignore[operator]
-    if None in changes.values():
-        return {key: value for key, value in merged.items() if value is not None}
-    return merged  # type: ignore[no-any-return]
+    merged = entries | changes
+    return {key: value for key, value in merged.items() if value is not None}
 
 
-def fold(base: Record, intents: Sequence[Intent], *, now: int, idle: int, absolute: int, max_size: int) -> Fold:
+def fold(
+    base: Record, intents: Sequence[Intent], *, now: int, idle: int, absolute: int, max_size: int
+) -> Fold:
     """Apply `intents` to `base` in their order, as one new version.
 
     Args:
@@ -97,36 +104,30 @@ def fold(base: Record, intents: Sequence[Intent], *, now: int, idle: int, absolu
         absolute: absolute timeout of a session that begins anew, ms.
         max_size: bytes; above it only growth is refused.
     """
-    record, verdicts = base, []
+    start = records.next_version(base, now)
+    record, verdicts = start, []
     for intent in intents:
         record, verdict = _apply(record, intent, now, idle, absolute)
         verdicts.append(verdict)
-    if record is base:
-        return Fold(base, verdicts, b"")
-    record = records.next_version(record)
+    if record is start:
+        return Fold(base, b"", verdicts)
     data = records.encode(record)
     if len(data) <= max_size:
-        return Fold(record, verdicts, data)
-    return _fold_within_limit(base, intents, now, idle, absolute, max_size)
-
-
-def _fold_within_limit(
-    base: Record, intents: Sequence[Intent], now: int, idle: int, absolute: int, max_size: int
-) -> Fold:
-    """Fold again, leaving out each commit that makes the record larger than it may be."""
-    record, size, verdicts = base, len(records.encode(base)), []
+        return Fold(record, data, verdicts)
+    # Rare, so done a second time: leave out each commit that makes the record larger than it may be.
+    record, data, verdicts, refused = start, records.encode(start), [], 0
     for intent in intents:
         candidate, verdict = _apply(record, intent, now, idle, absolute)
-        new_size = len(records.encode(candidate))
-        if candidate is not record and new_size > max_size and new_size > size:
-            verdict = Verdict.TOO_LARGE
-        else:
-            record, size = candidate, new_size
+        if candidate is not record:
+            candidate_data = records.encode(candidate)
+            if max_size < len(candidate_data) > len(data):
+                verdict, refused = Verdict.TOO_LARGE, max(refused, len(candidate_data))
+            else:
+                record, data = candidate, candidate_data
         verdicts.append(verdict)
-    if record is base:
-        return Fold(base, verdicts, b"")
-    record = records.next_version(record)
-    return Fold(record, verdicts, records.encode(record))
+    if record is start:
+        return Fold(base, b"", verdicts, refused)
+    return Fold(record, data, verdicts, refused)
 
 
 def _apply(record: Record, intent: Intent, now: int, idle: int, absolute: int) -> tuple[Record, Verdict]:

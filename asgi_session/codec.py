@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -42,9 +42,7 @@ MAX_DEPTH: Final = 64
 
 _BIG_INT, _DECIMAL, _UUID, _DATE, _DATETIME, _TUPLE, _FROZENSET, _SET = range(1, 9)
 
-_SCALARS: Final = frozenset(
-    {type(None), bool, int, float, str, bytes, datetime, date, Decimal, UUID}
-)
+_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes, datetime, date, Decimal, UUID})
 _DATETIME_TEXT: Final = re.compile(r"([^\[\]/]+)(?:\[([^\[\]]+)\])?(/1)?")
 
 
@@ -231,5 +229,5 @@ def _parse_datetime(text: str) -> datetime:
     if zone is not None:
         value = value.replace(tzinfo=ZoneInfo(zone))
     elif value.tzinfo is not None and value.utcoffset() == timedelta(0):
-        value = value.replace(tzinfo=timezone.utc)
+        value = value.replace(tzinfo=UTC)
     return value.replace(fold=1) if fold else value

@@ -108,12 +108,23 @@ def next_epoch(epoch: bytes) -> bytes:
     return (counter & 0xFFFFFFFF).to_bytes(4, "big") + os.urandom(4)
 
 
-def next_version(record: Record) -> Record:
-    """Return `record` as the next save writes it: version, nonce and ring moved on."""
-    return record._replace(
-        version=record.version + 1,
-        nonce=os.urandom(8),
-        ring=(record.nonce[:4] + record.ring)[: 4 * RING_LENGTH],
+def next_version(record: Record, now: int) -> Record:
+    """Return `record` as the next save writes it: version, nonce and ring moved on, past parts gone."""
+    version, nonce, epoch, created, idle, deadline, digest, check, ring, parts, entries = record
+    if parts:
+        parts = {kind: part for kind, part in parts.items() if not _is_past(kind, part, now)}
+    return Record(
+        version + 1,
+        os.urandom(8),
+        epoch,
+        created,
+        idle,
+        deadline,
+        digest,
+        check,
+        (nonce[:4] + ring)[: 4 * RING_LENGTH],
+        parts,
+        entries,
     )
 
 
@@ -229,6 +240,10 @@ def _decode_parts(data: bytes, offset: int) -> tuple[dict[int, bytes], int]:
             raise ValueError(f"optional part of type {kind} is malformed")
         parts[kind] = part
     return parts, offset
+
+
+def _is_past(kind: int, part: bytes, now: int) -> bool:
+    return kind in (GRACE, MOVED) and _time(part[-6:]) <= now
 
 
 def _time(raw: bytes) -> int:

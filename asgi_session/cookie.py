@@ -1,0 +1,129 @@
+"""The cookie: reading it out of a request's headers, writing Set-Cookie; no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final, Literal, TypeAlias
+
+from asgi_session.errors import ConfigurationError
+from asgi_session.options import choice
+
+SameSite: TypeAlias = Literal["lax", "strict", "none"]
+
+MAX_AGE_LIMIT: Final = 400 * 86400
+"""Seconds; browsers cut longer ones (RFC 6265bis section 5.5)."""
+
+# RFC 6265 section 4.1.1, and RFC 9110 section 5.6.2 for the token.
+_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_ATTRIBUTE: Final = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
+
+
+class Cookie:
+    """The session cookie's name and attributes.
+
+    Args:
+        name: default ``__Host-session`` where the attributes allow it, so that neither a subdomain
+            nor plain http can plant one (RFC 6265bis section 4.1.3.2), else ``session``.
+        path: default ``/``.
+        same_site: ``"lax"`` (default), ``"strict"`` or ``"none"``.
+        https_only: adds Secure; default True.
+        domain: default None: this host only.
+        partitioned: adds Partitioned (CHIPS); needs https_only.
+        persistent: sends Max-Age, so that the cookie outlives the browser; default True.
+
+    Raises:
+        ConfigurationError: browsers would refuse this combination; says what to change.
+    """
+
+    __slots__ = ("_attributes", "_needle", "_prefix", "domain", "name", "path", "persistent", "secure")
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        path: str = "/",
+        same_site: SameSite = "lax",
+        https_only: bool = True,
+        domain: str | None = None,
+        partitioned: bool = False,
+        persistent: bool = True,
+    ) -> None:
+        if name is None:
+            name = "__Host-session" if https_only and path == "/" and domain is None else "session"
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigurationError(f"session_cookie={name!r} is no cookie name: use letters, digits, - and _")
+        if not isinstance(path, str) or not path.startswith("/") or not _ATTRIBUTE.fullmatch(path):
+            raise ConfigurationError(f"path={path!r}: give a path that begins with / and has no ;")
+        if domain is not None and (not domain or not _ATTRIBUTE.fullmatch(domain)):
+            raise ConfigurationError(f"domain={domain!r}: give a host name such as 'example.org', or None")
+        if isinstance(same_site, str):
+            same_site = same_site.lower()  # type: ignore[assignment]
+        choice("same_site", same_site, ("lax", "strict", "none"))
+        if same_site == "none" and not https_only:
+            raise ConfigurationError(
+                "same_site='none' without https_only: browsers refuse the cookie. Set https_only=True, or "
+                "same_site='lax'"
+            )
+        if partitioned and not https_only:
+            raise ConfigurationError("partitioned=True needs https_only=True: browsers refuse the cookie")
+        if name.lower().startswith("__host-") and not (https_only and path == "/" and domain is None):
+            raise ConfigurationError(
+                f"session_cookie={name!r}: browsers accept a name that begins with __Host- only with "
+                "https_only=True, path='/' and no domain. Change those, or the name"
+            )
+        if name.lower().startswith("__secure-") and not https_only:
+            raise ConfigurationError(f"session_cookie={name!r}: a name that begins with __Secure- needs https_only=True")
+        self.name, self.path, self.domain = name, path, domain
+        self.persistent, self.secure = persistent, https_only
+        self._needle = name.encode()
+        self._prefix = f"{name}=".encode()
+        self._attributes = "".join(
+            (
+                f"; Path={path}",
+                f"; Domain={domain}" if domain is not None else "",
+                "; HttpOnly",
+                "; Secure" if https_only else "",
+                f"; SameSite={same_site.capitalize()}",
+                "; Partitioned" if partitioned else "",
+            )
+        ).encode()
+
+    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
+        """Return the values of all our cookies in a request's headers, in their order."""
+        values: list[str] = []
+        for header, line in headers:
+            if header == b"cookie" and self._needle in line:
+                for pair in line.split(b";"):
+                    pair = pair.strip(b" \t")
+                    if pair.startswith(self._prefix):
+                        values.append(pair[len(self._prefix) :].strip(b'"').decode("latin-1"))
+        return values
+
+    def write(self, value: str, max_age: int) -> bytes:
+        """Return the Set-Cookie header's value; `max_age` in seconds."""
+        age = b"; Max-Age=%d" % min(max_age, MAX_AGE_LIMIT) if self.persistent else b""
+        return self._prefix + value.encode() + age + self._attributes
+
+    def delete(self) -> bytes:
+        """Return the Set-Cookie value that removes the cookie; it repeats every attribute."""
+        # Domain and path must be the ones it was set with, or the browser keeps it (RFC 6265
+        # section 5.3 step 11).
+        return self._prefix + b"; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT" + self._attributes
+
+
+def vary_on_cookie(headers: list[tuple[bytes, bytes]]) -> None:
+    """Add Cookie to the response's Vary, in place."""
+    for index, (name, value) in enumerate(headers):
+        if name.lower() == b"vary":
+            names = {part.strip().lower() for part in value.split(b",")}
+            if b"*" not in names and b"cookie" not in names:
+                headers[index] = (name, value + b", Cookie")
+            return
+    headers.append((b"vary", b"Cookie"))
+
+
+def keep_out_of_caches(headers: list[tuple[bytes, bytes]]) -> None:
+    """Add ``Cache-Control: no-store`` unless the app has set its own, in place."""
+    if not any(name.lower() == b"cache-control" for name, _ in headers):
+        headers.append((b"cache-control", b"no-store"))

@@ -1,0 +1,40 @@
+"""Whether a token opens a record: the decision, without I/O."""
+
+from __future__ import annotations
+
+import enum
+from hmac import compare_digest
+
+from asgi_session import record as records
+from asgi_session.record import Record
+from asgi_session.token import Token, Tokens
+
+
+class Fit(enum.Enum):
+    """How a token fits the record that its selector names."""
+
+    OPENS = "opens"
+    OPENS_IN_GRACE = "opens in grace"  # rotated away, and still good for the rotation's grace
+    RETIRED = "retired"  # the record was rotated or ended a moment ago, and this may be its old token
+    UNKNOWN = "unknown"
+    ANOTHERS = "another's"  # the store has answered with the record of another selector
+
+
+def judge(record: Record, token: Token, expires_at: int, now: int, tokens: Tokens) -> Fit:
+    """Tell how `token` fits `record`; times in ms.
+
+    Digests are compared in constant time.
+    """
+    digest = tokens.digest(token)
+    opens = compare_digest(record.digest, digest)
+    # A digest that matches shows already that this is the selector's record.
+    if not opens and not compare_digest(record.check, tokens.check(token.selector)):
+        return Fit.ANOTHERS
+    if expires_at <= now or record.deadline <= now:
+        return Fit.UNKNOWN
+    if opens:
+        return Fit.OPENS
+    retired, until = records.grace(record)
+    if until > now and compare_digest(retired, digest):
+        return Fit.OPENS_IN_GRACE
+    return Fit.RETIRED if records.moved_until(record) > now else Fit.UNKNOWN

@@ -1,0 +1,65 @@
+"""Reading options: durations and the like, checked when they are given."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import Any
+
+from asgi_session.errors import ConfigurationError
+
+
+def milliseconds(name: str, value: float | timedelta) -> int:
+    """Return a duration option as whole milliseconds.
+
+    Args:
+        name: of the option, for the error.
+        value: a timedelta, or seconds.
+    """
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = value
+    else:
+        raise ConfigurationError(f"{name}={value!r}: give a timedelta or a number of seconds")
+    if not (math.isfinite(seconds) and 0.001 <= seconds <= 100 * 366 * 86400):
+        raise ConfigurationError(f"{name}={value!r}: give a duration of at least 1 ms and at most 100 years")
+    return round(seconds * 1000)
+
+
+def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Refuse a `value` that is not one of those `allowed`."""
+    if value not in allowed:
+        raise ConfigurationError(f"{name}={value!r}: give one of {', '.join(map(repr, allowed))}")
+
+
+_ELSEWHERE = {
+    "max_age": "idle_timeout (how long it lasts unused) and absolute_timeout (how long at most)",
+    "lifetime": "idle_timeout and absolute_timeout",
+    "rolling": "nothing: every session is kept alive by use (idle_timeout)",
+    "backend": "store",
+    "cookie_name": "session_cookie",
+    "cookie_domain": "domain",
+    "cookie_path": "path",
+    "cookie_same_site": "same_site",
+    "cookie_https_only": "https_only",
+    "samesite": "same_site",
+    "secure": "https_only",
+    "httponly": "nothing: the cookie is always HttpOnly",
+    "secret": "secret_key",
+    "secret_keys": "secret_key (it takes a list)",
+    "prefix": "store=RedisStore.from_url(url, prefix=...)",
+}
+
+
+def unknown(owner: str, names: list[str], known: list[str]) -> ConfigurationError:
+    """Return the error for options that `owner` does not have, naming the ones that were meant."""
+    parts = []
+    for name in names:
+        close = get_close_matches(name, known, n=1)
+        if name in _ELSEWHERE:
+            parts.append(f"{name!r} (here it is {_ELSEWHERE[name]})")
+        else:
+            parts.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+    return ConfigurationError(f"{owner} has no option {', '.join(parts)}. It has: {', '.join(sorted(known))}")

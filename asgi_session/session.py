@@ -1,0 +1,593 @@
+"""`Session`: the mapping that handlers use.
+
+A real dict, so that everything that takes a dict takes a session. Its storage holds decoded values
+beside `UNDECODED`, a placeholder for those that nobody has looked at yet. CPython and C serializers
+take shortcuts through dict storage: those that go through the reading methods see decoded values;
+those that do not (orjson, msgspec) meet the placeholder and fail, naming the way out, rather than
+quietly giving ``{}`` or a wrong value.
+
+What was changed is found at commit. Every key has its *origin*: the bytes from which the value in
+hand was decoded, or to which it was last encoded. A key is changed if its value's bytes differ from
+its own origin, whatever the store holds by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, NoReturn, SupportsIndex
+
+import anyio
+import anyio.from_thread
+
+from asgi_session import codec
+from asgi_session.changes import Changes, Kind, Mark
+from asgi_session.errors import SessionError, SessionGone, SessionNotLoaded, SessionSerializationError
+from asgi_session.record import Record
+from asgi_session.token import Token
+
+if TYPE_CHECKING:
+    from asgi_session.commits import Base, Pending
+    from asgi_session.manager import SessionManager
+
+# The class's name is what orjson and msgspec print when they meet it.
+UNDECODED: Final[Any] = type("undecoded session value, pass dict(session) instead", (), {"__slots__": ()})()
+_UNLOADED_KEY: Final = "session not loaded"
+_ABSENT: Final = object()
+_RAISE: Final = object()
+
+_NOT_LOADED: Final = (
+    "the session is not loaded yet. Do one of three things: (1) in FastAPI declare the parameter "
+    "`session: SessionDep` (from asgi_session.fastapi); (2) anywhere `session = await "
+    "load_session(request)` or `await request.session.load()` first; (3) for code that cannot await, "
+    "`SessionMiddleware(..., autoload=True)`"
+)
+
+
+class Status(enum.Enum):
+    """What a session is to the store."""
+
+    UNLOADED = "unloaded"
+    BLANK = "blank"  # cleared or destroyed before it was loaded: reads empty, commit loads first
+    NEW = "new"  # no record; one is created when there is something to keep
+    LIVE = "live"
+    DETACHED = "detached"  # its record has moved on: reads empty, writes nowhere
+    ANONYMOUS = "anonymous"  # the store was away (on_unavailable="anonymous"): writing is an error
+    ENDED = "ended"  # by this session's own destroy() or clear()
+
+
+class Owed(enum.Enum):
+    """The Set-Cookie that the next response headers must carry."""
+
+    NOTHING = "nothing"
+    COOKIE = "cookie"
+    DELETION = "deletion"
+
+
+class Session(dict[str, Any]):
+    """The session of one request, as a dict of str to values.
+
+    It is not loaded until you ask: ``await session.load()``, `load_session`, `SessionDep`, or, in a
+    `def` handler that runs in a worker thread, by simply using it. Changes, those inside nested
+    values included, are found and saved when the response starts.
+
+    Keys are str. Values are None, bool, int, float, str, bytes, datetime, date, Decimal, UUID, and
+    list, dict, tuple, set, frozenset of them.
+    """
+
+    # Class attributes are the state of an unloaded session, so that a request that does not use its
+    # session pays for one small object and nothing else.
+    _status: Status = Status.UNLOADED
+    _opened: bool = False  # somebody has read or changed it (autoload alone does not count)
+    _accessed: bool = False
+    _sealed: bool = False  # the headers have left: no cookie can be sent any more
+    _owed: Owed = Owed.NOTHING
+    _token: Token | None = None
+    _record: Record | None = None
+    _tag: bytes = b""  # the store's, of `_record`
+    _expires_at: int = 0
+    _mark: Mark | None = None
+    _era: int = 0  # counts what makes the bookkeeping of a commit on its way pointless
+    _waited: float = 0.0  # seconds of the request's deadline that are used up
+    _loading: asyncio.Future[None] | None = None
+    _pending: Pending | None = None  # the commit on its way
+    _origin: Mapping[str, bytes] = {}
+    # Keys whose value may differ from its origin, in order; replaced by an own dict when loaded.
+    _watched: dict[str, None]
+    _replaced: list[tuple[str, Any, bytes]]
+
+    def __init__(self, manager: SessionManager, credentials: Callable[[], list[str]] | None) -> None:
+        """Not for users: the middleware and the manager make sessions."""
+        dict.__setitem__(self, _UNLOADED_KEY, UNDECODED)
+        self._manager = manager
+        self._credentials = credentials
+
+    # ---------------------------------------------------------------- loading and committing
+
+    async def load(self) -> Session:
+        """Load the session and return it; does nothing the second time.
+
+        Concurrent calls share one load. Without a cookie, or with one that is unknown, expired or
+        forged, the session is new and empty.
+
+        Raises:
+            StoreUnavailable: the store did not answer within the deadline.
+            SessionCorrupt: what the store holds cannot be read (``on_corrupt="new"``: no error).
+        """
+        if self._status is Status.UNLOADED:
+            await self._load_once()
+        self._opened = self._accessed = True
+        return self
+
+    async def _load_once(self) -> None:
+        while self._loading is not None:
+            # Somebody else's load. If that one is cancelled or fails, this caller tries itself.
+            await asyncio.wait([self._loading])
+        if self._status is not Status.UNLOADED:
+            return
+        self._loading = asyncio.get_running_loop().create_future()
+        try:
+            await self._manager._load(self)
+        finally:
+            self._loading.set_result(None)
+            self._loading = None
+
+    async def commit(self) -> None:
+        """Save what was changed now, rather than when the response starts.
+
+        For WebSockets, background work, and whoever must know that it is stored. In a WebSocket it
+        counts as use of the session.
+
+        Raises:
+            SessionGone: the session has ended or moved on; nothing was written.
+            SessionConflict, SessionTooLarge, SessionSerializationError, StoreUnavailable.
+        """
+        await self._manager._commit(self, explicit=True)
+
+    async def refresh(self) -> Session:
+        """Take over what others have saved, keep my uncommitted changes, and return the session.
+
+        Values whose stored bytes have changed are replaced: hold on to no list or dict from before;
+        a change to one that was replaced is lost (and reported as the event ``stale_value``).
+
+        Raises:
+            SessionGone: the session has ended or moved on.
+            StoreUnavailable, SessionCorrupt.
+        """
+        if self._status is Status.UNLOADED:
+            return await self.load()
+        self._opened = self._accessed = True
+        await self._manager._refresh(self)
+        return self
+
+    # ---------------------------------------------------------------- what it is
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it can be read without an await."""
+        return self._status is not Status.UNLOADED
+
+    @property
+    def accessed(self) -> bool:
+        """Whether this request has used it; the response then varies by cookie."""
+        return self._accessed
+
+    @property
+    def modified(self) -> bool:
+        """Whether there is something to commit."""
+        if self._mark is not None:
+            return True
+        try:
+            return bool(self._changes())
+        except SessionError:
+            return True
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there is no stored session behind it yet. Needs a loaded session."""
+        self._use()
+        return self._status is Status.NEW
+
+    @property
+    def id(self) -> str | None:
+        """The public id: safe to log and to show, no credential. None until it is created."""
+        return self._token.selector if self._record is not None and self._token is not None else None
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When it was created, in UTC; None until then."""
+        return _utc(self._record.created) if self._record is not None else None
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it expires if it is not used again, in UTC; None until it is created."""
+        return _utc(self._expires_at) if self._record is not None else None
+
+    def mark_accessed(self) -> None:
+        """Note the access; Starlette's ``request.session`` calls this."""
+        self._accessed = True
+
+    def __repr__(self) -> str:
+        """Say what it is without loading it and without showing values."""
+        what = [self._status.value]
+        if self.id is not None:
+            what.append(f"id={self.id}")
+        if self._status is not Status.UNLOADED:
+            what.append(f"keys={list(dict.keys(self))}")
+        return f"<Session {' '.join(what)}>"
+
+    # ---------------------------------------------------------------- marks
+
+    def rotate(self, *, grace: float | timedelta | None = None) -> None:
+        """Give the session a new credential at the next commit; the data stays.
+
+        Call it whenever the user's privileges change, above all at login (OWASP Session Management
+        Cheat Sheet, "Renew the Session ID After Any Privilege Level Change"). The old credential is
+        dead at once, and what requests that came with it still want to write is dropped.
+
+        Args:
+            grace: seconds (or timedelta) for which the old credential stays good, for a periodic
+                rotation under parallel requests. Never for a login.
+
+        Raises:
+            SessionNotLoaded: load it first.
+            SessionError: the response has started, so the new cookie could not reach the client.
+        """
+        self._use()
+        self._refuse_if_ended()
+        if self._sealed:
+            raise SessionError(
+                "rotate() came after the response had started (or the WebSocket was accepted): the new "
+                "cookie can no longer reach the client. Rotate before you return the response"
+            )
+        milliseconds = 0
+        if grace is not None:
+            milliseconds = round(
+                (grace.total_seconds() if isinstance(grace, timedelta) else float(grace)) * 1000
+            )
+            if not 0 < milliseconds <= 3_600_000:
+                raise ValueError(f"rotate(grace={grace!r}): give more than 0 seconds and at most an hour")
+        if self._mark is None or self._mark.kind is Kind.ROTATE_WITH_GRACE:
+            kind = Kind.ROTATE if grace is None else Kind.ROTATE_WITH_GRACE
+            self._mark = Mark(kind, milliseconds)
+
+    def clear(self) -> None:
+        """End this session and begin anew: what is set afterwards goes into a new identity.
+
+        That is what login and logout code written for Starlette means by it. Without anything set
+        afterwards it ends the session, as `destroy` does. Needs no load.
+        """
+        self._refuse_if_ended()
+        self._empty(Mark(Kind.CLEAR))
+
+    def destroy(self) -> None:
+        """End the session at the next commit, whatever else the request does. Needs no load.
+
+        Writing to it afterwards raises `SessionGone`.
+        """
+        self._empty(Mark(Kind.DESTROY))
+
+    def _empty(self, mark: Mark) -> None:
+        dict.clear(self)
+        self._mark = mark
+        self._era += 1
+        self._origin, self._watched, self._replaced = {}, {}, []
+        self._opened = self._accessed = True
+        if self._status is Status.UNLOADED:
+            self._status = Status.BLANK
+
+    # ---------------------------------------------------------------- reading
+
+    def _use(self) -> None:
+        """Make sure that it can be read: load it from a worker thread, else refuse."""
+        if not self._opened:
+            if self._status is Status.UNLOADED:
+                self._load_from_thread()
+            self._opened = self._accessed = True
+
+    def _load_from_thread(self) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            try:
+                anyio.from_thread.run(self.load)
+            except anyio.NoEventLoopError:
+                pass  # a thread of the app's own
+            else:
+                return
+        raise SessionNotLoaded(_NOT_LOADED)
+
+    def _decode(self, key: str) -> Any:
+        value = codec.decode(self._origin[key])
+        dict.__setitem__(self, key, value)
+        if codec.is_mutable(value):
+            self._watched[key] = None
+        return value
+
+    def _decode_all(self) -> None:
+        for key, value in dict.items(self):
+            if value is UNDECODED:
+                self._decode(key)
+
+    def __getitem__(self, key: str) -> Any:
+        if not self._opened:
+            self._use()
+        value = dict.__getitem__(self, key)
+        return self._decode(key) if value is UNDECODED else value
+
+    def get(self, key: str, default: Any = None, /) -> Any:
+        """Return the value of `key`, or `default`."""
+        if not self._opened:
+            self._use()
+        value = dict.get(self, key, default)
+        return self._decode(key) if value is UNDECODED else value
+
+    def __contains__(self, key: object) -> bool:
+        self._use()
+        return dict.__contains__(self, key)
+
+    def __len__(self) -> int:
+        self._use()
+        return dict.__len__(self)
+
+    def __iter__(self) -> Iterator[str]:
+        self._use()
+        return dict.__iter__(self)
+
+    def __reversed__(self) -> Iterator[str]:
+        self._use()
+        return dict.__reversed__(self)
+
+    # Views over the methods above: the ones of dict would show placeholders.
+    def keys(self) -> KeysView[str]:  # type: ignore[override]
+        """Return a view of the keys."""
+        self._use()
+        return KeysView(self)
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        """Return a view of the values."""
+        self._use()
+        return ValuesView(self)
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        """Return a view of the keys and values."""
+        self._use()
+        return ItemsView(self)
+
+    def copy(self) -> dict[str, Any]:
+        """Return the session's contents as a plain dict."""
+        return {key: self[key] for key in self}
+
+    def __copy__(self) -> dict[str, Any]:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return deepcopy(self.copy(), memo)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, dict):
+            return NotImplemented
+        self._use()
+        self._decode_all()
+        if isinstance(other, Session) and other is not self:
+            other._use()
+            other._decode_all()
+        return dict.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else not equal
+
+    __hash__ = None
+
+    def __or__(self, other: Any, /) -> dict[Any, Any]:
+        return self.copy() | other if isinstance(other, dict) else NotImplemented
+
+    def __ror__(self, other: Any, /) -> dict[Any, Any]:
+        return other | self.copy() if isinstance(other, dict) else NotImplemented
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
+        raise TypeError("a Session cannot be pickled: it belongs to one request. Pickle dict(session)")
+
+    @classmethod
+    def fromkeys(cls, iterable: Iterable[Any], value: Any = None, /) -> NoReturn:
+        """Refuse: sessions come from the middleware."""
+        raise TypeError("Session.fromkeys makes no sense; use dict.fromkeys and session.update")
+
+    # ---------------------------------------------------------------- changing
+
+    def _change(self) -> None:
+        self._use()
+        if self._mark is not None or self._status is Status.ENDED:
+            self._refuse_if_ended()
+
+    def _refuse_if_ended(self) -> None:
+        if self._status is Status.ENDED or (self._mark is not None and self._mark.kind is Kind.DESTROY):
+            raise SessionGone(
+                "this session was ended by destroy() and cannot be changed any more; to end it and begin "
+                "anew in one request use clear()"
+            )
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._change()
+        if type(key) is not str:
+            key = _plain_key(key)
+        dict.__setitem__(self, key, value)
+        self._watched[key] = None
+
+    def __delitem__(self, key: str) -> None:
+        self._change()
+        dict.__delitem__(self, key)
+        self._watched[str(key)] = None
+
+    def pop(self, key: str, default: Any = _RAISE, /) -> Any:
+        """Remove `key` and return its value, or `default` when there is none."""
+        self._change()
+        if default is not _RAISE and not dict.__contains__(self, key):
+            return default
+        value = self[key]
+        del self[key]
+        return value
+
+    def popitem(self) -> tuple[str, Any]:
+        """Remove and return the last key and value."""
+        self._change()
+        for key in dict.__reversed__(self):
+            return key, self.pop(key)
+        raise KeyError("popitem(): the session is empty")
+
+    def setdefault(self, key: str, default: Any = None, /) -> Any:
+        """Return the value of `key`, set to `default` before if there was none."""
+        self._change()
+        if not dict.__contains__(self, key):
+            self[key] = default
+        return self[key]
+
+    def update(self, other: Any = (), /, **values: Any) -> None:
+        """Set many keys, from a mapping, pairs or keywords."""
+        self._change()
+        for key, value in dict(other, **values).items():
+            self[key] = value
+
+    def __ior__(self, other: Any, /) -> Session:  # type: ignore[override]
+        self.update(other)
+        return self
+
+    # ---------------------------------------------------------------- for the manager
+
+    def _attach(self, status: Status, token: Token | None, record: Record | None) -> None:
+        """Take the state that a load has found."""
+        blank = self._status is Status.BLANK
+        self._status, self._token, self._record = status, token, record
+        if blank:
+            return  # cleared before: what was set since stays
+        dict.clear(self)
+        self._watched, self._replaced = {}, []
+        if record is not None:
+            self._origin = record.entries
+            dict.update(self, dict.fromkeys(record.entries, UNDECODED))
+
+    def _detach(self) -> None:
+        """Become a session whose record has moved on; uncommitted changes are dropped."""
+        self._status, self._record, self._mark = Status.DETACHED, None, None
+        self._era += 1
+        dict.clear(self)
+        self._origin, self._watched, self._replaced = {}, {}, []
+
+    def _changes(self) -> Changes:
+        """Return what differs from its origin.
+
+        Raises:
+            SessionSerializationError: a value cannot be stored.
+        """
+        changes: Changes = {}
+        if self._status is Status.UNLOADED:
+            return changes
+        for key in self._watched:
+            value = dict.get(self, key, _ABSENT)
+            origin = self._origin.get(key)
+            if value is _ABSENT:
+                if origin is not None:
+                    changes[key] = None
+            elif value is not UNDECODED:
+                encoded = codec.encode(value, key)
+                if encoded != origin:
+                    codec.check(value, key)
+                    changes[key] = encoded
+        return changes
+
+    def _committed(self, changes: Changes, era: int, record: Record, *, merged: bool) -> None:
+        """Note that `changes`, as they were in `era`, are in the store, as part of `record`."""
+        self._record = record
+        if era != self._era:
+            return  # emptied or refreshed meanwhile: those bytes are no longer anyone's origin
+        origin = dict(self._origin)
+        for key, encoded in changes.items():
+            if encoded is None:
+                origin.pop(key, None)
+            else:
+                origin[key] = encoded
+        self._origin = origin
+        if merged:
+            self._take_over(origin, record.entries, keep=changes, handed_out=False)
+
+    def _reborn(self, token: Token, base: Base, pending: Pending) -> None:
+        """Become the new session that `pending` has created, with its own keys and no others."""
+        self._status, self._token, self._owed = Status.LIVE, token, Owed.COOKIE
+        self._record, self._tag, self._expires_at = base
+        if pending.era == self._era:
+            for key in self._origin.keys() - base.record.entries.keys():
+                # Of another identity: what this session was before it had to begin anew.
+                dict.pop(self, key, None)
+                self._watched.pop(key, None)
+            self._origin = base.record.entries
+
+    def _refreshed(self, record: Record) -> None:
+        """Take over `record`, under the uncommitted changes."""
+        changes = self._changes()
+        self._record = record
+        self._era += 1
+        origin = dict(self._origin)
+        self._take_over(origin, record.entries, keep=changes, handed_out=True)
+        for key, encoded in changes.items():
+            if encoded is None and key not in record.entries:
+                origin.pop(key, None)
+        self._origin = origin
+
+    def _take_over(
+        self, origin: dict[str, bytes], entries: Mapping[str, bytes], *, keep: Changes, handed_out: bool
+    ) -> None:
+        """Bring keys that `entries` has differently up to date.
+
+        Args:
+            origin: changed in place.
+            entries: the newest record's.
+            keep: keys to leave alone.
+            handed_out: whether values that were already decoded are replaced too.
+        """
+        for key in {**origin, **entries}:
+            newest = entries.get(key)
+            if key in keep or origin.get(key) == newest:
+                continue
+            held = dict.get(self, key, _ABSENT)
+            if held is _ABSENT and key in origin:
+                continue  # deleted here since, not committed yet
+            if held is not UNDECODED and held is not _ABSENT:
+                if not handed_out or key not in origin:
+                    continue
+                if codec.is_mutable(held):
+                    self._replaced.append((key, held, origin[key]))
+            if newest is None:
+                dict.pop(self, key, None)
+                origin.pop(key, None)
+            else:
+                dict.__setitem__(self, key, UNDECODED)
+                origin[key] = newest
+
+    def _stale_values(self) -> list[str]:
+        """Return the keys of replaced values that were changed after a refresh; forget them."""
+        stale = []
+        for key, value, encoded in self._replaced:
+            try:
+                changed = codec.encode(value, key) != encoded
+            except SessionError:
+                changed = True
+            if changed:
+                stale.append(key)
+        self._replaced = []
+        return stale
+
+
+def _plain_key(key: Any) -> str:
+    if isinstance(key, str):
+        return str.__str__(key)  # a StrEnum member, say: equal to its text, and stored as that
+    raise SessionSerializationError(
+        f"session keys are str, not {type(key).__qualname__}: {key!r}. Use str({key!r}) or store a dict"
+    )
+
+
+def _utc(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
