@@ -1,0 +1,46 @@
+"""What the store asks of a single server, a Sentinel group or a cluster; and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NoReturn, Protocol
+
+import hiredis
+
+from asgi_session.errors import StoreUnavailable
+from asgi_session.stores.redis.commands import Command
+from asgi_session.stores.redis.connection import Failure
+
+
+class Backend(Protocol):
+    """The servers, as one event loop sees them."""
+
+    def submit(self, key: str, data: bytes, deadline: float) -> asyncio.Future[Any] | None:
+        """Send a repeatable command without waiting for anything; None when not connected."""
+        ...
+
+    async def execute(self, command: Command, deadline: float) -> Any:
+        """Carry a command out, whatever it takes until the deadline; its reply, or StoreUnavailable."""
+        ...
+
+    def distrust(self, key: str) -> None:
+        """Drop the connection that answers for a key."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections of this event loop."""
+        ...
+
+    def abandon(self) -> None:
+        """Free the sockets of an event loop that was closed without `close`."""
+        ...
+
+
+def unavailable(command: Command, why: Failure) -> NoReturn:
+    """Raise for a command that did not get through."""
+    raise StoreUnavailable(f"{command.verb}: {why.why}", executed=why.executed)
+
+
+def refused(command: Command, where: str, error: hiredis.ReplyError) -> NoReturn:
+    """Raise for a command that the server refused."""
+    raise StoreUnavailable(f"{command.verb}: {where} answered: {error}", executed=False)

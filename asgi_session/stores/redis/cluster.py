@@ -1,0 +1,283 @@
+"""The cluster router: a command goes to its slot's node, and follows redirections until the deadline.
+
+The topology is refreshed in the background, one refresh at a time, after a redirection or a failure;
+a command waits for it only when nobody is known to serve its slot. So a slow or dead node holds up
+the commands of its own slots and no others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from binascii import crc_hqx
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final
+
+import hiredis
+
+from asgi_session.stores.redis import backoff
+from asgi_session.stores.redis.backend import refused, unavailable
+from asgi_session.stores.redis.commands import Command, Kind, kind
+from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.node import Node
+from asgi_session.stores.redis.target import Address, Target, show
+from asgi_session.stores.redis.topology import SLOTS, Topology, read_redirect, read_slots
+
+_ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
+_CLUSTER_SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
+
+_HEDGE: Final = 0.1
+"""Seconds a node may take to tell the topology before the next is asked as well."""
+
+_SUSPECT: Final = 5.0
+"""Seconds for which a node that failed is asked last."""
+
+_REDIRECTS: Final = 5
+"""Redirections of one command that are followed at once; after that with a pause."""
+
+
+class Cluster:
+    """A backend that routes by slot.
+
+    Args:
+        target: its addresses are the seeds.
+        timeout: seconds for one try of a command.
+        to: makes the node of an address.
+
+    """
+
+    __slots__ = (
+        "_nodes",
+        "_refresh_after",
+        "_refreshes",
+        "_refreshing",
+        "_remap",
+        "_replicas",
+        "_seeds",
+        "_slots",
+        "_suspects",
+        "_timeout",
+        "_to",
+    )
+
+    def __init__(self, target: Target, timeout: float, to: Callable[[Address], Node]) -> None:
+        self._seeds = target.addresses
+        self._remap = target.address_remap
+        self._timeout = timeout
+        self._to = to
+        self._slots: list[Node | None] = [None] * SLOTS
+        self._nodes: dict[Address, Node] = {}
+        self._replicas: tuple[Address, ...] = ()
+        self._suspects: dict[Address, float] = {}
+        self._refreshing: asyncio.Task[Failure | None] | None = None
+        self._refresh_after = 0.0
+        self._refreshes = 0
+
+    # commands
+
+    def submit(self, key: str, data: bytes, deadline: float) -> asyncio.Future[Any] | None:
+        """Send to the slot's node if it is connected."""
+        node = self._slots[crc_hqx(key.encode(), 0) & 16383]
+        if node is None or node.connection is None:
+            return None
+        return node.connection.request(data, min(deadline, monotonic() + self._timeout))
+
+    async def execute(self, command: Command, deadline: float) -> Any:
+        """Send, follow and retry until there is an answer."""
+        slot = crc_hqx(command.key.encode(), 0) & 16383
+        tries = redirects = 0
+        asked: Node | None = None  # the node that an ASK named
+        while True:
+            node = asked or self._slots[slot]
+            if node is None:
+                failure = await self._find(slot, deadline)
+                if failure is None:
+                    continue
+                if failure.final:
+                    unavailable(command, failure)
+            else:
+                reply = await self._try(command, node, deadline, asking=asked is not None)
+                if isinstance(reply, Failure):
+                    failure = reply
+                    if failure.final or (failure.executed is None and not command.repeatable):
+                        unavailable(command, failure)
+                    asked = None
+                elif isinstance(reply, hiredis.ReplyError):
+                    failure = Failure(f"{node.where} answered: {reply}", False)
+                    found = kind(reply)
+                    if found is Kind.REFUSED:
+                        refused(command, node.where, reply)
+                    if found is Kind.NOSCRIPT:
+                        command.with_script_text()  # and to the same node, asking again if that was needed
+                    else:
+                        asked = self._redirected(found, str(reply), node)
+                    redirects += 1
+                    at_once = found in (Kind.MOVED, Kind.ASK, Kind.NOSCRIPT)
+                    if at_once and redirects <= _REDIRECTS and monotonic() < deadline:
+                        continue
+                    if found is not Kind.NOSCRIPT:
+                        asked = None
+                else:
+                    return reply
+            tries += 1
+            if not await backoff.pause(tries, deadline):
+                unavailable(command, failure)
+
+    async def _try(self, command: Command, node: Node, deadline: float, *, asking: bool) -> Any:
+        attempt = min(deadline, monotonic() + self._timeout)
+        connection: Connection | Failure | None = node.connection
+        if connection is None:
+            connection = await node.connect(attempt)
+        if isinstance(connection, Failure):
+            self._doubt(node)
+            return connection
+        if asking:  # one write, for the flag holds for the very next command
+            reply = await connection.request(_ASKING + command.data, attempt, 1)
+        else:
+            reply = await connection.request(command.data, attempt)
+        if isinstance(reply, Failure):
+            self._doubt(node)
+        elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOAUTH"):
+            node.reconnect(connection)
+        return reply
+
+    def _redirected(self, found: Kind, error: str, node: Node) -> Node | None:
+        """Learn from an error; the node to ask instead, where it holds for this one command."""
+        redirect = (
+            read_redirect(error, node.address, self._remap) if found in (Kind.MOVED, Kind.ASK) else None
+        )
+        if found is Kind.ASK and redirect is not None:
+            return self._node(redirect[1])
+        if found is Kind.MOVED and redirect is not None:
+            self._slots[redirect[0]] = self._node(redirect[1])
+        if not error.startswith(("TRYAGAIN", "BUSY", "NOAUTH")):
+            self._start_refresh()
+        return None
+
+    def distrust(self, key: str) -> None:
+        """Drop the connection that answers for a key."""
+        node = self._slots[crc_hqx(key.encode(), 0) & 16383]
+        if node is not None:
+            node.drop("it delivered another key's record")
+
+    # the topology
+
+    def _node(self, address: Address) -> Node:
+        node = self._nodes.get(address)
+        if node is None:
+            node = self._nodes[address] = self._to(address)
+        return node
+
+    def _doubt(self, node: Node) -> None:
+        self._suspects[node.address] = monotonic()
+        self._start_refresh()
+
+    async def _find(self, slot: int, deadline: float) -> Failure | None:
+        task = self._start_refresh()
+        await asyncio.wait([task], timeout=max(0.0, deadline - monotonic()))
+        if self._slots[slot] is not None:
+            return None
+        if not task.done() or task.cancelled():
+            return Failure("no node told the topology of the cluster in time", False)
+        return task.result() or Failure(f"no node serves slot {slot}", False)
+
+    def _start_refresh(self) -> asyncio.Task[Failure | None]:
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(
+                self._refresh(), name="asgi-session refreshes the topology"
+            )
+        return self._refreshing
+
+    async def _refresh(self) -> Failure | None:
+        try:
+            wait = self._refresh_after - monotonic()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            elif wait < -2.0:
+                self._refreshes = 0
+            self._refreshes += 1
+            found = await self._ask_somebody()
+            self._refresh_after = monotonic() + backoff.delay(self._refreshes, first=0.05, longest=0.5)
+            if isinstance(found, Failure):
+                return found
+            self._apply(found)
+            return None
+        finally:
+            self._refreshing = None
+
+    async def _ask_somebody(self) -> Topology | Failure:
+        """Ask one node after the other, without waiting long for any; the first answer counts."""
+        waiting: set[asyncio.Task[Topology | Failure]] = set()
+        last = Failure("the cluster has no known node", False)
+        candidates = self._candidates()
+        try:
+            while candidates or waiting:
+                if candidates:
+                    waiting.add(asyncio.create_task(self._ask(candidates.pop(0))))
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=_HEDGE if candidates else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    result = task.result()
+                    if isinstance(result, Topology):
+                        return result
+                    last = result
+        finally:
+            for task in waiting:
+                task.cancel()
+        return last
+
+    def _candidates(self) -> list[Address]:
+        now = monotonic()
+        self._suspects = {each: since for each, since in self._suspects.items() if now - since < _SUSPECT}
+        known = list(dict.fromkeys([*self._nodes, *self._replicas, *self._seeds]))
+        random.shuffle(known)
+
+        def reluctance(address: Address) -> tuple[bool, bool]:
+            node = self._nodes.get(address)
+            return address in self._suspects, node is None or node.connection is None
+
+        return sorted(known, key=reluctance)
+
+    async def _ask(self, address: Address) -> Topology | Failure:
+        node = self._node(address)
+        connection = await node.connect(monotonic() + 2 * self._timeout)
+        if isinstance(connection, Failure):
+            return connection
+        reply = await connection.request(_CLUSTER_SLOTS, monotonic() + self._timeout)
+        if isinstance(reply, Failure):
+            return reply
+        topology = read_slots(reply, address, self._remap)
+        if topology is None:
+            detail = f"answered: {reply}" if isinstance(reply, hiredis.ReplyError) else "knows of no slots"
+            return Failure(f"{show(address)} {detail}", False)
+        return topology
+
+    def _apply(self, topology: Topology) -> None:
+        slots: list[Node | None] = [None] * SLOTS
+        primaries: set[Address] = set()
+        for first, last, address in topology.ranges:
+            slots[first : last + 1] = [self._node(address)] * (last + 1 - first)
+            primaries.add(address)
+        self._slots = slots
+        self._replicas = topology.replicas
+        for address in self._nodes.keys() - primaries:
+            self._nodes.pop(address).close(gently=True)
+
+    # the end
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+        for node in self._nodes.values():
+            node.close()
+        self._nodes.clear()
+        self._slots = [None] * SLOTS
+        await asyncio.sleep(0)
+
+    def abandon(self) -> None:
+        """Free the sockets."""
+        for node in self._nodes.values():
+            node.abandon()

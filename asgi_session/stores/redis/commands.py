@@ -1,0 +1,180 @@
+"""The five verbs as Redis commands, and what the server's answers mean. No I/O."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+from typing import Any, Final
+
+import hiredis
+
+from asgi_session.store import GONE, TAG_SIZE, Conflict, Saved, SaveResult, Stored
+
+EXPIRY_SIZE: Final = 8
+"""Bytes in front of the data: `expires_at`, big-endian."""
+
+
+def pack(*parts: bytes) -> bytes:
+    """Return a command as RESP."""
+    packed: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]  # its stub asks for a 1-tuple
+    return packed
+
+
+class Script:
+    """A Lua script with one key."""
+
+    __slots__ = ("sha", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text.encode()
+        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+
+# An empty tag never matches: GETRANGE answers it for a missing key too.
+_SAVE: Final = Script("""\
+local tag = redis.call('GETRANGE', KEYS[1], 8, 23)
+if tag == ARGV[1] and tag ~= '' then
+  redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3])
+  return 1
+end
+return redis.call('GET', KEYS[1])
+""")
+
+_TOUCH: Final = Script("""\
+local tag = redis.call('GETRANGE', KEYS[1], 8, 23)
+if tag ~= ARGV[1] or tag == '' then return 0 end
+redis.call('SETRANGE', KEYS[1], 0, ARGV[2])
+return redis.call('PEXPIREAT', KEYS[1], ARGV[3])
+""")
+
+
+class Command:
+    """A packed command for one key."""
+
+    __slots__ = ("_script", "_tail", "data", "key", "repeatable", "verb")
+
+    def __init__(
+        self,
+        verb: str,
+        key: str,
+        data: bytes,
+        *,
+        repeatable: bool = False,
+        script: Script | None = None,
+        tail: tuple[bytes, ...] = (),
+    ) -> None:
+        self.verb = verb
+        self.key = key
+        self.data = data
+        self.repeatable = repeatable
+        self._script = script
+        self._tail = tail
+
+    def with_script_text(self) -> None:
+        """Send the script itself from now on: the server does not know it."""
+        if self._script is not None:
+            self.data = pack(b"EVAL", self._script.text, b"1", *self._tail)
+
+
+def _run(verb: str, key: str, script: Script, *tail: bytes) -> Command:
+    data = pack(b"EVALSHA", script.sha, b"1", *tail)
+    return Command(verb, key, data, script=script, tail=tail)
+
+
+def _header(expires_at: int) -> bytes:
+    return expires_at.to_bytes(EXPIRY_SIZE, "big", signed=True)
+
+
+def _instant(expires_at: int) -> bytes:
+    # Instants long past are valid to Redis, zero and less are not.
+    return b"%d" % max(expires_at, 1)
+
+
+def get(name: bytes) -> bytes:
+    """Pack `load`."""
+    return b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(name), name)
+
+
+def create(key: str, name: bytes, data: bytes, expires_at: int) -> Command:
+    """Pack `create`."""
+    value = _header(expires_at) + data
+    packed = pack(b"SET", name, value, b"NX", b"PXAT", _instant(expires_at))
+    return Command("create", key, packed)
+
+
+def save(key: str, name: bytes, data: bytes, expires_at: int, expect: bytes) -> Command:
+    """Pack `save`."""
+    return _run("save", key, _SAVE, name, expect, _header(expires_at) + data, _instant(expires_at))
+
+
+def touch(key: str, name: bytes, expires_at: int, expect: bytes) -> Command:
+    """Pack `touch`."""
+    return _run("touch", key, _TOUCH, name, expect, _header(expires_at), _instant(expires_at))
+
+
+def delete(key: str, name: bytes) -> Command:
+    """Pack `delete`."""
+    return Command("delete", key, pack(b"DEL", name))
+
+
+def stored(value: bytes) -> Stored:
+    """Split a value. One too short to be a record is handed on all the same, to be found corrupt."""
+    return Stored(
+        value[EXPIRY_SIZE:],
+        value[EXPIRY_SIZE : EXPIRY_SIZE + TAG_SIZE],
+        int.from_bytes(value[:EXPIRY_SIZE], "big", signed=True),
+    )
+
+
+def saved(reply: Any, data: bytes) -> SaveResult:
+    """Read the answer to `save`."""
+    if reply is None:
+        return GONE
+    if isinstance(reply, bytes):
+        return Conflict(stored(reply))
+    return Saved(data[:TAG_SIZE])
+
+
+class Kind(enum.Enum):
+    """What to do about an error reply. In every case the command was not executed."""
+
+    RETRY = "wait, then try again"
+    RECONNECT = "try again on a new connection"
+    MOVED = "another node has the slot"
+    ASK = "another node has the key, this once"
+    NOSCRIPT = "send the script"
+    REFUSED = "give up"
+
+
+_KINDS: Final = {
+    "LOADING": Kind.RETRY,
+    "TRYAGAIN": Kind.RETRY,
+    "CLUSTERDOWN": Kind.RETRY,
+    "MASTERDOWN": Kind.RETRY,
+    "NOREPLICAS": Kind.RETRY,
+    "BUSY": Kind.RETRY,
+    "READONLY": Kind.RECONNECT,
+    "UNBLOCKED": Kind.RECONNECT,
+    "NOAUTH": Kind.RECONNECT,
+    "MOVED": Kind.MOVED,
+    "ASK": Kind.ASK,
+    "NOSCRIPT": Kind.NOSCRIPT,
+}
+
+# Redis 6.2 wraps what a script's commands answered:
+# "ERR Error running script (call to f_...): @user_script:3: -READONLY You can't write ..."
+_IN_SCRIPT: Final = re.compile(r"@user_script:\s?\d+: -?([A-Z]+) ")
+
+
+def kind(error: hiredis.ReplyError) -> Kind:
+    """Tell what an error reply asks for."""
+    text = str(error)
+    code = text.split(" ", 1)[0]
+    if code == "ERR":
+        if text.startswith("ERR max number of clients"):
+            return Kind.RETRY
+        wrapped = _IN_SCRIPT.search(text)
+        if wrapped is not None:
+            code = wrapped[1]
+    return _KINDS.get(code, Kind.REFUSED)

@@ -1,0 +1,104 @@
+"""What a store holds per event loop, and how it ends with the loop or with the process.
+
+A store may meet several loops, one after another or one per thread. Each has its own backend. It is
+closed when the loop ends, by an async generator that waits on it: `asyncio.run` and its relatives
+close those (`loop.shutdown_asyncgens`). A loop that is just closed is noticed when the store meets
+the next one, or is itself collected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Final
+
+from asgi_session.stores.redis.backend import Backend
+
+_inherited: Final[list[object]] = []
+"""In a forked child: the parent's connections, kept so that nothing ever closes or uses them. Even an
+unregistering from epoll would act on the parent's."""
+
+_everywhere: Final[weakref.WeakSet[Loops]] = weakref.WeakSet()
+
+
+class Loops:
+    """The backends of a store, by event loop."""
+
+    def __init__(self, make: Callable[[], Backend]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self.backends: dict[asyncio.AbstractEventLoop, Backend] = {}
+        self._guards: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
+        _everywhere.add(self)
+
+    def enter(self) -> Backend:
+        """Make the backend of the running loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._forget_closed()
+            backend = self.backends.get(loop)
+            if backend is None:
+                backend = self._make()
+                guard = _until_loop_ends(weakref.ref(self), loop, backend)
+                with contextlib.suppress(StopIteration):
+                    guard.__anext__().send(None)  # start it: only then does the loop know of it
+                self.backends[loop] = backend
+                self._guards[loop] = guard
+        return backend
+
+    async def leave(self) -> None:
+        """Close the backend of the running loop."""
+        loop = asyncio.get_running_loop()
+        guard = self._guards.pop(loop, None)
+        if guard is not None:
+            await guard.aclose()
+
+    def discard(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Forget a loop."""
+        self.backends.pop(loop, None)
+        self._guards.pop(loop, None)
+
+    def _forget_closed(self) -> None:
+        for loop in [loop for loop in self.backends if loop.is_closed()]:
+            self.backends[loop].abandon()
+            self.discard(loop)
+
+    def after_fork(self) -> None:
+        """Start afresh in a forked child."""
+        self._lock = threading.Lock()
+        _inherited.extend((self.backends, self._guards))
+        self.backends, self._guards = {}, {}
+
+    def __del__(self) -> None:
+        self._forget_closed()
+
+
+async def _until_loop_ends(
+    loops: weakref.ref[Loops], loop: asyncio.AbstractEventLoop, backend: Backend
+) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        owner = loops()
+        if owner is not None:
+            owner.discard(loop)
+        del owner
+        await backend.close()
+
+
+def _after_fork() -> None:
+    for loops in list(_everywhere):
+        loops.after_fork()
+
+
+def _register() -> None:
+    register: Any = getattr(os, "register_at_fork", None)  # not on Windows
+    if register is not None:
+        register(after_in_child=_after_fork)
+
+
+_register()

@@ -1,0 +1,168 @@
+"""A server as a place to send commands to, over whichever connection is the current one."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Final, TypeAlias
+
+from asgi_session.stores.redis import backoff
+from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.target import Address, show
+
+Dial: TypeAlias = Callable[[Callable[[Connection], None]], Awaitable[Connection | Failure]]
+
+_STABLE: Final = 1.0
+"""Seconds a connection must have lived for the next dial to be free of a wait."""
+
+_RETRY_RENEWAL: Final = 30.0
+
+
+class Node:
+    """Keeps one connection: single-flight and rate-limited connects, renewal before it is too old.
+
+    Args:
+        address: the server's; of a Sentinel group a description, for messages.
+        dial: makes a connection.
+        max_age: seconds after which the connection is replaced; the new one is made first.
+
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_dial",
+        "_dialing",
+        "_failures",
+        "_max_age",
+        "_not_before",
+        "_old",
+        "_renewal",
+        "_since",
+        "address",
+        "connection",
+        "where",
+    )
+
+    def __init__(self, address: Address, dial: Dial, max_age: float) -> None:
+        self.address = address
+        self.where = show(address)
+        self.connection: Connection | None = None
+        self._dial = dial
+        self._max_age = max_age
+        self._dialing: asyncio.Task[Connection | Failure] | None = None
+        self._failures = 0
+        self._not_before = 0.0
+        self._since = 0.0
+        self._renewal: asyncio.TimerHandle | None = None
+        self._old: set[Connection] = set()
+        self._closed = False
+
+    async def connect(self, deadline: float) -> Connection | Failure:
+        """Return the connection, made now if there is none."""
+        if self.connection is not None:
+            return self.connection
+        if self._closed:
+            return Failure(f"{self.where} is no longer in use", False)
+        task = self._start_dialing()
+        await asyncio.wait([task], timeout=max(0.0, deadline - monotonic()))
+        if not task.done():
+            return Failure(f"{self.where}: no connection in time", False)
+        if task.cancelled():
+            return Failure(f"{self.where}: connecting was cancelled", False)
+        return task.result()
+
+    def reconnect(self, bad: Connection) -> None:
+        """Give up `bad` for new requests; those already made on it keep their chance."""
+        if self.connection is bad:
+            self.connection = None
+            self._old.add(bad)
+            self._note_end()
+            bad.retire()
+
+    def drop(self, why: str) -> None:
+        """Drop the connection at once; requests on it fail."""
+        if self.connection is not None:
+            self.connection.abort(why)
+
+    def close(self, *, gently: bool = False) -> None:
+        """Close everything, with `gently` only after the replies that are due have come."""
+        self._closed = True
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if self._dialing is not None:
+            self._dialing.cancel()
+        connections = [*self._old, *([self.connection] if self.connection is not None else [])]
+        for connection in connections:
+            if gently:
+                connection.retire()
+            else:
+                connection.close()
+
+    def abandon(self) -> None:
+        """Free what is held although the event loop is closed."""
+        self._closed = True
+        for connection in (*self._old, self.connection):
+            if connection is not None:
+                connection.abandon()
+        self._old.clear()
+        self.connection = None
+
+    def _start_dialing(self) -> asyncio.Task[Connection | Failure]:
+        if self._dialing is None:
+            self._dialing = asyncio.create_task(self._connect(), name=f"asgi-session connects {self.where}")
+        return self._dialing
+
+    async def _connect(self) -> Connection | Failure:
+        try:
+            wait = self._not_before - monotonic()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            result = await self._dial(self._lost)
+            if isinstance(result, Failure):
+                self._failures += 1
+                self._not_before = monotonic() + backoff.delay(self._failures, longest=0.5)
+                return result
+            if result.closed:
+                return Failure(f"{self.where}: the connection was lost at once", False)
+            if self._closed:
+                result.close()
+                return Failure(f"{self.where}: the store was closed", False)
+            self._adopt(result)
+            return result
+        finally:
+            self._dialing = None
+
+    def _adopt(self, connection: Connection) -> None:
+        former, self.connection = self.connection, connection
+        self._since = monotonic()
+        if former is not None:
+            self._old.add(former)
+            former.retire()
+        self._schedule_renewal(self._max_age * random.uniform(0.8, 1.0))  # noqa: S311
+
+    def _schedule_renewal(self, seconds: float) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+        self._renewal = asyncio.get_running_loop().call_later(seconds, self._renew)
+
+    def _renew(self) -> None:
+        if self.connection is not None and not self._closed:
+            self._schedule_renewal(_RETRY_RENEWAL)
+            self._start_dialing()
+
+    def _lost(self, connection: Connection) -> None:
+        self._old.discard(connection)
+        if self.connection is connection:
+            self.connection = None
+            self._note_end()
+
+    def _note_end(self) -> None:
+        now = monotonic()
+        if now - self._since >= _STABLE:
+            self._failures = 0
+        else:
+            self._failures += 1
+            self._not_before = now + backoff.delay(self._failures, longest=0.5)

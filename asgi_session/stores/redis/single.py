@@ -1,0 +1,81 @@
+"""One server; or the primary of a Sentinel group, which `locate` finds at every connect."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+import hiredis
+
+from asgi_session.stores.redis import backoff
+from asgi_session.stores.redis.backend import refused, unavailable
+from asgi_session.stores.redis.commands import Command, Kind, kind
+from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.node import Node
+
+
+class Single:
+    """A backend with one node."""
+
+    __slots__ = ("_node", "_timeout")
+
+    def __init__(self, node: Node, timeout: float) -> None:
+        self._node = node
+        self._timeout = timeout
+
+    def submit(self, key: str, data: bytes, deadline: float) -> asyncio.Future[Any] | None:
+        """Send if connected."""
+        connection = self._node.connection
+        if connection is None:
+            return None
+        return connection.request(data, min(deadline, monotonic() + self._timeout))
+
+    async def execute(self, command: Command, deadline: float) -> Any:
+        """Send until there is an answer."""
+        tries = 0
+        while True:
+            connection: Connection | Failure | None = self._node.connection
+            if connection is None:
+                connection = await self._node.connect(deadline)
+            if isinstance(connection, Failure):
+                failure = connection
+                if failure.final:
+                    unavailable(command, failure)
+            else:
+                attempt = min(deadline, monotonic() + self._timeout)
+                reply: Any = await connection.request(command.data, attempt)
+                if isinstance(reply, Failure):
+                    failure = reply
+                    if failure.executed is None and not command.repeatable:
+                        unavailable(command, failure)
+                elif isinstance(reply, hiredis.ReplyError):
+                    found = kind(reply)
+                    if found in (Kind.REFUSED, Kind.MOVED, Kind.ASK):
+                        refused(command, connection.where, reply)
+                    if found is Kind.NOSCRIPT:
+                        command.with_script_text()
+                    elif found is Kind.RECONNECT:
+                        self._node.reconnect(connection)
+                    failure = Failure(f"{connection.where} answered: {reply}", False)
+                    if found is Kind.NOSCRIPT and tries == 0:
+                        tries = 1
+                        continue
+                else:
+                    return reply
+            tries += 1
+            if not await backoff.pause(tries, deadline):
+                unavailable(command, failure)
+
+    def distrust(self, key: str) -> None:
+        """Drop the connection."""
+        self._node.drop("it delivered another key's record")
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self._node.close()
+        await asyncio.sleep(0)
+
+    def abandon(self) -> None:
+        """Free the socket."""
+        self._node.abandon()

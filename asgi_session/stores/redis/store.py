@@ -1,0 +1,197 @@
+"""`RedisStore`: the five verbs."""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from asgi_session.errors import ConfigurationError
+from asgi_session.store import SaveResult, Stored
+from asgi_session.stores.redis import commands, url
+from asgi_session.stores.redis.backend import Backend
+from asgi_session.stores.redis.clients import describe
+from asgi_session.stores.redis.cluster import Cluster
+from asgi_session.stores.redis.commands import Command
+from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.dial import dial
+from asgi_session.stores.redis.eviction import EvictionCheck
+from asgi_session.stores.redis.loops import Loops
+from asgi_session.stores.redis.node import Dial, Node
+from asgi_session.stores.redis.sentinel import Sentinels
+from asgi_session.stores.redis.single import Single
+from asgi_session.stores.redis.target import Address, AddressRemap, Options, Target, show
+
+
+class RedisStore:
+    """Sessions on Redis 6.2 or later, Valkey, ElastiCache or MemoryDB: one server, Sentinel or cluster.
+
+    Args:
+        client: a `redis.asyncio` `Redis` (also one from `Sentinel.master_for`), `RedisCluster` or
+            `Sentinel`. Its connection settings are used; the object is neither used nor closed.
+        service_name: the service's name, with a `Sentinel` object.
+        prefix: keys are ``prefix:{key}``. Without braces.
+        timeout: `timedelta` or seconds that one try of a command may take. A `load` is then tried
+            again, another verb raises `StoreUnavailable` with ``executed=None``. Less than the
+            deadlines the store is called with, or a frozen server uses them up.
+        connect_timeout: `timedelta` or seconds for connecting, TLS and login together.
+        max_connection_age: `timedelta` or seconds after which a connection is replaced, the new one
+            first. Shorter than credentials live (IAM ends connections after 12 hours).
+        address_remap: turns the (host, port) that a cluster or a sentinel announces into the one to
+            connect to.
+        tls_server_name: the name to verify in certificates, where nodes are announced by IP address.
+
+    Raises:
+        ConfigurationError: from the constructors, for anything that cannot work.
+
+    Servers are first contacted by `open` or the first verb. Errors of the verbs are
+    `StoreUnavailable` and nothing else.
+
+    """
+
+    def __init__(
+        self,
+        client: object,
+        *,
+        service_name: str | None = None,
+        prefix: str = "asgi_session",
+        timeout: timedelta | float = 1.0,
+        connect_timeout: timedelta | float = 2.0,
+        max_connection_age: timedelta | float = 6 * 3600.0,
+        address_remap: AddressRemap | None = None,
+        tls_server_name: str | None = None,
+    ) -> None:
+        target = client if isinstance(client, Target) else describe(client, service_name)
+        if "{" in prefix or "}" in prefix:
+            raise ConfigurationError("prefix must not contain braces: they would decide the cluster slot")
+        self._target = replace(target, address_remap=address_remap or target.address_remap)
+        self._options = Options(
+            timeout=_seconds("timeout", timeout),
+            connect_timeout=_seconds("connect_timeout", connect_timeout),
+            max_age=_seconds("max_connection_age", max_connection_age),
+            tls_server_name=tls_server_name,
+        )
+        self._prefix = prefix + ":{"
+        self._eviction = EvictionCheck()
+        self._loops = Loops(_backend_maker(self._target, self._options, self._eviction))
+
+    @classmethod
+    def from_url(cls, store_url: str, **options: Any) -> RedisStore:
+        """Make a store from a URL; `options` are those of the class.
+
+        * ``redis://[user:password@]host[:port][/db]``, ``rediss://`` with TLS
+        * ``unix:///path/to.sock[?db=0]``
+        * ``redis+cluster://host:6379,host:6379``, ``rediss+cluster://``
+        * ``redis+sentinel://host:26379,host:26379/service[?db=0]``, ``rediss+sentinel://``; user and
+          password are the servers', ``sentinel_username`` and ``sentinel_password`` in the query the
+          sentinels'
+
+        More in the query: ``client_name`` and redis-py's ``ssl_...`` options.
+
+        Raises:
+            ConfigurationError: the URL or an option is wrong.
+
+        """
+        return cls(url.parse(store_url), **options)
+
+    def __repr__(self) -> str:
+        servers = ", ".join(show(address) for address in self._target.addresses)
+        return f"<RedisStore {self._target.mode} {servers}>"
+
+    async def open(self) -> None:
+        """Connect. StoreUnavailable when that is not possible within twice the connect timeout."""
+        loop = get_running_loop()
+        await self._backend().execute(
+            Command("open", "", b"*1\r\n$4\r\nPING\r\n", repeatable=True),
+            loop.time() + 2 * self._options.connect_timeout,
+        )
+
+    async def close(self) -> None:
+        """Close this event loop's connections; what waits on them fails. The next verb reconnects."""
+        await self._loops.leave()
+
+    async def load(self, key: str, *, deadline: float) -> Stored | None:
+        """Read the record."""
+        backend = self._loops.backends.get(get_running_loop()) or self._loops.enter()
+        data = commands.get(self._name(key))
+        future = backend.submit(key, data, deadline)
+        if future is not None:
+            value: Any = await future
+            if value is None:
+                return None
+            if type(value) is bytes:
+                return commands.stored(value)
+        # Not connected, or not answered: from here on with all patience.
+        value = await backend.execute(Command("load", key, data, repeatable=True), deadline)
+        return None if value is None else commands.stored(value)
+
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
+        """Write a record where there is none."""
+        command = commands.create(key, self._name(key), data, expires_at)
+        return await self._backend().execute(command, deadline) is not None
+
+    async def save(
+        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+    ) -> SaveResult:
+        """Replace the record with that tag."""
+        command = commands.save(key, self._name(key), data, expires_at, expect)
+        return commands.saved(await self._backend().execute(command, deadline), data)
+
+    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+        """Change the expiry of the record with that tag."""
+        command = commands.touch(key, self._name(key), expires_at, expect)
+        return bool(await self._backend().execute(command, deadline))
+
+    async def delete(self, key: str, *, deadline: float) -> bool:
+        """Remove the record."""
+        command = commands.delete(key, self._name(key))
+        return bool(await self._backend().execute(command, deadline))
+
+    def distrust(self, key: str) -> None:
+        """Drop the connection that answers for `key`, at once."""
+        backend = self._loops.backends.get(get_running_loop())
+        if backend is not None:
+            backend.distrust(key)
+
+    def _name(self, key: str) -> bytes:
+        return f"{self._prefix}{key}}}".encode()
+
+    def _backend(self) -> Backend:
+        return self._loops.backends.get(get_running_loop()) or self._loops.enter()
+
+
+def _seconds(name: str, value: timedelta | float) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if not seconds > 0:
+        raise ConfigurationError(f"{name} must be more than zero")
+    return seconds
+
+
+def _backend_maker(target: Target, options: Options, eviction: EvictionCheck) -> Callable[[], Backend]:
+    def checked(make: Dial) -> Dial:
+        async def connect(on_close: Callable[[Connection], None]) -> Connection | Failure:
+            result = await make(on_close)
+            if isinstance(result, Connection):
+                eviction.start(result)
+            return result
+
+        return connect
+
+    def to(address: Address) -> Node:
+        def connect(on_close: Callable[[Connection], None]) -> Any:
+            return dial(target.dialect, address, options, on_close)
+
+        return Node(address, checked(connect), options.max_age)
+
+    def make() -> Backend:
+        if target.mode == "cluster":
+            return Cluster(target, options.timeout, to)
+        if target.mode == "sentinel":
+            sentinels = Sentinels(target, options)
+            node = Node((f"primary of {target.service}", 0), checked(sentinels.dial), options.max_age)
+            return Single(node, options.timeout)
+        return Single(to(target.addresses[0]), options.timeout)
+
+    return make

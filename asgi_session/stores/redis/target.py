@@ -1,0 +1,54 @@
+"""What to connect to and how: the one value that URLs and client objects are turned into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Address: TypeAlias = tuple[str, int]
+"""Host and port; for a Unix socket its path and 0."""
+
+AddressRemap: TypeAlias = Callable[[Address], Address]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the store behaves towards any server. Seconds."""
+
+    timeout: float = 1.0
+    connect_timeout: float = 2.0
+    max_age: float = 6 * 3600.0
+    address_remap: AddressRemap | None = None
+    tls_server_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """A redis-py connection class and the settings it gets. Holds credentials: never shown."""
+
+    connection_class: type[Any]
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The servers of one store.
+
+    `addresses` are those of the server, of cluster seeds or of sentinels.
+    """
+
+    mode: Literal["single", "cluster", "sentinel"]
+    addresses: tuple[Address, ...]
+    dialect: Dialect
+    service: str = ""
+    sentinel_dialect: Dialect | None = None
+    address_remap: AddressRemap | None = None
+
+
+def show(address: Address) -> str:
+    """Name an address in messages."""
+    host, port = address
+    if not port:
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

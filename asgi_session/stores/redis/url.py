@@ -1,0 +1,169 @@
+"""URLs to targets. Splits off what redis-py's parser does not know, and refuses what it would ignore."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NoReturn
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
+
+from asgi_session.errors import ConfigurationError
+from asgi_session.stores.redis.target import Address, Dialect, Target
+
+_COMMON: Final = frozenset({"username", "password", "client_name"})
+_TLS: Final = frozenset(
+    {
+        "ssl_keyfile",
+        "ssl_certfile",
+        "ssl_cert_reqs",
+        "ssl_ca_certs",
+        "ssl_ca_data",
+        "ssl_ca_path",
+        "ssl_check_hostname",
+        "ssl_min_version",
+        "ssl_ciphers",
+        "ssl_password",
+        "ssl_include_verify_flags",
+        "ssl_exclude_verify_flags",
+    }
+)
+_SENTINEL: Final = frozenset({"sentinel_username", "sentinel_password"})
+_ELSEWHERE: Final = {
+    "socket_timeout": "pass timeout= to RedisStore.from_url instead",
+    "timeout": "pass timeout= to RedisStore.from_url instead",
+    "socket_connect_timeout": "pass connect_timeout= to RedisStore.from_url instead",
+    "max_connections": "all requests of an event loop share one connection per server",
+    "decode_responses": "the store reads bytes",
+    "protocol": "the store always speaks RESP3",
+}
+
+SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
+
+
+def parse(url: str) -> Target:
+    """Turn a store URL into a target.
+
+    Raises:
+        ConfigurationError: it names what is wrong, never a password.
+
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"the store URL cannot be read: {error}") from None
+    if parts.scheme not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise ConfigurationError(f"unknown scheme {parts.scheme!r} in the store URL; known are {known}")
+    base, _, mode = parts.scheme.partition("+")
+    _check_query(parts, tls=base == "rediss", mode=mode)
+    if base == "unix":
+        return _unix(parts)
+    addresses = _addresses(parts, 26379 if mode == "sentinel" else 6379)
+    if mode == "cluster":
+        if _database(parts, parts.path) != 0:
+            _wrong(parts, "a cluster has only database 0: leave the database out")
+        return Target("cluster", addresses, _dialect(parts, base))
+    if mode == "sentinel":
+        service = unquote(parts.path.strip("/"))
+        if not service or "/" in service:
+            _wrong(parts, f"name the service, as in {parts.scheme}://host:26379/mymaster?db=0")
+        dialect = _dialect(parts, base, db=_database(parts))
+        return Target("sentinel", addresses, dialect, service, _sentinel_dialect(parts, dialect))
+    if len(addresses) > 1:
+        _wrong(parts, f"one host only; several belong to {base}+cluster:// or {base}+sentinel://")
+    return Target("single", addresses, _dialect(parts, base, db=_database(parts, parts.path)))
+
+
+def _wrong(parts: SplitResult, what: str) -> NoReturn:
+    raise ConfigurationError(f"{parts.scheme}:// URL: {what}")
+
+
+def _query(parts: SplitResult) -> dict[str, str]:
+    return dict(parse_qsl(parts.query, keep_blank_values=True))
+
+
+def _check_query(parts: SplitResult, *, tls: bool, mode: str) -> None:
+    known = _COMMON | (_TLS if tls else frozenset()) | (_SENTINEL if mode == "sentinel" else frozenset())
+    known |= {"db"}
+    for name in _query(parts):
+        if name in known:
+            continue
+        if name in _ELSEWHERE:
+            _wrong(parts, f"query parameter {name!r}: {_ELSEWHERE[name]}")
+        if name in _TLS:
+            _wrong(
+                parts, f"query parameter {name!r} needs TLS: use {parts.scheme.replace('redis', 'rediss')}://"
+            )
+        _wrong(parts, f"unknown query parameter {name!r}; known are {', '.join(sorted(known))}")
+
+
+def _addresses(parts: SplitResult, default_port: int) -> tuple[Address, ...]:
+    hosts = parts.netloc.rpartition("@")[2]
+    found: list[Address] = []
+    for each in hosts.split(","):
+        try:
+            host = urlsplit(f"//{each}")
+            name, port = host.hostname, host.port
+        except ValueError as error:
+            _wrong(parts, f"host {each!r}: {error}")
+        if not name:
+            _wrong(parts, f"the host is missing, as in {parts.scheme}://localhost:{default_port}")
+        found.append((unquote(name), default_port if port is None else port))
+    return tuple(found)
+
+
+def _database(parts: SplitResult, path: str = "") -> int:
+    text = path.strip("/") or _query(parts).get("db", "0")
+    if not (text.isascii() and text.isdigit()):
+        _wrong(parts, f"the database must be a number, not {text!r}")
+    return int(text)
+
+
+def _settings(parts: SplitResult, base: str, host: str) -> dict[str, Any]:
+    """Let redis-py read user, password and query; the host list and the path are not its business."""
+    query = {name: value for name, value in _query(parts).items() if name not in _SENTINEL and name != "db"}
+    user, at, _ = parts.netloc.rpartition("@")
+    plain = SplitResult(base, f"{user}{at}{host}", parts.path if base == "unix" else "", urlencode(query), "")
+    try:
+        return dict(parse_url(plain.geturl()))
+    except ValueError as error:
+        _wrong(parts, str(error))
+
+
+def _dialect(parts: SplitResult, base: str, *, db: int = 0) -> Dialect:
+    settings = _settings(parts, base, "h")
+    settings.pop("connection_class", None)
+    settings.pop("host", None)
+    settings["db"] = db
+    return Dialect(SSLConnection if base == "rediss" else Connection, settings)
+
+
+def _sentinel_dialect(parts: SplitResult, primary: Dialect) -> Dialect:
+    settings = {name: value for name, value in primary.settings.items() if name.startswith("ssl_")}
+    query = _query(parts)
+    for name in ("username", "password"):
+        if f"sentinel_{name}" in query:
+            settings[name] = query[f"sentinel_{name}"]
+    return Dialect(primary.connection_class, settings)
+
+
+def _unix(parts: SplitResult) -> Target:
+    host = parts.netloc.rpartition("@")[2]
+    if host:
+        _wrong(parts, f"no host here but a path with three slashes: unix:///{host}{parts.path}")
+    path = unquote(parts.path)
+    if not path.strip("/"):
+        _wrong(parts, "the socket's path is missing, as in unix:///run/redis.sock?db=0")
+    settings = _settings(parts, "unix", "")
+    settings.pop("connection_class", None)
+    settings.pop("path", None)
+    settings["db"] = _database(parts)
+    return Target("single", ((path, 0),), Dialect(UnixDomainSocketConnection, settings))
