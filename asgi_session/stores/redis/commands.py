@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
+import struct
 from typing import Any, Final
 
 import hiredis
@@ -13,6 +14,9 @@ from asgi_session.store import GONE, TAG_SIZE, Conflict, Saved, SaveResult, Stor
 
 EXPIRY_SIZE: Final = 8
 """Bytes in front of the data: `expires_at`, big-endian."""
+
+_HEAD: Final = struct.Struct(f">q{TAG_SIZE}s")
+_unpack = _HEAD.unpack_from  # once per load
 
 
 def pack(*parts: bytes) -> bytes:
@@ -120,11 +124,11 @@ def delete(key: str, name: bytes) -> Command:
 
 def stored(value: bytes) -> Stored:
     """Split a value. One too short to be a record is handed on all the same, to be found corrupt."""
-    return Stored(
-        value[EXPIRY_SIZE:],
-        value[EXPIRY_SIZE : EXPIRY_SIZE + TAG_SIZE],
-        int.from_bytes(value[:EXPIRY_SIZE], "big", signed=True),
-    )
+    if len(value) >= _HEAD.size:
+        expires_at, tag = _unpack(value)
+        return Stored(value[EXPIRY_SIZE:], tag, expires_at)
+    expires_at = int.from_bytes(value[:EXPIRY_SIZE], "big", signed=True)
+    return Stored(value[EXPIRY_SIZE:], value[EXPIRY_SIZE:], expires_at)
 
 
 def saved(reply: Any, data: bytes) -> SaveResult:

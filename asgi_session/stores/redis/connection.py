@@ -64,6 +64,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_create_future",
         "_flush_due",
         "_gets",
         "_heard",
@@ -94,6 +95,7 @@ class Connection(asyncio.Protocol):
         self.peer = where.rpartition(":")[0]
         self.closed = False
         self._loop = asyncio.get_running_loop()
+        self._create_future = self._loop.create_future
         self._timeout = timeout
         self._on_close = on_close
         self._reader = hiredis.Reader(notEnoughData=_NOTHING_YET, errors="replace")
@@ -133,7 +135,7 @@ class Connection(asyncio.Protocol):
 
         `deadline` is an instant of `time.monotonic`. The future may be cancelled at any time.
         """
-        future: asyncio.Future[Any] = self._loop.create_future()
+        future: asyncio.Future[Any] = self._create_future()
         if self.closed:
             future.set_result(Failure(f"{self.where}: the connection is closed", False))
             return future

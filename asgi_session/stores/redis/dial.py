@@ -36,7 +36,7 @@ def _make(dialect: Dialect, address: Address, options: Options) -> Any:
         settings["path"] = host
     else:
         settings |= {"host": host, "port": port, "socket_keepalive": True}
-    raw = cls(**settings)
+    raw: Any = cls(**settings)
     if options.tls_server_name is not None and issubclass(cls, SSLConnection):
         arguments = {**raw._connection_arguments(), "server_hostname": options.tls_server_name}
         raw._connection_arguments = lambda: arguments
