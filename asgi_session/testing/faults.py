@@ -201,7 +201,7 @@ class FaultStore:
         faults = [failure.fault for failure in self._failures if failure.applies(call)]
         for gate in gates:
             if gate.when == "before":
-                await gate._wait(call)  # pyright: ignore[reportPrivateUsage]
+                await gate._wait(call)
         fault = faults[0] if faults else None
         if fault in ("refused", "lost request"):
             raise StoreUnavailable(
@@ -210,7 +210,7 @@ class FaultStore:
         result = await verb()
         for gate in gates:
             if gate.when == "after":
-                await gate._wait(call)  # pyright: ignore[reportPrivateUsage]
+                await gate._wait(call)
         if fault == "lost reply":
             raise StoreUnavailable(f"injected: {call.verb} lost reply", executed=None)
         return result

@@ -1,0 +1,111 @@
+"""What the parts of the conformance suite share: the hooks, and a handle on one record."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from asgi_session.clock import system_clock
+from asgi_session.store import SaveResult, Store, Stored
+
+HOUR = 3_600_000
+
+
+def new_data(body: bytes = b"body") -> bytes:
+    """Return data as the core writes it: 16 bytes that never repeat, then the body."""
+    return os.urandom(16) + body
+
+
+def new_key() -> str:
+    """Return a key that no other test uses: 22 characters of the URL-safe base64 alphabet."""
+    return secrets.token_urlsafe(16)
+
+
+def seeded(seed: int) -> random.Random:
+    """Return chance that is the same at every run."""
+    return random.Random(seed)  # noqa: S311
+
+
+@dataclass
+class Record:
+    """The five verbs on one key, each with a deadline."""
+
+    store: Store
+    timeout: float
+    key: str = field(default_factory=new_key)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self.timeout
+
+    async def load(self) -> Stored | None:
+        return await self.store.load(self.key, deadline=self._deadline())
+
+    async def create(self, data: bytes, expires_at: int) -> bool:
+        return await self.store.create(self.key, data, expires_at, deadline=self._deadline())
+
+    async def save(self, data: bytes, expires_at: int, expect: bytes) -> SaveResult:
+        return await self.store.save(self.key, data, expires_at, expect=expect, deadline=self._deadline())
+
+    async def touch(self, expires_at: int, expect: bytes) -> bool:
+        return await self.store.touch(self.key, expires_at, expect=expect, deadline=self._deadline())
+
+    async def delete(self) -> bool:
+        return await self.store.delete(self.key, deadline=self._deadline())
+
+    async def get(self) -> Stored:
+        """Load what must be there."""
+        stored = await self.load()
+        assert stored is not None, f"the record {self.key} is missing"
+        return stored
+
+
+class Suite:
+    """The hooks that a subclass may override; see `StoreConformance`."""
+
+    timeout: ClassVar[float] = 5.0
+    """Seconds a verb is given."""
+
+    short_ms: ClassVar[int] = 50
+    """How long records live that a test lets expire."""
+
+    slack_ms: ClassVar[int] = 20
+    """By how much the store's clock may be behind `now`."""
+
+    largest: ClassVar[int] = 66_000
+    """The size in bytes of the largest record tried: what `max_size` allows by default, and a header."""
+
+    def now(self) -> int:
+        """Return the time that the store goes by, in milliseconds."""
+        return system_clock()
+
+    async def pass_time(self, until_ms: int) -> None:
+        """Let time pass until the store, too, must find that `until_ms` has passed."""
+        while (rest := until_ms + self.slack_ms - self.now()) >= 0:  # noqa: ASYNC110  # no event to wait for
+            await asyncio.sleep((rest + 1) / 1000)
+
+    def far(self) -> int:
+        """Return an expiry that no test lives to see."""
+        return self.now() + HOUR
+
+    def soon(self) -> int:
+        """Return an expiry worth waiting for."""
+        return self.now() + self.short_ms
+
+    def record(self, store: Store, key: str | None = None) -> Record:
+        """Return a handle on a record that is not there."""
+        return Record(store, self.timeout, key or new_key())
+
+    async def written(
+        self, store: Store, data: bytes | None = None, expires_at: int | None = None
+    ) -> tuple[Record, Stored]:
+        """Create a record and load it."""
+        record = self.record(store)
+        data = new_data() if data is None else data
+        expires_at = self.far() if expires_at is None else expires_at
+        assert await record.create(data, expires_at), "create on a free key must answer True"
+        return record, await record.get()

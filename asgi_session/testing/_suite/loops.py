@@ -1,0 +1,73 @@
+"""One store, opened, closed and used by several event loops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from asgi_session.errors import StoreUnavailable
+from asgi_session.store import GONE, Saved, Store
+from asgi_session.testing._suite.base import Suite, new_data
+
+
+class LoopTests(Suite):
+    """Closing and opening, several loops, several threads."""
+
+    async def test_open_and_close_may_be_repeated(self, store: Store) -> None:
+        """A store opens twice, closes twice, and works after each with what it had."""
+        record, stored = await self.written(store)
+        for turn in (store.open, store.open, store.close, store.close, store.open, store.close):
+            await turn()
+            assert await record.load() == stored
+
+    async def test_close_with_verbs_in_flight(self, store: Store) -> None:
+        """Verbs that a close overtakes answer or raise StoreUnavailable, promptly; then all is well."""
+        record, stored = await self.written(store)
+        tasks = [asyncio.create_task(record.load()) for _ in range(20)]
+        await asyncio.sleep(0)
+        await store.close()
+        async with asyncio.timeout(self.timeout):
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(result == stored or isinstance(result, StoreUnavailable) for result in results)
+        assert await record.load() == stored
+
+    async def test_event_loops_one_after_another(self, store: Store) -> None:
+        """One store serves a loop, then another, then the first again."""
+        record, stored = await self.written(store)
+
+        async def use() -> None:
+            nonlocal stored
+            assert await record.load() == stored
+            assert isinstance(await record.save(new_data(), self.far(), stored.tag), Saved)
+            stored = await record.get()
+            await store.close()
+
+        def run() -> None:
+            asyncio.run(use())
+            asyncio.run(use())
+
+        await asyncio.to_thread(run)
+        assert await record.load() == stored
+
+    async def test_threads_with_a_loop_each(self, store: Store) -> None:
+        """Threads that count up one record by compare-and-set lose no count."""
+        record, _ = await self.written(store, new_data(b"0"))
+
+        async def count(times: int) -> None:
+            for _ in range(times):
+                current = await record.get()
+                while True:
+                    data = new_data(b"%d" % (int(current.data[16:]) + 1))
+                    result = await record.save(data, self.far(), current.tag)
+                    if isinstance(result, Saved):
+                        break
+                    assert result is not GONE
+                    current = result.current
+            await store.close()
+
+        def run(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            asyncio.run(make())
+
+        await asyncio.gather(*(asyncio.to_thread(run, lambda: count(30)) for _ in range(3)))
+        assert int((await record.get()).data[16:]) == 90

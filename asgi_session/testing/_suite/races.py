@@ -1,0 +1,221 @@
+"""Verbs at the same time, verbs given up, and verbs that are late."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Coroutine
+from typing import Any
+
+from asgi_session.errors import StoreUnavailable
+from asgi_session.store import Conflict, Saved, Store
+from asgi_session.testing._suite.base import HOUR, Suite, new_data, seeded
+
+
+class RaceTests(Suite):
+    """Compare and write are one step, and nobody gets another's answer."""
+
+    async def test_two_hundred_at_once_get_their_own_answers(self, store: Store) -> None:
+        """Two hundred tasks, each on a record of its own, see only their own."""
+
+        async def life(index: int) -> None:
+            record, stored = await self.written(store, new_data(b"%d" % index * index))
+            data = new_data(b"%d" % -index * index)
+            result = await record.save(data, self.far(), stored.tag)
+            assert isinstance(result, Saved)
+            assert (await record.get()).data == data
+            conflict = await record.save(new_data(), self.far(), stored.tag)
+            assert isinstance(conflict, Conflict)
+            assert conflict.current.data == data
+            expires_at = self.far() + index
+            assert await record.touch(expires_at, result.tag)
+            assert (await record.get()).expires_at == expires_at
+            assert await record.delete()
+            assert await record.load() is None
+
+        await asyncio.gather(*map(life, range(200)))
+
+    async def test_one_of_many_creates_wins(self, store: Store) -> None:
+        """Of fifty creates of one key exactly one answers True, and its data is what is there."""
+        record = self.record(store)
+        datas = [new_data() for _ in range(50)]
+        won = await asyncio.gather(*(record.create(data, self.far()) for data in datas))
+        assert won.count(True) == 1
+        assert (await record.get()).data == datas[won.index(True)]
+
+    async def test_one_of_many_saves_wins(self, store: Store) -> None:
+        """Of fifty saves that expect one tag exactly one is done; the others are told of the winner."""
+        record, stored = await self.written(store)
+        datas = [new_data() for _ in range(50)]
+        results = await asyncio.gather(*(record.save(data, self.far(), stored.tag) for data in datas))
+        winners = [i for i, result in enumerate(results) if isinstance(result, Saved)]
+        assert len(winners) == 1
+        current = await record.get()
+        assert current.data == datas[winners[0]]
+        losers = [result for result in results if not isinstance(result, Saved)]
+        assert losers == [Conflict(current)] * 49
+
+    async def test_one_of_many_deletes_wins(self, store: Store) -> None:
+        """Of twenty deletes exactly one answers True."""
+        record, _ = await self.written(store)
+        assert sorted(await asyncio.gather(*(record.delete() for _ in range(20)))) == [False] * 19 + [True]
+
+    async def test_nothing_in_flight_brings_a_deleted_record_back(self, store: Store) -> None:
+        """A delete among saves and touches, in any order, leaves nothing."""
+        rng = seeded(1)
+        for _ in range(30):
+            record, stored = await self.written(store)
+            verbs: list[Coroutine[Any, Any, object]] = [
+                *(record.save(new_data(), self.far(), stored.tag) for _ in range(2)),
+                *(record.touch(self.far() + HOUR, stored.tag) for _ in range(2)),
+            ]
+            rng.shuffle(verbs)
+            at = rng.randrange(len(verbs) + 1)
+            verbs.insert(at, record.delete())
+            results = await asyncio.gather(*verbs)
+            assert results[at] is True
+            assert await record.load() is None
+
+    async def test_a_touch_does_not_undo_a_save(self, store: Store) -> None:
+        """Whatever order a save and touches take effect in, the saved data stays."""
+        for round_ in range(30):
+            record, stored = await self.written(store)
+            data = new_data()
+            touches = [record.touch(self.far() + HOUR, stored.tag) for _ in range(4)]
+            verbs: list[Coroutine[Any, Any, object]] = [*touches]
+            verbs.insert(round_ % 5, record.save(data, self.far(), stored.tag))
+            results = await asyncio.gather(*verbs)
+            assert isinstance(results[round_ % 5], Saved), "a touch must not change the tag"
+            assert (await record.get()).data == data
+
+    async def test_a_load_sees_every_write_answered_before_it(self, store: Store) -> None:
+        """Also with loads of the same record on their way all the time."""
+        record, stored = await self.written(store)
+        done = False
+
+        async def keep_loading() -> None:
+            while not done:
+                await record.load()
+                await asyncio.sleep(0)
+
+        readers = [asyncio.create_task(keep_loading()) for _ in range(5)]
+        try:
+            for _ in range(100):
+                data = new_data()
+                result = await record.save(data, self.far(), stored.tag)
+                stored = await record.get()
+                assert isinstance(result, Saved)
+                assert (stored.data, stored.tag) == (data, result.tag)
+            assert await record.delete()
+            assert await record.load() is None
+        finally:
+            done = True
+            await asyncio.gather(*readers)
+
+    async def test_cancelled_verbs_leave_the_store_in_step(self, store: Store) -> None:
+        """Verbs cancelled at any moment disturb neither others in flight nor the ones that follow."""
+        rng = seeded(2)
+        records = [await self.written(store) for _ in range(8)]
+        for _ in range(60):
+            tasks = [asyncio.create_task(record.load()) for record, _ in records for _ in range(2)]
+            await _some_moments(rng)
+            cancelled = {task for task in tasks if rng.random() < 0.5 and task.cancel()}
+            async with asyncio.timeout(self.timeout):
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+            for index, (task, result) in enumerate(zip(tasks, results, strict=True)):
+                expected = records[index // 2][1]
+                assert result == expected or (
+                    task in cancelled and isinstance(result, asyncio.CancelledError)
+                )
+        for record, stored in records:
+            assert await record.load() == stored
+
+    async def test_a_cancelled_write_was_carried_out_or_not(self, store: Store) -> None:
+        """After a cancelled save the record is the old or the new one, and can be saved."""
+        rng = seeded(3)
+        record, stored = await self.written(store)
+        for _ in range(60):
+            old, new = stored.data, new_data()
+            task = asyncio.create_task(record.save(new, self.far(), stored.tag))
+            await _some_moments(rng)
+            task.cancel()
+            async with asyncio.timeout(self.timeout):
+                await asyncio.gather(task, return_exceptions=True)
+            current = await record.get()
+            assert current.data in (old, new)
+            last = new_data()
+            result = await record.save(last, self.far(), current.tag)
+            while isinstance(result, Conflict):  # the cancelled one came through only now
+                assert result.current.data == new
+                result = await record.save(last, self.far(), result.current.tag)
+            assert isinstance(result, Saved)
+            stored = await record.get()
+            assert stored.data == last
+
+    async def test_cancelled_creates_and_deletes_leave_no_half_record(self, store: Store) -> None:
+        """After a cancelled create or delete the whole record is there, or none is."""
+        rng = seeded(4)
+        for _ in range(30):
+            record, data = self.record(store), new_data(b"x" * 5000)
+            for verb in (record.create(data, self.far()), record.delete()):
+                task = asyncio.create_task(verb)
+                await _some_moments(rng)
+                task.cancel()
+                async with asyncio.timeout(self.timeout):
+                    await asyncio.gather(task, return_exceptions=True)
+                stored = await record.load()
+                assert stored is None or stored.data == data
+
+    async def test_a_deadline_that_is_over_ends_the_verb_at_once(self, store: Store) -> None:
+        """It answers or raises StoreUnavailable without waiting; "not executed" is then the truth."""
+        record, stored = await self.written(store)
+        free, key, over = self.record(store), record.key, time.monotonic() - 1
+        data, far = new_data(), self.far()
+
+        async def unexecuted(verb: Awaitable[object]) -> bool:
+            try:
+                async with asyncio.timeout(2):
+                    await verb
+            except StoreUnavailable as error:
+                return error.executed is False
+            return False
+
+        await unexecuted(store.load(key, deadline=over))
+        if await unexecuted(store.create(free.key, data, far, deadline=over)):
+            assert await free.load() is None
+        if await unexecuted(store.touch(key, far + HOUR, expect=stored.tag, deadline=over)):
+            assert (await record.get()).expires_at == stored.expires_at
+        if await unexecuted(store.save(key, data, far, expect=stored.tag, deadline=over)):
+            assert (await record.get()).data == stored.data
+        if await unexecuted(store.delete(key, deadline=over)):
+            await record.get()
+        other, stored = await self.written(store)
+        assert await other.load() == stored
+
+    async def test_deadlines_that_end_on_the_way_leave_the_store_in_step(self, store: Store) -> None:
+        """Verbs with hardly any time answer rightly or raise StoreUnavailable; the others don't notice."""
+        rng = seeded(5)
+        records = [await self.written(store) for _ in range(8)]
+
+        async def check(index: int, deadline: float) -> None:
+            record, stored = records[index]
+            try:
+                assert await store.load(record.key, deadline=deadline) == stored
+            except StoreUnavailable:
+                assert deadline < time.monotonic() + 1, "a verb with plenty of time must not give up"
+
+        for _ in range(40):
+            now = time.monotonic()
+            hurried = [check(i, now + rng.random() * 0.002) for i in range(8)]
+            await asyncio.gather(*hurried, *(check(i, now + self.timeout) for i in range(8)))
+        for record, stored in records:
+            assert await record.load() == stored
+
+
+async def _some_moments(rng: random.Random) -> None:
+    """Let a verb come a random part of its way: none, a few turns of the loop, or into the network."""
+    for _ in range(rng.randrange(6)):
+        await asyncio.sleep(0)
+    if rng.random() < 0.3:
+        await asyncio.sleep(rng.random() * 0.001)

@@ -1,0 +1,37 @@
+"""The store contract as tests, for every store to pass, ours and other people's."""
+
+from __future__ import annotations
+
+from asgi_session.testing._suite.expiry import ExpiryTests
+from asgi_session.testing._suite.loops import LoopTests
+from asgi_session.testing._suite.races import RaceTests
+from asgi_session.testing._suite.verbs import VerbTests
+
+
+class StoreConformance(VerbTests, ExpiryTests, RaceTests, LoopTests):
+    """Inherit from this class in a test module and give it a fixture named `store`.
+
+    ::
+
+        class TestMyStore(StoreConformance):
+            @pytest.fixture
+            async def store(self):
+                store = MyStore(...)
+                yield store
+                await store.close()
+
+    The tests are ``async def`` on asyncio: they need pytest-asyncio in its auto mode (else mark the
+    class with ``@pytest.mark.asyncio``) or anyio's plugin (``@pytest.mark.anyio``, asyncio backend). A
+    record they write has a key of its own, so that they can share a server and leave it unemptied.
+
+    Overridable, where a store needs it:
+
+    * `now()`: the time the store goes by, in ms. Default: this machine's clock.
+    * `pass_time(until_ms)`: an async method that lets it pass. Default: wait until `slack_ms` after
+      it. With a `ManualClock`, set it.
+    * `timeout` (5 s): what each verb is given. `short_ms` (50): the life of records that expire in a
+      test. `slack_ms` (20): by how much the store's clock may be behind. `largest` (66,000): the size
+      in bytes of the largest record tried.
+
+    The suite never asks which store it runs on.
+    """

@@ -1,0 +1,443 @@
+"""Every store of ours passes the shipped suite, and the suite catches stores that don't deserve it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import inspect
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from asgi_session.errors import StoreUnavailable
+from asgi_session.store import GONE, Conflict, Saved, SaveResult, Store, Stored
+from asgi_session.stores.memory import MemoryStore
+from asgi_session.stores.redis import RedisStore
+from asgi_session.testing import FaultStore, ManualClock, StoreConformance
+from tests.servers import Cluster, FakeredisServer, SentinelSetup, ServerProcess
+
+
+class ManualTime(StoreConformance):
+    """The suite with a clock that is set, so that nothing waits."""
+
+    clock: ManualClock
+
+    def now(self) -> int:
+        return self.clock()
+
+    async def pass_time(self, until_ms: int) -> None:
+        self.clock.ms = until_ms
+
+
+class TestMemoryStore(ManualTime):
+    @pytest.fixture
+    def store(self) -> MemoryStore:
+        self.clock = ManualClock()
+        return MemoryStore(clock=self.clock)
+
+
+class TestMemoryStoreBySystemClock(StoreConformance):
+    @pytest.fixture
+    def store(self) -> MemoryStore:
+        return MemoryStore()
+
+
+class TestFaultStore(ManualTime):
+    @pytest.fixture
+    def store(self) -> FaultStore:
+        self.clock = ManualClock()
+        return FaultStore(MemoryStore(clock=self.clock))
+
+
+class TestRedisStoreOnValkey(StoreConformance):
+    @pytest.fixture
+    async def store(self, valkey: ServerProcess) -> AsyncIterator[RedisStore]:
+        store = RedisStore.from_url(valkey.url)
+        yield store
+        await store.close()
+
+
+class TestRedisStoreOnRedis62(StoreConformance):
+    @pytest.fixture
+    async def store(self, redis62: ServerProcess) -> AsyncIterator[RedisStore]:
+        store = RedisStore.from_url(redis62.url)
+        yield store
+        await store.close()
+
+
+class TestRedisStoreOnFakeredis(StoreConformance):
+    @pytest.fixture
+    async def store(self, fakeredis_server: FakeredisServer) -> AsyncIterator[RedisStore]:
+        store = RedisStore.from_url(fakeredis_server.url)
+        yield store
+        await store.close()
+
+
+class TestRedisStoreOnSentinel(StoreConformance):
+    @pytest.fixture
+    async def store(self, sentinel: SentinelSetup) -> AsyncIterator[RedisStore]:
+        store = RedisStore.from_url(sentinel.url)
+        yield store
+        await store.close()
+
+
+class TestRedisStoreOnCluster(StoreConformance):
+    @pytest.fixture
+    async def store(self, cluster: Cluster) -> AsyncIterator[RedisStore]:
+        store = RedisStore.from_url(cluster.url)
+        yield store
+        await store.close()
+
+
+def test_importing_the_suite_needs_no_pytest() -> None:
+    """Apps may use clock and faults without pytest, so nothing below `testing` imports it by itself."""
+    import subprocess
+    import sys
+
+    code = "import asgi_session.testing, sys; sys.exit('pytest' in sys.modules or 'redis' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Stores of other shapes, which the contract allows: they must pass.
+
+
+class OwnTags(MemoryStore):
+    """Numbers its versions itself, as a store with ETags does, and never looks into the data."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock=clock)
+        self._tags: dict[bytes, bytes] = {}
+
+    def _tag(self, data: bytes) -> bytes:
+        return self._tags.setdefault(data[:16], b'"%d"' % (len(self._tags) + 1))
+
+    def _real(self, tag: bytes) -> bytes:
+        return next((real for real, own in self._tags.items() if own == tag), b"unknown")
+
+    def _own(self, stored: Stored) -> Stored:
+        return stored._replace(tag=self._tag(stored.data))
+
+    async def load(self, key: str, *, deadline: float) -> Stored | None:
+        stored = await super().load(key, deadline=deadline)
+        return stored and self._own(stored)
+
+    async def save(
+        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+    ) -> SaveResult:
+        result = await super().save(key, data, expires_at, expect=self._real(expect), deadline=deadline)
+        if isinstance(result, Conflict):
+            return Conflict(self._own(result.current))
+        return Saved(self._tag(data)) if isinstance(result, Saved) else result
+
+    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+        return await super().touch(key, expires_at, expect=self._real(expect), deadline=deadline)
+
+
+class TestStoreWithItsOwnTags(ManualTime):
+    @pytest.fixture
+    def store(self) -> OwnTags:
+        self.clock = ManualClock()
+        return OwnTags(self.clock)
+
+
+class Slow(MemoryStore):
+    """Takes a few turns of the loop before and after it executes, and obeys deadlines."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock=clock)
+        self._chance = random.Random(0)
+
+    async def _way(self, deadline: float, executed: bool | None) -> None:
+        for _ in range(self._chance.randrange(4)):
+            await asyncio.sleep(0)
+        if time.monotonic() > deadline:
+            raise StoreUnavailable("late", executed=executed)
+
+    async def load(self, key: str, *, deadline: float) -> Stored | None:
+        await self._way(deadline, False)
+        stored = await super().load(key, deadline=deadline)
+        await self._way(deadline, None)
+        return stored
+
+    async def save(
+        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+    ) -> SaveResult:
+        await self._way(deadline, False)
+        result = await super().save(key, data, expires_at, expect=expect, deadline=deadline)
+        await self._way(deadline, None)
+        return result
+
+    async def delete(self, key: str, *, deadline: float) -> bool:
+        await self._way(deadline, False)
+        result = await super().delete(key, deadline=deadline)
+        await self._way(deadline, None)
+        return result
+
+
+class TestSlowStore(ManualTime):
+    @pytest.fixture
+    def store(self) -> Slow:
+        self.clock = ManualClock()
+        return Slow(self.clock)
+
+
+# Stores that break the contract, and the test that must notice.
+
+Make = Callable[[ManualClock], Store]
+
+
+@dataclasses.dataclass
+class Broken:
+    """A dict with a hole: each flag takes one promise of the contract away."""
+
+    clock: ManualClock
+    create_overwrites: bool = False
+    save_creates: bool = False
+    save_ignores_the_tag: bool = False
+    save_compares_a_prefix: bool = False
+    save_keeps_the_expiry: bool = False
+    conflict_without_news: bool = False
+    save_is_two_steps: bool = False
+    create_is_two_steps: bool = False
+    delete_is_two_steps: bool = False
+    touch_changes_the_tag: bool = False
+    touch_ignores_the_tag: bool = False
+    touch_creates: bool = False
+    touch_writes_the_data_back: bool = False
+    touch_only_prolongs: bool = False
+    delete_always_true: bool = False
+    expires_never: bool = False
+    expires_on_load_alone: bool = False
+    seconds: bool = False
+    text: bool = False
+    strips: bool = False
+    truncates: bool = False
+    folds_case: bool = False
+    past_is_ignored: bool = False
+    past_is_an_error: bool = False
+    missing_is_an_error: bool = False
+    late_is_an_error: bool = False
+    late_is_a_lie: bool = False
+    late_hangs: bool = False
+    close_forgets: bool = False
+    close_is_final: bool = False
+    one_loop: bool = False
+    stale_reads: bool = False
+    cancel_shifts_replies: bool = False
+    mixes_up_replies: bool = False
+
+    def __post_init__(self) -> None:
+        self.records: dict[str, Stored] = {}
+        self.closed = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.before: dict[str, Stored | None] = {}
+        self.replies: list[Stored | None] = []
+        self.last: Stored | None = None
+
+    async def open(self) -> None:
+        """Nothing."""
+
+    async def close(self) -> None:
+        self.closed = True
+        if self.close_forgets:
+            self.records.clear()
+
+    async def _enter(self, key: str, deadline: float) -> str:
+        if self.close_is_final and self.closed:
+            raise RuntimeError("closed")
+        if self.one_loop:
+            self.loop = self.loop or asyncio.get_running_loop()
+            if self.loop is not asyncio.get_running_loop():
+                raise RuntimeError("attached to a different loop")
+        if time.monotonic() > deadline:
+            if self.late_is_an_error:
+                raise TimeoutError
+            if self.late_hangs:
+                await asyncio.sleep(60)
+        return key.lower() if self.folds_case else key
+
+    def _leave(self, deadline: float) -> None:
+        if self.late_is_a_lie and time.monotonic() > deadline:
+            raise StoreUnavailable("late", executed=False)
+
+    def _get(self, key: str) -> Stored | None:
+        stored = self.records.get(key)
+        if stored is None or self.expires_never or self.expires_on_load_alone:
+            return stored
+        return stored if stored.expires_at > self.clock() else None
+
+    def _put(self, key: str, data: bytes, expires_at: int) -> None:
+        if expires_at <= self.clock():
+            if self.past_is_an_error:
+                raise ValueError("invalid expire time")
+            if self.past_is_ignored:
+                return
+        if self.text:
+            data = data.decode(errors="replace").encode()
+        if self.strips:
+            data = data.rstrip(b"\0")
+        if self.truncates:
+            data = data[:65_536]
+        if self.seconds:
+            expires_at = expires_at // 1000 * 1000
+        self.before[key] = self.records.get(key)
+        self.records[key] = Stored(data, data[:16], expires_at)
+
+    async def load(self, key: str, *, deadline: float) -> Stored | None:
+        key = await self._enter(key, deadline)
+        stored = self._get(key)
+        if stored is not None and self.expires_on_load_alone and stored.expires_at <= self.clock():
+            stored = None
+        if stored is None and self.missing_is_an_error:
+            raise KeyError(key)
+        if self.cancel_shifts_replies:
+            self.replies.append(stored)
+            await asyncio.sleep(0)
+            return self.replies.pop(0)
+        if self.mixes_up_replies:
+            self.last = stored
+            await asyncio.sleep(0)
+            return self.last
+        if self.stale_reads:
+            return self.before.pop(key, stored)
+        return stored
+
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
+        key = await self._enter(key, deadline)
+        taken = self._get(key) is not None
+        if self.create_is_two_steps:
+            await asyncio.sleep(0)
+        if taken and not self.create_overwrites:
+            return False
+        self._put(key, data, expires_at)
+        self._leave(deadline)
+        return True
+
+    async def save(
+        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+    ) -> SaveResult:
+        key = await self._enter(key, deadline)
+        current = self._get(key)
+        if self.save_is_two_steps:
+            await asyncio.sleep(0)
+        if current is None:
+            if self.save_creates:
+                self._put(key, data, expires_at)
+                return Saved(data[:16])
+            return GONE
+        same = current.tag.startswith(expect) if self.save_compares_a_prefix else current.tag == expect
+        if not same and not self.save_ignores_the_tag:
+            return Conflict(Stored(data, data[:16], expires_at) if self.conflict_without_news else current)
+        self._put(key, data, current.expires_at if self.save_keeps_the_expiry else expires_at)
+        self._leave(deadline)
+        return Saved(data[:16])
+
+    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+        key = await self._enter(key, deadline)
+        current = self._get(key)
+        if current is None:
+            if self.touch_creates:
+                self._put(key, expect, expires_at)
+            return self.touch_creates
+        if current.tag != expect and not self.touch_ignores_the_tag:
+            return False
+        if self.touch_writes_the_data_back:
+            await asyncio.sleep(0)
+        if self.touch_only_prolongs:
+            expires_at = max(expires_at, current.expires_at)
+        data = bytes(reversed(current.data)) if self.touch_changes_the_tag else current.data
+        self._put(key, data, expires_at)
+        self._leave(deadline)
+        return True
+
+    async def delete(self, key: str, *, deadline: float) -> bool:
+        key = await self._enter(key, deadline)
+        found = self._get(key) is not None
+        if self.delete_is_two_steps:
+            await asyncio.sleep(0)
+        self.records.pop(key, None)
+        self._leave(deadline)
+        return found or self.delete_always_true
+
+
+CAUGHT_BY = {
+    "create_overwrites": "test_create_leaves_a_taken_key_alone",
+    "save_creates": "test_save_never_creates",
+    "save_ignores_the_tag": "test_save_with_an_old_tag_is_a_conflict",
+    "save_compares_a_prefix": "test_save_compares_the_whole_tag",
+    "save_keeps_the_expiry": "test_save_replaces_the_record",
+    "conflict_without_news": "test_save_with_an_old_tag_is_a_conflict",
+    "save_is_two_steps": "test_one_of_many_saves_wins",
+    "create_is_two_steps": "test_one_of_many_creates_wins",
+    "delete_is_two_steps": "test_one_of_many_deletes_wins",
+    "touch_changes_the_tag": "test_touch_changes_the_expiry_alone",
+    "touch_ignores_the_tag": "test_touch_with_an_old_tag_changes_nothing",
+    "touch_creates": "test_touch_never_creates",
+    "touch_writes_the_data_back": "test_a_touch_does_not_undo_a_save",
+    "touch_only_prolongs": "test_touch_changes_the_expiry_alone",
+    "delete_always_true": "test_delete_tells_whether_there_was_one",
+    "expires_never": "test_load_does_not_see_an_expired_record",
+    "expires_on_load_alone": "test_save_does_not_bring_back_an_expired_record",
+    "seconds": "test_create_writes_what_load_returns",
+    "text": "test_the_first_bytes_may_be_any",
+    "strips": "test_every_byte_is_kept",
+    "truncates": "test_every_byte_is_kept",
+    "folds_case": "test_keys_are_told_apart",
+    "past_is_ignored": "test_a_past_expiry_ends_the_record",
+    "past_is_an_error": "test_a_record_created_with_a_past_expiry_is_missing",
+    "missing_is_an_error": "test_load_of_a_missing_record_answers_none",
+    "late_is_an_error": "test_a_deadline_that_is_over_ends_the_verb_at_once",
+    "late_is_a_lie": "test_a_deadline_that_is_over_ends_the_verb_at_once",
+    "late_hangs": "test_a_deadline_that_is_over_ends_the_verb_at_once",
+    "close_forgets": "test_open_and_close_may_be_repeated",
+    "close_is_final": "test_open_and_close_may_be_repeated",
+    "one_loop": "test_event_loops_one_after_another",
+    "stale_reads": "test_a_load_sees_every_write_answered_before_it",
+    "cancel_shifts_replies": "test_cancelled_verbs_leave_the_store_in_step",
+    "mixes_up_replies": "test_two_hundred_at_once_get_their_own_answers",
+}
+
+
+def run_one(make: Make, name: str) -> None:
+    """Run one test of the suite on a new store."""
+    suite = ManualTime()
+    suite.clock = ManualClock()
+    asyncio.run(getattr(suite, name)(make(suite.clock)))
+
+
+@pytest.mark.parametrize(("flaw", "test"), CAUGHT_BY.items())
+def test_the_suite_catches(flaw: str, test: str) -> None:
+    """A store with this one flaw fails the test that is about it."""
+    with pytest.raises((AssertionError, RuntimeError, ValueError, KeyError, TimeoutError)):
+        run_one(functools.partial(Broken, **{flaw: True}), test)
+
+
+def test_every_flaw_is_tried() -> None:
+    """No flaw above is forgotten."""
+    flags = {field.name for field in dataclasses.fields(Broken)} - {"clock"}
+    assert flags == CAUGHT_BY.keys()
+
+
+SUITE = [name for name, _ in inspect.getmembers(StoreConformance) if name.startswith("test_")]
+
+
+@pytest.mark.parametrize("name", SUITE)
+def test_without_a_flaw_it_passes(name: str) -> None:
+    """It is the flaw that is caught, not the dict."""
+    run_one(Broken, name)
+
+
+class MixesTwoDeletes(Broken):
+    """A save that looks, waits and writes: a delete in between is undone."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock, save_is_two_steps=True)
+
+
+def test_the_suite_catches_a_resurrection() -> None:
+    """Check-then-write in a save brings back what a delete removed in between."""
+    with pytest.raises(AssertionError):
+        run_one(MixesTwoDeletes, "test_nothing_in_flight_brings_a_deleted_record_back")
