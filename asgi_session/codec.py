@@ -54,9 +54,10 @@ def encode(value: Any, key: str) -> bytes:
     """
     try:
         return _pack(value)
-    except (TypeError, ValueError, OverflowError, RecursionError, UnicodeEncodeError) as error:
-        check(value, key)
-        raise SessionSerializationError(f"session[{key!r}] cannot be stored: {error}", key=key) from error
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        problem = error
+    check(value, key)  # names the place, where it finds the same
+    raise SessionSerializationError(f"session[{key!r}] cannot be stored: {problem}", key=key) from problem
 
 
 def check(value: Any, key: str) -> None:

@@ -52,7 +52,9 @@ class Cookie:
         if name is None:
             name = "__Host-session" if https_only and path == "/" and domain is None else "session"
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ConfigurationError(f"session_cookie={name!r} is no cookie name: use letters, digits, - and _")
+            raise ConfigurationError(
+                f"session_cookie={name!r} is no cookie name: use letters, digits, - and _"
+            )
         if not isinstance(path, str) or not path.startswith("/") or not _ATTRIBUTE.fullmatch(path):
             raise ConfigurationError(f"path={path!r}: give a path that begins with / and has no ;")
         if domain is not None and (not domain or not _ATTRIBUTE.fullmatch(domain)):
@@ -73,7 +75,9 @@ class Cookie:
                 "https_only=True, path='/' and no domain. Change those, or the name"
             )
         if name.lower().startswith("__secure-") and not https_only:
-            raise ConfigurationError(f"session_cookie={name!r}: a name that begins with __Secure- needs https_only=True")
+            raise ConfigurationError(
+                f"session_cookie={name!r}: a name that begins with __Secure- needs https_only=True"
+            )
         self.name, self.path, self.domain = name, path, domain
         self.persistent, self.secure = persistent, https_only
         self._needle = name.encode()

@@ -12,7 +12,8 @@ from typing import Any, Final, Literal, Self
 from weakref import WeakKeyDictionary
 
 from asgi_session import record as records
-from asgi_session.changes import Intent, Kind, Mark, Verdict, own_keys
+from asgi_session import stores
+from asgi_session.changes import Changes, Intent, Kind, Mark, Verdict, own_keys
 from asgi_session.clock import Clock, system_clock
 from asgi_session.commits import Backoff, Base, Lanes, Pending, Settled, too_large
 from asgi_session.credentials import Fit, judge
@@ -28,7 +29,6 @@ from asgi_session.options import choice, milliseconds
 from asgi_session.record import Record
 from asgi_session.session import Owed, Session, Status
 from asgi_session.store import TAG_SIZE, Distrusts, Store
-from asgi_session.stores import store_from_url
 from asgi_session.token import Token, Tokens, is_selector, new_token
 
 logger: Final = logging.getLogger("asgi_session")
@@ -114,7 +114,7 @@ class SessionManager:
         self._tokens = Tokens(namespace, _keys(secret_key))
         self._on_event = on_event
         self._owns_store = isinstance(store, str)
-        self.store: Store = store_from_url(store) if isinstance(store, str) else _checked(store)
+        self.store: Store = stores.store_from_url(store) if isinstance(store, str) else _checked(store)
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
         self._recent: _Loop | None = None
 
@@ -177,7 +177,7 @@ class SessionManager:
 
     async def _load(self, session: Session) -> None:
         """Find the record of the session's cookie and attach it."""
-        credentials = session._credentials() if session._credentials is not None else ()
+        credentials = session._cookie.read(session._headers) if session._cookie is not None else ()
         if not credentials:
             session._attach(Status.NEW, None, None)
             return
@@ -346,8 +346,10 @@ class SessionManager:
         mark = session._mark
         if only_destroy:
             if mark is None or mark.kind is not Kind.DESTROY:
+                if session.modified:
+                    self._emit("dropped", session.id, reason="error", keys=list(session._watched))
                 return None
-            changes = {}
+            changes: Changes = {}
         else:
             changes = session._changes()
             if not changes and mark is None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NoReturn, SupportsIndex
@@ -31,6 +31,7 @@ from asgi_session.token import Token
 
 if TYPE_CHECKING:
     from asgi_session.commits import Base, Pending
+    from asgi_session.cookie import Cookie
     from asgi_session.manager import SessionManager
 
 # The class's name is what orjson and msgspec print when they meet it.
@@ -99,11 +100,17 @@ class Session(dict[str, Any]):
     _watched: dict[str, None]
     _replaced: list[tuple[str, Any, bytes]]
 
-    def __init__(self, manager: SessionManager, credentials: Callable[[], list[str]] | None) -> None:
-        """Not for users: the middleware and the manager make sessions."""
+    def __init__(
+        self,
+        manager: SessionManager,
+        cookie: Cookie | None = None,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """Not for users: the middleware makes sessions."""
         dict.__setitem__(self, _UNLOADED_KEY, UNDECODED)
         self._manager = manager
-        self._credentials = credentials
+        self._cookie = cookie
+        self._headers = headers
 
     # ---------------------------------------------------------------- loading and committing
 
