@@ -53,6 +53,16 @@ def test_fakeredis_answers(fakeredis_server: FakeredisServer) -> None:
     assert fakeredis_server.command("GET", "k") == b"v"
 
 
+async def test_fakeredis_survives_an_error_reply(fakeredis_server: FakeredisServer) -> None:
+    """A connection goes on after an error reply, as on a real server."""
+    async with LossyProxy(fakeredis_server) as proxy:
+        client = await connect(proxy)
+        client.send(("NONSENSE",), ("PING",))
+        assert (await client.line()).startswith(b"-ERR unknown command")
+        assert await client.line() == b"+PONG\r\n"
+        client.writer.close()
+
+
 def test_error_replies_raise(valkey: ServerProcess) -> None:
     """An error reply is an exception, so that no helper goes on silently."""
     with pytest.raises(hiredis.ReplyError, match="unknown command"):

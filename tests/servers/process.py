@@ -314,6 +314,29 @@ def start_redis62(*extra_args: str) -> ServerProcess:
     return server
 
 
+def _keeping_connections() -> type[Any]:
+    from fakeredis._clients._tcp_server import TCPFakeRequestHandler
+    from redis import RedisError
+
+    class Handler(TCPFakeRequestHandler):
+        """fakeredis drops the connection after every error reply; real servers do not."""
+
+        def setup(self) -> None:
+            super().setup()
+            client: Any = self.current_client
+            read = client.read_response
+
+            def read_response() -> Any:
+                try:
+                    return read()
+                except RedisError as error:
+                    return error
+
+            client.read_response = read_response
+
+    return Handler
+
+
 class FakeredisServer(Server):
     """fakeredis's TCP server in a thread. It has neither INFO nor MONITOR."""
 
@@ -321,6 +344,7 @@ class FakeredisServer(Server):
         from fakeredis import TcpFakeServer
 
         self._server = TcpFakeServer((HOST, 0))
+        self._server.RequestHandlerClass = _keeping_connections()
         self._server.daemon_threads = True
         super().__init__(HOST, self._server.server_address[1])
         # Polls for its end this often; the default of 0.5 s would be added to every `stop`.
