@@ -115,7 +115,7 @@ class SessionMiddleware:
             if store is not None or options:
                 given = ["store"] * (store is not None) + list(options)
                 raise ConfigurationError(
-                    f"SessionMiddleware got a manager and also {', '.join(given)}: give these to SessionManager"
+                    f"SessionMiddleware got a manager and also {', '.join(given)}: give them to SessionManager"
                 )
         elif store is None:
             raise ConfigurationError(
@@ -258,7 +258,7 @@ class SessionMiddleware:
             return headers
         if session._owed is Owed.COOKIE and session._token is not None and session._record is not None:
             left = (session._record.deadline - self.manager.clock()) // 1000
-            value = self.cookie.write(self.manager._tokens.write(session._token), max(left, 0))
+            value = self.cookie.write(self.manager.tokens.write(session._token), max(left, 0))
         else:
             value = self.cookie.delete()
         session._owed = Owed.NOTHING

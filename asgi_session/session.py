@@ -30,8 +30,8 @@ from asgi_session.record import Record
 from asgi_session.token import Token
 
 if TYPE_CHECKING:
-    from asgi_session.commits import Base, Pending
     from asgi_session.cookie import Cookie
+    from asgi_session.lanes import Base, Pending
     from asgi_session.manager import SessionManager
 
 # The class's name is what orjson and msgspec print when they meet it.

@@ -1,0 +1,254 @@
+"""Committing: from a session's changes to a save, and from its result back to the session."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from asgi_session import record as records
+from asgi_session.changes import Changes, Intent, Kind, Mark, Verdict, own_keys
+from asgi_session.errors import StoreUnavailable
+from asgi_session.expiry import expires_at
+from asgi_session.lanes import Backoff, Base, Pending, Settled, shutting_down, too_large
+from asgi_session.loading import Loader, begin_wait, drop, end_wait, gone, settled
+from asgi_session.loops import Loops
+from asgi_session.session import Owed, Session, Status
+from asgi_session.store import TAG_SIZE
+from asgi_session.token import new_token
+
+if TYPE_CHECKING:
+    from asgi_session.manager import SessionManager
+
+logger: Final = logging.getLogger("asgi_session")
+
+
+class Committer:
+    """Commits the sessions of one manager."""
+
+    def __init__(self, policy: SessionManager, loader: Loader, loops: Loops) -> None:
+        self._policy = policy
+        self._loader = loader
+        self._loops = loops
+
+    async def commit(self, session: Session, *, explicit: bool, only_destroy: bool = False) -> None:
+        """Commit what was changed, if anything.
+
+        Args:
+            session: whose.
+            explicit: the app asked and wants to know: a session that is gone is an error.
+            only_destroy: the request has failed: drop the changes, end the session if it was to end.
+        """
+        if session._pending is not None:
+            await settled(session)
+        pending = self.start(session, only_destroy=only_destroy)
+        if pending is None:
+            if explicit:
+                if session._status in (Status.DETACHED, Status.ENDED):
+                    raise gone()
+                self._loader.touch_if_due(session)
+            return
+        try:
+            await pending.wait()
+        finally:
+            end_wait(session, pending.deadline, self._policy.deadline)
+        if pending.error is not None:
+            raise pending.error
+        if explicit and pending.dropped:
+            raise gone()
+
+    def start(self, session: Session, *, only_destroy: bool = False) -> Pending | None:
+        """Take the session's changes and set their commit going; None when there is nothing to do."""
+        if session._status in (Status.UNLOADED, Status.ENDED):
+            return None
+        if session._replaced:
+            for key in session._stale_values():
+                self._policy.emit("stale_value", session.id, key=key)
+                logger.warning(
+                    "session[%r]: a value that refresh() had replaced was changed; that is lost", key
+                )
+        mark = session._mark
+        if only_destroy:
+            if mark is None or mark.kind is not Kind.DESTROY:
+                if session.modified:
+                    self._policy.emit("dropped", session.id, reason="error", keys=list(session._watched))
+                    session._watched, session._mark = {}, None
+                return None
+            changes: Changes = {}
+        else:
+            changes = session._changes()
+            if not changes and mark is None:
+                return None
+        pending = Pending(session, changes, mark, session._era, begin_wait(session, self._policy.deadline))
+        session._pending = pending
+        self._dispatch(pending)
+        return pending
+
+    def _dispatch(self, pending: Pending) -> None:
+        """Send a commit the way that the session's status asks for."""
+        session = pending.session
+        status = session._status
+        if status is Status.BLANK:
+            self._loops.current().spawn(self._load_then_dispatch(pending))
+            return
+        own = own_keys(pending.changes)
+        if session._sealed and own and (status is not Status.LIVE or pending.mark is not None):
+            self._refuse_late(pending)
+            own = {}
+        if status is Status.LIVE:
+            self._submit(pending)
+        elif status is Status.ANONYMOUS:
+            message = (
+                "the session could not be loaded, since the store was away, so it cannot be changed either"
+            )
+            self.fail(pending, StoreUnavailable(message, executed=False))
+        elif own and (status is Status.NEW or begins_anew(pending.mark)):
+            self._loops.current().spawn(self._create(pending, own))
+        else:
+            if status is Status.DETACHED:
+                self._drop(pending, "detached")
+            elif pending.mark is not None and pending.mark.kind is Kind.DESTROY:
+                session._status = Status.ENDED
+            self._finish(pending)
+
+    async def _load_then_dispatch(self, pending: Pending) -> None:
+        """Commit a session that was cleared or destroyed before it was loaded."""
+        try:
+            await self._loader.load(pending.session)
+        except BaseException as error:
+            self.fail(pending, error if isinstance(error, Exception) else shutting_down())
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._dispatch(pending)
+
+    def _submit(self, pending: Pending) -> None:
+        """Queue the commit for the session's record."""
+        session, mark = pending.session, pending.mark
+        record, token = session._record, session._token
+        assert record is not None and token is not None, "a live session has both"
+        digest = new_digest = b""
+        if mark is not None and not ends(pending):
+            pending.token = new_token(token.selector)
+            digest, new_digest = self._policy.tokens.digest(token), self._policy.tokens.digest(pending.token)
+        pending.base = Base(record, session._tag, session._expires_at)
+        pending.intent = Intent(pending.changes, record.epoch, mark, digest, new_digest)
+        self._loops.current().lanes.submit(token.selector, pending)
+
+    async def _create(self, pending: Pending, own: dict[str, bytes]) -> None:
+        """Create a new session of `own`, under a new selector."""
+        backoff = Backoff()
+        while True:
+            token = new_token()
+            now = self._policy.clock()
+            record = records.new_record(
+                now=now,
+                idle=self._policy.idle,
+                absolute=self._policy.absolute,
+                digest=self._policy.tokens.digest(token),
+                check=self._policy.tokens.check(token.selector),
+                entries=own,
+            )
+            data = records.encode(record)
+            if len(data) > self._policy.max_size:
+                self.fail(pending, too_large(len(data), self._policy.max_size))
+                return
+            expires = expires_at(now, self._policy.unconfirmed, record.deadline)
+            try:
+                created = await self._policy.store.create(
+                    token.selector, data, expires, deadline=pending.deadline
+                )
+            except StoreUnavailable as error:
+                # Whether it was executed does not matter: the cookie has not left, so nobody knows
+                # that selector, and the next try takes another.
+                if error.executed is False or time.monotonic() >= pending.deadline:
+                    self.fail(pending, error)
+                    return
+                await backoff.pause(pending.deadline)
+            except BaseException as error:
+                self.fail(pending, error if isinstance(error, Exception) else shutting_down())
+                raise
+            else:
+                if created:
+                    break
+        session = pending.session
+        pending.token = token
+        session._reborn(token, Base(record, data[:TAG_SIZE], expires), pending)
+        self._policy.emit("created", token.selector)
+        self._finish(pending)
+
+    def settle(self, pending: Pending, settled: Settled) -> None:
+        """Note in the session what became of a commit that reached the store."""
+        session, mark = pending.session, pending.mark
+        if settled.verdict is None or settled.verdict is Verdict.OVERTAKEN:
+            own = own_keys(pending.changes)
+            if own and begins_anew(mark) and not session._sealed:
+                # A login must not be lost because the session it began on has ended meanwhile.
+                self._loops.current().spawn(self._create(pending, own))
+                return
+            self._drop(pending, "gone" if settled.verdict is None else "overtaken")
+            self._finish(pending)
+            return
+        base, token = settled.base, session._token
+        assert base is not None and token is not None, "an applied commit has a record"
+        if ends(pending):
+            session._status = Status.ENDED if mark is not None and mark.kind is Kind.DESTROY else Status.NEW
+            session._record = session._token = None
+            session._owed = Owed.DELETION
+            self._policy.emit("ended", token.selector)
+        else:
+            session._committed(pending.changes, pending.era, base.record, merged=settled.merged)
+            session._tag, session._expires_at = base.tag, base.expires_at
+            self._policy.emit("saved", token.selector, keys=list(pending.changes), tries=settled.tries)
+            if settled.merged:
+                self._policy.emit("merged", token.selector, tries=settled.tries)
+            if settled.verdict is Verdict.APPLIED_WITHOUT_ROTATION:
+                self._policy.emit("dropped", token.selector, reason="rotated already", keys=[])
+            elif pending.token is not None:
+                session._token = pending.token
+                session._owed = Owed.COOKIE
+                self._policy.emit("rotated", token.selector)
+        self._finish(pending)
+
+    def fail(self, pending: Pending, error: Exception) -> None:
+        """Note that a commit failed; does nothing for one that has a result."""
+        if not pending.done:
+            self._policy.emit("failed", pending.session.id, error=error)
+            pending.session._pending = None
+            pending.finish(error)
+
+    def _finish(self, pending: Pending) -> None:
+        session = pending.session
+        if session._mark is pending.mark:
+            session._mark = None
+        session._pending = None
+        pending.finish()
+
+    def _drop(self, pending: Pending, reason: str) -> None:
+        pending.dropped = True
+        drop(self._policy, pending.session, reason, list(pending.changes))
+
+    def _refuse_late(self, pending: Pending) -> None:
+        """Report data that cannot be kept: its cookie can no longer reach the client."""
+        keys = list(pending.changes)
+        logger.error(
+            "session keys %s were set after the response had started, and need a new cookie: they are lost. "
+            "Set something in the session, or commit it, before the response starts",
+            keys,
+        )
+        self._policy.emit("dropped", pending.session.id, reason="late", keys=keys)
+        pending.changes = {}
+        pending.dropped = True
+
+
+def begins_anew(mark: Mark | None) -> bool:
+    """Whether a commit may go on under a new selector when its record is gone or has moved on."""
+    return mark is not None and mark.kind in (Kind.ROTATE, Kind.CLEAR)
+
+
+def ends(pending: Pending) -> bool:
+    """Whether a commit leaves an ended session behind."""
+    mark = pending.mark
+    return mark is not None and (
+        mark.kind is Kind.DESTROY or (mark.kind is Kind.CLEAR and not pending.changes)
+    )

@@ -1,0 +1,194 @@
+"""Loading: from a request's cookies to a session's record; refreshing, touching."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from asgi_session import record as records
+from asgi_session.credentials import Fit, judge
+from asgi_session.errors import SessionCorrupt, SessionError, SessionGone, StoreUnavailable
+from asgi_session.expiry import touch_due
+from asgi_session.lanes import Base
+from asgi_session.loops import Loops, LoopState
+from asgi_session.record import Record
+from asgi_session.session import Session, Status
+from asgi_session.store import Distrusts
+from asgi_session.token import Token
+
+if TYPE_CHECKING:
+    from asgi_session.manager import SessionManager
+
+MAX_CANDIDATES: Final = 3
+"""How many cookies of our name one request may make us look at."""
+
+
+class Loader:
+    """Loads the sessions of one manager."""
+
+    def __init__(self, policy: SessionManager, loops: Loops) -> None:
+        self._policy = policy
+        self._loops = loops
+
+    async def load(self, session: Session) -> None:
+        """Find the record of the session's cookie and attach it."""
+        credentials = session._cookie.read(session._headers) if session._cookie is not None else ()
+        if not credentials:
+            session._attach(Status.NEW, None, None)
+            return
+        deadline = begin_wait(session, self._policy.deadline)
+        try:
+            found = await self._find(credentials, deadline)
+        except StoreUnavailable as error:
+            self._policy.emit("unavailable", None, error=error)
+            if self._policy.on_unavailable == "fail":
+                raise
+            session._attach(Status.ANONYMOUS, None, None)
+            return
+        finally:
+            end_wait(session, deadline, self._policy.deadline)
+        if isinstance(found, Status):
+            session._attach(found, None, None)
+            return
+        token, base = found
+        session._attach(Status.LIVE, token, base.record)
+        session._tag, session._expires_at = base.tag, base.expires_at
+        self.touch_if_due(session)
+
+    async def _find(self, credentials: Sequence[str], deadline: float) -> tuple[Token, Base] | Status:
+        """Return the first credential that verifies and its record, else NEW or DETACHED."""
+        status = Status.NEW
+        for text in credentials[:MAX_CANDIDATES]:
+            token = self._policy.tokens.read(text)
+            if token is None:
+                self._policy.emit("malformed", None)
+                continue
+            stored = await self._policy.store.load(token.selector, deadline=deadline)
+            if stored is None:
+                self._policy.emit("unknown", token.selector)
+                continue
+            try:
+                record = self.decode(token.selector, stored.data)
+                fit = self._judge(record, token, stored.expires_at)
+            except SessionCorrupt:
+                if self._policy.on_corrupt == "raise":
+                    raise
+                continue
+            if fit is Fit.OPENS:
+                return token, Base(record, stored.tag, stored.expires_at)
+            if fit is Fit.RETIRED:
+                status = Status.DETACHED
+        return status
+
+    def _judge(self, record: Record, token: Token, expires: int) -> Fit:
+        """Tell how `token` fits `record`, and report what is odd about it."""
+        fit = judge(record, token, expires, self._policy.clock(), self._policy.tokens)
+        if fit is Fit.OPENS_IN_GRACE:
+            self._policy.emit("retired", token.selector, opens=True)
+            return Fit.OPENS
+        if fit is Fit.RETIRED:
+            self._policy.emit("retired", token.selector, opens=False)
+        elif fit is Fit.UNKNOWN:
+            self._policy.emit("unknown", token.selector)
+        elif fit is Fit.ANOTHERS:
+            self._policy.emit("corrupt", token.selector)
+            if isinstance(self._policy.store, Distrusts):
+                self._policy.store.distrust(token.selector)
+            raise SessionCorrupt(
+                f"session {token.selector}: the store answered with the record of another session"
+            )
+        return fit
+
+    def decode(self, key: str, data: bytes) -> Record:
+        """Read a record; `SessionCorrupt` names the session, and its bytes stay in the store."""
+        try:
+            return records.decode(data)
+        except SessionCorrupt as error:
+            self._policy.emit("corrupt", key)
+            raise SessionCorrupt(f"session {key}: {error}") from error.__cause__
+
+    async def refresh(self, session: Session) -> None:
+        """Take over the newest record under the session's uncommitted changes."""
+        await settled(session)
+        record, token = session._record, session._token
+        if record is None or token is None:
+            if session._status is Status.NEW:
+                return
+            raise gone()
+        deadline = begin_wait(session, self._policy.deadline)
+        try:
+            stored = await self._policy.store.load(token.selector, deadline=deadline)
+        finally:
+            end_wait(session, deadline, self._policy.deadline)
+        newest = None
+        if stored is not None and stored.expires_at > self._policy.clock():
+            newest = self.decode(token.selector, stored.data)
+        if newest is None or stored is None or newest.epoch != record.epoch:
+            drop(self._policy, session, "gone" if newest is None else "overtaken")
+            raise gone()
+        if session._record is record:  # else a commit has overtaken this load
+            session._refreshed(newest)
+            session._tag, session._expires_at = stored.tag, stored.expires_at
+        self.touch_if_due(session)
+
+    def touch_if_due(self, session: Session) -> None:
+        """Send a touch if one is due. Nobody waits for it and its failure is only an event."""
+        record, token = session._record, session._token
+        if record is None or token is None:
+            return
+        due = touch_due(session._expires_at, self._policy.clock(), record.idle, record.deadline)
+        loop = self._loops.current()
+        if due is not None and token.selector not in loop.touching:
+            loop.touching.add(token.selector)
+            loop.spawn(self._touch(loop, token.selector, due, session._tag))
+            session._expires_at = due
+
+    async def _touch(self, loop: LoopState, key: str, expires: int, tag: bytes) -> None:
+        try:
+            done = await self._policy.store.touch(
+                key, expires, expect=tag, deadline=time.monotonic() + self._policy.deadline
+            )
+        except SessionError as error:
+            self._policy.emit("touch_failed", key, error=error)
+        else:
+            if done:
+                self._policy.emit("touched", key, expires_at=expires)
+        finally:
+            loop.touching.discard(key)
+
+
+async def settled(session: Session) -> None:
+    """Wait for the commit of this session that is on its way, if there is one."""
+    while session._pending is not None:
+        await session._pending.wait()
+
+
+def begin_wait(session: Session, whole: float) -> float:
+    """Begin to wait on the store; return by when that must end, as `time.monotonic`.
+
+    Args:
+        session: whose request waits.
+        whole: seconds that one request may wait in all.
+    """
+    if session._sealed:
+        session._waited = 0.0  # no response waits any more: every operation has the whole of it
+    return time.monotonic() + whole - session._waited
+
+
+def end_wait(session: Session, deadline: float, whole: float) -> None:
+    """Note how much of what one request may wait is used up."""
+    session._waited = max(session._waited, whole - (deadline - time.monotonic()))
+
+
+def gone() -> SessionGone:
+    """Return the error for a session that can no longer be saved to."""
+    return SessionGone(
+        "this session has ended, was revoked, has expired or has moved on to another credential"
+    )
+
+
+def drop(policy: SessionManager, session: Session, reason: str, keys: Sequence[str] = ()) -> None:
+    """Detach a session whose record is gone or has moved on, and tell what was dropped with it."""
+    policy.emit("dropped", session.id, reason=reason, keys=list(keys))
+    session._detach()

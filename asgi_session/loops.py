@@ -1,0 +1,59 @@
+"""What a manager keeps per event loop, and the tasks that it owns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from asgi_session.lanes import Lanes
+
+
+class LoopState:
+    """What belongs to one event loop."""
+
+    __slots__ = ("__weakref__", "lanes", "tasks", "touching")
+
+    def __init__(self) -> None:
+        self.lanes: Lanes
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.touching: set[str] = set()  # selectors with a touch on its way
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` in a task that no request can cancel and that `drain` waits for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def drain(self) -> None:
+        """Wait for the tasks; they end with their deadlines."""
+        while self.tasks:
+            await asyncio.wait(list(self.tasks))
+
+
+class Loops:
+    """The states of the event loops that use a manager, one after another or in several threads.
+
+    Neither keeps a loop alive: a test suite makes one per test.
+    """
+
+    __slots__ = ("_make_lanes", "_recent", "_states")
+
+    def __init__(self, make_lanes: Callable[[LoopState], Lanes]) -> None:
+        self._make_lanes = make_lanes
+        self._states: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopState] = WeakKeyDictionary()
+        self._recent: tuple[ref[asyncio.AbstractEventLoop], LoopState] | None = None
+
+    def current(self) -> LoopState:
+        """Return the running loop's state."""
+        running = asyncio.get_running_loop()
+        recent = self._recent
+        if recent is not None and recent[0]() is running:
+            return recent[1]
+        state = self._states.get(running)
+        if state is None:
+            state = self._states[running] = LoopState()
+            state.lanes = self._make_lanes(state)
+        self._recent = (ref(running), state)
+        return state
