@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 import inspect
 import random
 import time
@@ -408,11 +407,17 @@ def run_one(make: Make, name: str) -> None:
     asyncio.run(getattr(suite, name)(make(suite.clock)))
 
 
+def broken(clock: ManualClock, flaw: str) -> Broken:
+    store = Broken(clock)
+    setattr(store, flaw, True)
+    return store
+
+
 @pytest.mark.parametrize(("flaw", "test"), CAUGHT_BY.items())
 def test_the_suite_catches(flaw: str, test: str) -> None:
     """A store with this one flaw fails the test that is about it."""
     with pytest.raises((AssertionError, RuntimeError, ValueError, KeyError, TimeoutError)):
-        run_one(functools.partial(Broken, **{flaw: True}), test)
+        run_one(lambda clock: broken(clock, flaw), test)
 
 
 def test_every_flaw_is_tried() -> None:

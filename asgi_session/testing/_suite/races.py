@@ -121,7 +121,7 @@ class RaceTests(Suite):
             tasks = [asyncio.create_task(record.load()) for record, _ in records for _ in range(2)]
             await _some_moments(rng)
             cancelled = {task for task in tasks if rng.random() < 0.5 and task.cancel()}
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.timeout + 1):
                 results = await asyncio.gather(*tasks, return_exceptions=True)
             for index, (task, result) in enumerate(zip(tasks, results, strict=True)):
                 expected = records[index // 2][1]
@@ -140,7 +140,7 @@ class RaceTests(Suite):
             task = asyncio.create_task(record.save(new, self.far(), stored.tag))
             await _some_moments(rng)
             task.cancel()
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.timeout + 1):
                 await asyncio.gather(task, return_exceptions=True)
             current = await record.get()
             assert current.data in (old, new)
@@ -162,7 +162,7 @@ class RaceTests(Suite):
                 task = asyncio.create_task(verb)
                 await _some_moments(rng)
                 task.cancel()
-                async with asyncio.timeout(self.timeout):
+                async with asyncio.timeout(self.timeout + 1):
                     await asyncio.gather(task, return_exceptions=True)
                 stored = await record.load()
                 assert stored is None or stored.data == data
