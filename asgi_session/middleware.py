@@ -115,7 +115,7 @@ class SessionMiddleware:
             if store is not None or options:
                 given = ["store"] * (store is not None) + list(options)
                 raise ConfigurationError(
-                    f"SessionMiddleware got a manager and also {', '.join(given)}: give them to SessionManager"
+                    f"SessionMiddleware got a manager and also {', '.join(given)}: give SessionManager these"
                 )
         elif store is None:
             raise ConfigurationError(
@@ -267,8 +267,8 @@ class SessionMiddleware:
         if self.cookie.secure and not self._warned and scope.get("scheme") in ("http", "ws"):
             self._warned = True
             logger.warning(
-                "a Secure session cookie was set over plain http: browsers other than on localhost will drop it. "
-                "Serve https, have the proxy's X-Forwarded-Proto trusted, or, for development, https_only=False"
+                "a Secure session cookie was set over plain http: browsers drop it, other than on localhost. "
+                "Serve https, trust the proxy's X-Forwarded-Proto, or, for development, set https_only=False"
             )
         return headers
 
@@ -417,6 +417,6 @@ def _refuse_second(app: Any, name: str) -> None:
 def _refuse_same(one: str, other: str) -> None:
     if one == other:
         raise ConfigurationError(
-            f"two SessionMiddleware share the cookie {one!r}: each would undo the other's. Remove one, or give "
-            "it another session_cookie"
+            f"two SessionMiddleware share the cookie {one!r}: each would undo the other's. Remove one, or "
+            "give it another session_cookie"
         )
