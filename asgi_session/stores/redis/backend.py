@@ -36,9 +36,10 @@ class Backend(Protocol):
         ...
 
 
-def unavailable(command: Command, why: Failure) -> NoReturn:
-    """Raise for a command that did not get through."""
-    raise StoreUnavailable(f"{command.verb}: {why.why}", executed=why.executed)
+def unavailable(command: Command, why: Failure, told: str = "") -> NoReturn:
+    """Raise for a command that did not get through; `told` is the last thing that a server said."""
+    before = f" (before that: {told})" if told and told not in why.why else ""
+    raise StoreUnavailable(f"{command.verb}: {why.why}{before}", executed=why.executed)
 
 
 def refused(command: Command, where: str, error: hiredis.ReplyError) -> NoReturn:

@@ -87,6 +87,7 @@ class Cluster:
         """Send, follow and retry until there is an answer."""
         slot = crc_hqx(command.key.encode(), 0) & 16383
         tries = redirects = 0
+        told = ""
         asked: Node | None = None  # the node that an ASK named
         while True:
             node = asked or self._slots[slot]
@@ -104,7 +105,8 @@ class Cluster:
                         unavailable(command, failure)
                     asked = None
                 elif isinstance(reply, hiredis.ReplyError):
-                    failure = Failure(f"{node.where} answered: {reply}", False)
+                    told = f"{node.where} answered: {reply}"
+                    failure = Failure(told, False)
                     found = kind(reply)
                     if found is Kind.REFUSED:
                         refused(command, node.where, reply)
@@ -122,7 +124,7 @@ class Cluster:
                     return reply
             tries += 1
             if not await backoff.pause(tries, deadline):
-                unavailable(command, failure)
+                unavailable(command, failure, told)
 
     async def _try(self, command: Command, node: Node, deadline: float, *, asking: bool) -> Any:
         attempt = min(deadline, monotonic() + self._timeout)

@@ -212,6 +212,8 @@ class Connection(asyncio.Protocol):
 
     def _start_watch(self) -> None:
         self._swept = monotonic()
+        if not self._pending:
+            self._quiet_since = self._swept
         self._watch = self._loop.call_later(_TICK, self._sweep)
 
     def _sweep(self) -> None:

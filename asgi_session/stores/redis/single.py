@@ -34,6 +34,7 @@ class Single:
     async def execute(self, command: Command, deadline: float) -> Any:
         """Send until there is an answer."""
         tries = 0
+        told = ""
         while True:
             connection: Connection | Failure | None = self._node.connection
             if connection is None:
@@ -57,7 +58,8 @@ class Single:
                         command.with_script_text()
                     elif found is Kind.RECONNECT:
                         self._node.reconnect(connection)
-                    failure = Failure(f"{connection.where} answered: {reply}", False)
+                    told = f"{connection.where} answered: {reply}"
+                    failure = Failure(told, False)
                     if found is Kind.NOSCRIPT and tries == 0:
                         tries = 1
                         continue
@@ -65,7 +67,7 @@ class Single:
                     return reply
             tries += 1
             if not await backoff.pause(tries, deadline):
-                unavailable(command, failure)
+                unavailable(command, failure, told)
 
     def distrust(self, key: str) -> None:
         """Drop the connection."""
