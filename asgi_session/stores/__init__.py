@@ -1,1 +1,65 @@
 """The stores. Each knows the contract and its own service, neither the core nor another store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from asgi_session.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from asgi_session.store import Store
+    from asgi_session.stores.memory import MemoryStore
+    from asgi_session.stores.redis import RedisStore
+
+_REDIS_SCHEMES = (
+    "redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel",
+)  # fmt: skip
+
+
+def store_from_url(url: str, **options: Any) -> Store:
+    """Make the store that a URL names.
+
+    Args:
+        url: ``memory://``, ``redis://host:port/db``, ``redis+cluster://host:port,host:port``,
+            ``redis+sentinel://host:port,host:port/service``, each also as ``rediss...`` with TLS, or
+            ``unix:///path/to.sock``.
+        **options: of the store's class.
+
+    Raises:
+        ConfigurationError: no such scheme, or the URL is wrong; says what to change.
+    """
+    scheme = url.partition(":")[0].lower()
+    if scheme == "memory":
+        from asgi_session.stores.memory import MemoryStore
+
+        _refuse_parts_of_memory_url(url)
+        return MemoryStore(**options)
+    if scheme in _REDIS_SCHEMES:
+        from asgi_session.stores.redis import RedisStore
+
+        return RedisStore.from_url(url, **options)
+    known = ", ".join(f"{name}://" for name in ("memory", *_REDIS_SCHEMES))
+    raise ConfigurationError(f"no store has URLs that begin with {scheme[:20]!r}. Known are {known}")
+
+
+def _refuse_parts_of_memory_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.netloc or parts.path.strip("/") or parse_qs(parts.query):
+        raise ConfigurationError("memory:// takes no host, path or query; for options use MemoryStore(...)")
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported above: `import asgi_session` must not import redis.
+    if name == "MemoryStore":
+        from asgi_session.stores.memory import MemoryStore
+
+        return MemoryStore
+    if name == "RedisStore":
+        from asgi_session.stores.redis import RedisStore
+
+        return RedisStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["MemoryStore", "RedisStore", "store_from_url"]
