@@ -126,6 +126,23 @@ def test_servers_die_with_a_killed_parent(tmp_path: Path) -> None:
         wait_until("the server is gone", lambda: not exists(pid) or zombie(pid))
 
 
+def test_servers_outlive_a_forked_child(tmp_path: Path) -> None:
+    """A child made by fork that exits in the ordinary way takes no server with it."""
+    code = """
+import os, sys
+from tests.servers import start_valkey
+server = start_valkey()
+if (child := os.fork()) == 0:
+    sys.exit()
+os.waitpid(child, 0)
+print(server.command("PING"), (server.directory / "log").exists())
+"""
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert ran.stdout == "b'PONG' True\n", ran.stderr
+    assert list(tmp_path.iterdir()) == [], "the parent removes what its server left"
+
+
 def zombie(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as stat:

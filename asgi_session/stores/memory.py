@@ -13,7 +13,7 @@ from asgi_session.store import GONE, TAG_SIZE, Conflict, Saved, SaveResult, Stor
 _log = logging.getLogger(__name__)
 
 _SWEEP = 16
-"""Expired records removed by one write at most: more than it adds, yet soon done."""
+"""Queue entries that one write looks at: more than it adds, yet soon done."""
 
 
 class MemoryStore:
@@ -178,17 +178,20 @@ class MemoryStore:
         return None
 
     def _sweep(self, now: int, *, limit: int | None) -> None:
-        removed = 0
-        while self._queue and self._queue[0][0] <= now and removed != limit:
-            first = self._first()
-            if first is None:
-                return
-            key, stored = first
-            if stored.expires_at > now:
-                heapq.heappush(self._queue, (stored.expires_at, key))
-                continue
-            self._remove(key)
-            removed += 1
+        while self._queue and self._queue[0][0] <= now and limit != 0:
+            due, key = self._queue[0]
+            stored = self._records.get(key)
+            if stored is not None and self._due[key] == due:
+                if stored.expires_at > now:
+                    self._due[key] = stored.expires_at
+                    heapq.heapreplace(self._queue, (stored.expires_at, key))
+                else:
+                    heapq.heappop(self._queue)
+                    self._remove(key)
+            else:
+                heapq.heappop(self._queue)
+            if limit is not None:
+                limit -= 1
 
     def _make_room(self, keep: str, now: int) -> None:
         kept: Stored | None = None

@@ -186,6 +186,8 @@ os.execv(sys.argv[2], sys.argv[2:])
 # The kernel sends the death signal when the *thread* that forked ends: so one that lasts does it.
 _spawner = ThreadPoolExecutor(1, "server-spawner")
 _running: set[ServerProcess] = set()
+# A forked child that exits must leave its parent's servers alone.
+os.register_at_fork(after_in_child=_running.clear)
 
 
 def _spawn(command: list[str], directory: Path) -> subprocess.Popen[bytes]:

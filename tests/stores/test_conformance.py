@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
+import os
 import random
+import re
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
@@ -91,11 +96,48 @@ class TestRedisStoreOnCluster(StoreConformance):
         await store.close()
 
 
+THIRD_PARTY = """
+import pytest
+from asgi_session.stores.memory import MemoryStore
+from asgi_session.testing import StoreConformance
+
+class Wrong(MemoryStore):
+    async def delete(self, key, *, deadline):
+        await super().delete(key, deadline=deadline)
+        return 17
+
+@pytest.mark.{mark}
+class TestWrong(StoreConformance):
+    @pytest.fixture
+    def store(self):
+        return Wrong()
+"""
+
+
+@pytest.mark.parametrize(("mark", "off"), [("asyncio", "anyio"), ("anyio", "asyncio")])
+def test_other_projects_can_run_the_suite(mark: str, off: str, tmp_path: Path) -> None:
+    """With either plugin in its strict mode the suite runs, and a failure shows the values compared."""
+    (tmp_path / "test_it.py").write_text(THIRD_PARTY.format(mark=mark))
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    if mark == "anyio":
+        (tmp_path / "conftest.py").write_text(
+            "import pytest\n@pytest.fixture\ndef anyio_backend(): return 'asyncio'"
+        )
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", f"no:{off}", "-p", "no:cacheprovider", "-k", "delete or load"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "assert 17 is True" in run.stdout, run.stdout
+    assert "test_load_of_a_missing_record" not in run.stdout, run.stdout
+    assert re.search(r"\d+ failed, \d+ passed, \d+ deselected", run.stdout), run.stdout
+
+
 def test_importing_the_suite_needs_no_pytest() -> None:
     """Apps may use clock and faults without pytest, so nothing below `testing` imports it by itself."""
-    import subprocess
-    import sys
-
     code = "import asgi_session.testing, sys; sys.exit('pytest' in sys.modules or 'redis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
