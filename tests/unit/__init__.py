@@ -1,0 +1,1 @@
+"""Tests of the pure modules, and of the session over a store in memory."""
