@@ -57,7 +57,7 @@ class Cookie:
             )
         if not isinstance(path, str) or not path.startswith("/") or not _ATTRIBUTE.fullmatch(path):
             raise ConfigurationError(f"path={path!r}: give a path that begins with / and has no ;")
-        if domain is not None and (not domain or not _ATTRIBUTE.fullmatch(domain)):
+        if domain is not None and not (isinstance(domain, str) and _ATTRIBUTE.fullmatch(domain)):
             raise ConfigurationError(f"domain={domain!r}: give a host name such as 'example.org', or None")
         if isinstance(same_site, str):
             same_site = same_site.lower()  # type: ignore[assignment]

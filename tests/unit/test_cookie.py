@@ -1,0 +1,175 @@
+"""The cookie: what is read from requests, and what is written into responses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asgi_session.cookie import MAX_AGE_LIMIT, Cookie, keep_out_of_caches, vary_on_cookie
+from asgi_session.errors import ConfigurationError
+
+
+def read(*lines: bytes, name: str = "session") -> list[str]:
+    return Cookie(name=name).read([(b"cookie", line) for line in lines])
+
+
+@pytest.mark.parametrize(
+    ("lines", "values"),
+    [
+        ([], []),
+        ([b""], []),
+        ([b"session=a"], ["a"]),
+        ([b"session="], [""]),
+        ([b"session"], []),
+        ([b"other=1; session=a; more=2"], ["a"]),
+        ([b"session=a; session=b"], ["a", "b"]),
+        ([b"session=a", b"x=y", b"session=b"], ["a", "b"]),
+        ([b"xsession=a; session2=b; session-=c; x-session=d"], []),
+        ([b"xsession=a; session=b"], ["b"]),
+        ([b"x=session=a"], []),
+        ([b"SESSION=a; Session=b"], []),
+        ([b'session="a"'], ["a"]),
+        ([b"  session=a  ;\tsession=b\t"], ["a", "b"]),
+        ([b"session=a;session=b;;; ;"], ["a", "b"]),
+        ([b"session=a=b"], ["a=b"]),
+        ([b"session=\xe4\xff"], ["\xe4\xff"]),
+        ([b"\xff\xfe=1; session=a"], ["a"]),
+        ([b"session=" + b"a" * 100_000], ["a" * 100_000]),
+        ([b"x=" + b"y" * 100_000 + b"; session=a"], ["a"]),
+    ],
+)
+def test_reading(lines: list[bytes], values: list[str]) -> None:
+    """All cookies of exactly our name are read, in their order, whatever stands around them."""
+    assert read(*lines) == values
+
+
+def test_reading_looks_at_cookie_headers_only() -> None:
+    """A header of another name never passes for a cookie."""
+    assert Cookie(name="session").read([(b"x-cookie", b"session=a"), (b"set-cookie", b"session=b")]) == []
+
+
+@given(st.lists(st.binary(max_size=60), max_size=5))
+def test_reading_never_raises(lines: list[bytes]) -> None:
+    """Any bytes are read or passed over."""
+    assert all(isinstance(value, str) for value in read(*lines))
+
+
+@given(st.lists(st.text("ab=_-.", max_size=5), max_size=4))
+def test_reading_finds_every_one(values: list[str]) -> None:
+    """What several cookies of our name hold arrives complete and in order."""
+    line = b"; ".join(b"session=" + value.encode() for value in values)
+    assert read(line) == values
+
+
+@pytest.mark.parametrize(
+    ("options", "attributes"),
+    [
+        ({}, "__Host-session=V; Max-Age=60; Path=/; HttpOnly; Secure; SameSite=Lax"),
+        ({"persistent": False}, "__Host-session=V; Path=/; HttpOnly; Secure; SameSite=Lax"),
+        ({"https_only": False}, "session=V; Max-Age=60; Path=/; HttpOnly; SameSite=Lax"),
+        ({"path": "/app"}, "session=V; Max-Age=60; Path=/app; HttpOnly; Secure; SameSite=Lax"),
+        (
+            {"domain": "example.org"},
+            "session=V; Max-Age=60; Path=/; Domain=example.org; HttpOnly; Secure; SameSite=Lax",
+        ),
+        ({"name": "sid"}, "sid=V; Max-Age=60; Path=/; HttpOnly; Secure; SameSite=Lax"),
+        (
+            {"same_site": "none", "partitioned": True},
+            "__Host-session=V; Max-Age=60; Path=/; HttpOnly; Secure; SameSite=None; Partitioned",
+        ),
+        ({"same_site": "Strict"}, "__Host-session=V; Max-Age=60; Path=/; HttpOnly; Secure; SameSite=Strict"),
+        (
+            {"name": "__Secure-s", "domain": "example.org"},
+            "__Secure-s=V; Max-Age=60; Path=/; Domain=example.org; HttpOnly; Secure; SameSite=Lax",
+        ),
+    ],
+)
+def test_writing(options: dict[str, Any], attributes: str) -> None:
+    """Set-Cookie carries exactly these attributes; deleting it repeats every one of them."""
+    cookie = Cookie(**options)
+    assert cookie.write("V", 60).decode() == attributes
+    name, _, rest = attributes.partition("=V")
+    expected = f"{name}=; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT{rest.replace('; Max-Age=60', '')}"
+    assert cookie.delete().decode() == expected
+
+
+def test_what_is_written_is_read() -> None:
+    """A browser that sends back name and value is understood."""
+    cookie = Cookie()
+    pair = cookie.write("abc.def", 60).split(b";")[0]
+    assert cookie.read([(b"cookie", pair)]) == ["abc.def"]
+
+
+def test_max_age_is_capped() -> None:
+    """Max-Age never exceeds the 400 days that browsers keep."""
+    assert b"; Max-Age=34560000;" in Cookie().write("V", 10**9)
+    assert MAX_AGE_LIMIT == 34_560_000
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"name": ""}, "letters"),
+        ({"name": "a b"}, "letters"),
+        ({"name": "a=b"}, "letters"),
+        ({"name": "a;b"}, "letters"),
+        ({"name": "sess\n"}, "letters"),
+        ({"name": "sitzüng"}, "letters"),
+        ({"name": 5}, "letters"),
+        ({"path": ""}, "begins with /"),
+        ({"path": "app"}, "begins with /"),
+        ({"path": "/a;b"}, "has no ;"),
+        ({"path": "/a\nSet-Cookie: x=y"}, "begins with /"),
+        ({"path": None}, "begins with /"),
+        ({"domain": ""}, "example.org"),
+        ({"domain": "a;b"}, "example.org"),
+        ({"domain": "a\r\n"}, "example.org"),
+        ({"domain": 5}, "example.org"),
+        ({"same_site": "sometimes"}, "'lax', 'strict', 'none'"),
+        ({"same_site": None}, "'lax', 'strict', 'none'"),
+        ({"same_site": "none", "https_only": False}, "Set https_only=True, or same_site='lax'"),
+        ({"partitioned": True, "https_only": False}, "needs https_only=True"),
+        ({"name": "__Host-s", "https_only": False}, "https_only=True, path='/' and no domain"),
+        ({"name": "__Host-s", "path": "/app"}, "path='/'"),
+        ({"name": "__host-s", "domain": "example.org"}, "no domain"),
+        ({"name": "__Secure-s", "https_only": False}, "needs https_only=True"),
+    ],
+)
+def test_contradictions_are_refused(options: dict[str, Any], advice: str) -> None:
+    """What browsers would refuse is refused when the app is built, and the error says what to change."""
+    with pytest.raises(ConfigurationError) as caught:
+        Cookie(**options)
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], [(b"vary", b"Cookie")]),
+        ([(b"x", b"y")], [(b"x", b"y"), (b"vary", b"Cookie")]),
+        ([(b"vary", b"Accept")], [(b"vary", b"Accept, Cookie")]),
+        ([(b"Vary", b"accept-encoding, COOKIE")], [(b"Vary", b"accept-encoding, COOKIE")]),
+        ([(b"vary", b"*")], [(b"vary", b"*")]),
+        ([(b"vary", b"Cookie2")], [(b"vary", b"Cookie2, Cookie")]),
+    ],
+)
+def test_vary(before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]]) -> None:
+    """Vary names Cookie once, whatever the app has set."""
+    vary_on_cookie(before)
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], [(b"cache-control", b"no-store")]),
+        ([(b"Cache-Control", b"private")], [(b"Cache-Control", b"private")]),
+    ],
+)
+def test_cache_control(before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]]) -> None:
+    """A response with a cookie is kept out of caches, unless the app has said otherwise."""
+    keep_out_of_caches(before)
+    assert before == after
