@@ -68,6 +68,8 @@ def check(value: Any, key: str) -> None:
     Raises:
         SessionSerializationError: names key, place and type.
     """
+    if not key.isascii():
+        _check(key, key, " (the key itself)", 1)
     if type(value) not in _SCALARS or type(value) is datetime:
         _check(value, key, "", 1)
 
@@ -129,7 +131,11 @@ def _extension(value: Any) -> msgpack.ExtType:
 def _datetime_text(value: datetime) -> str:
     zone = value.tzinfo
     fold = "/1" if value.fold else ""
-    if zone is None or type(zone) is timezone:
+    if zone is None or zone is UTC:
+        return value.isoformat() + fold
+    if type(zone) is timezone:
+        if zone.utcoffset(None).microseconds:  # datetime.fromisoformat would drop it
+            raise TypeError("datetime with a UTC offset of a fraction of a second")
         return value.isoformat() + fold
     if type(zone) is ZoneInfo and zone.key:
         return f"{value.replace(tzinfo=None).isoformat()}[{zone.key}]{fold}"
@@ -138,7 +144,7 @@ def _datetime_text(value: datetime) -> str:
 
 def _check(value: Any, key: str, place: str, depth: int) -> None:
     kind = type(value)
-    if depth > MAX_DEPTH:
+    if depth > MAX_DEPTH and kind in _CONTAINERS:
         raise SessionSerializationError(
             f"session[{key!r}] nests deeper than {MAX_DEPTH} levels (or contains itself)", key=key
         )
@@ -154,7 +160,8 @@ def _check(value: Any, key: str, place: str, depth: int) -> None:
                 _check(element, key, f"{place}[{name!r}]", depth + 1)
     elif kind is set or kind is frozenset:
         for element in value:
-            _check(element, key, f"{place} (element {element!r})", depth + 1)
+            if type(element) not in _PLAIN:
+                _check(element, key, f"{place} (an element)", depth + 1)
     elif kind is str:
         try:
             value.encode()
@@ -178,6 +185,7 @@ def _check(value: Any, key: str, place: str, depth: int) -> None:
 
 
 _PLAIN: Final = _SCALARS - {datetime, str}
+_CONTAINERS: Final = frozenset({list, tuple, dict, set, frozenset})
 
 
 def _unpack(data: bytes, depth: int) -> Any:
