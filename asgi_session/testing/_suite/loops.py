@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import GONE, Saved, Store
-from asgi_session.testing._suite.base import Suite, new_data
+from asgi_session.testing._suite.base import Record, Suite, new_data
 
 
 class LoopTests(Suite):
@@ -31,6 +33,29 @@ class LoopTests(Suite):
             results = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(result == stored or isinstance(result, StoreUnavailable) for result in results)
         assert await record.load() == stored
+
+    async def test_close_releases_what_the_loop_holds(self, store: Store) -> None:
+        """A loop may end after close, whatever was under way, and nothing is left open in it."""
+        await store.close()
+
+        async def close_amid(record: Record, moments: int) -> None:
+            tasks = [asyncio.create_task(record.load()) for _ in range(2)]
+            for _ in range(moments):
+                await asyncio.sleep(0)
+            tasks[0].cancel()
+            await store.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        def run() -> list[str]:
+            gc.collect()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", ResourceWarning)
+                for moments in (0, 1, 2, 4, 8, 16):
+                    asyncio.run(close_amid(Record(store, 0.2), moments))
+                gc.collect()
+            return [str(warning.message) for warning in caught]
+
+        assert await asyncio.to_thread(run) == []
 
     async def test_event_loops_one_after_another(self, store: Store) -> None:
         """One store serves a loop, then others, closed in them or not, then the first again."""
