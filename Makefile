@@ -1,0 +1,58 @@
+# Needs Python 3.11 or later, make and a package index. Everything else goes into .venv.
+
+# The first that runs and is new enough; a name on the PATH may be a shim that does not run.
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { echo "$$python"; break; }; done)
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+STYLED := asgi_session tests examples benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help:
+	@echo "make demo    a page served by two processes that share their sessions; needs a browser"
+	@echo "make test    all tests, with real servers; options for pytest in ARGS, as in ARGS='-k cookie -x'"
+	@echo "make check   formatting, lint, types, the rules of import and export"
+	@echo "make bench   what a request costs, beside other session packages"
+	@echo "make clean   remove $(VENV) and the caches"
+
+demo: $(VENV)/.has-demo
+	@$(RUN) examples/demo
+
+test: $(VENV)/.has-test
+	$(RUN) -m pytest $(ARGS)
+
+check: $(VENV)/.has-test $(VENV)/.has-check
+	$(RUN) -m ruff format --check $(wildcard $(STYLED))
+	$(RUN) -m ruff check $(wildcard $(STYLED))
+	$(RUN) -m mypy --strict asgi_session
+	$(RUN) -m pyright asgi_session
+	$(RUN) -m pytest -q tests/unit/test_exports.py
+
+ifeq ($(wildcard benchmarks/middleware.py),)
+bench:
+	@echo "not yet"
+else
+bench: $(VENV)/.has-test $(VENV)/.has-bench
+	$(RUN) benchmarks/middleware.py $(ARGS)
+endif
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { \
+		echo "No Python 3.11 or later found. Install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is not Python 3.11 or later. Name another: make PYTHON=/path/to/python3.12"; exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@touch $@
+
+# One mark per dependency group, so that a second run installs nothing.
+$(VENV)/.has-%: pyproject.toml | $(VENV)/.made
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable . --group $*
+	@touch $@

@@ -1,0 +1,192 @@
+"""The demo's app: what one worker serves."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, BackgroundTasks, FastAPI, Request
+from fastapi.responses import FileResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from asgi_session import SessionManager, SessionMiddleware
+from asgi_session.fastapi import SessionDep
+from asgi_session.store import SaveResult, Store, Stored
+from asgi_session.stores.redis import RedisStore
+
+COOKIE = "asgi_session_demo"
+PAGE = Path(__file__).with_name("page.html")
+
+routes = APIRouter()
+
+
+@routes.get("/")
+async def page() -> FileResponse:
+    """Serve the page. It does not declare the session, so it costs the store nothing."""
+    return FileResponse(PAGE)
+
+
+@routes.get("/api/session")
+async def show(request: Request, session: SessionDep) -> dict[str, Any]:
+    """Show the session: one command, or none for a visitor without a cookie."""
+    cookie = request.cookies.get(COOKIE, "")
+    return {
+        "id": session.id,
+        # Enough to see that the credential has changed; the cookie itself is nobody's business.
+        "credential": hashlib.sha256(cookie.encode()).hexdigest()[:10] if session.id else None,
+        "created_at": session.created_at,
+        "expires_at": session.expires_at,
+        "data": dict(session),
+    }
+
+
+@routes.post("/api/count", status_code=204)
+async def count(session: SessionDep) -> None:
+    """Change one key."""
+    session["count"] = session.get("count", 0) + 1
+
+
+@routes.post("/api/keys/{number}", status_code=204)
+async def write(number: int, request: Request, session: SessionDep) -> None:
+    """Change a key of its own, after some work, so that the parallel requests surely overlap."""
+    await asyncio.sleep(0.05)
+    session[f"key {number}"] = request.app.state.worker
+
+
+@routes.delete("/api/keys", status_code=204)
+async def forget(session: SessionDep) -> None:
+    """Remove the keys that `write` has set."""
+    for key in [key for key in session if key.startswith("key ")]:
+        del session[key]
+
+
+@routes.post("/api/login", status_code=204)
+async def login(session: SessionDep) -> None:
+    """Log in: a new credential, so that one planted before is worth nothing."""
+    session.rotate()
+    session["user"] = "Ada"
+
+
+@routes.post("/api/rotate", status_code=204)
+async def rotate(session: SessionDep) -> None:
+    """Give the same session a new credential."""
+    session.rotate()
+
+
+@routes.post("/api/logout", status_code=204)
+async def logout(session: SessionDep) -> None:
+    """End the session."""
+    session.destroy()
+
+
+@routes.post("/api/end-worker", status_code=204)
+async def end_worker(after: BackgroundTasks) -> None:
+    """End this very process once the answer is out, the hard way."""
+
+    async def end() -> None:  # async: a plain function would run in a thread, with time for a new request
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    after.add_task(end)
+
+
+class CountingStore:
+    """Passes everything on to a store, and counts the commands."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.commands = Counter(load=0, create=0, save=0, touch=0, delete=0)
+
+    async def open(self) -> None:
+        await self._store.open()
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    async def load(self, key: str, *, deadline: float) -> Stored | None:
+        self.commands["load"] += 1
+        return await self._store.load(key, deadline=deadline)
+
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
+        self.commands["create"] += 1
+        return await self._store.create(key, data, expires_at, deadline=deadline)
+
+    async def save(
+        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+    ) -> SaveResult:
+        self.commands["save"] += 1
+        return await self._store.save(key, data, expires_at, expect=expect, deadline=deadline)
+
+    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+        self.commands["touch"] += 1
+        return await self._store.touch(key, expires_at, expect=expect, deadline=deadline)
+
+    async def delete(self, key: str, *, deadline: float) -> bool:
+        self.commands["delete"] += 1
+        return await self._store.delete(key, deadline=deadline)
+
+
+class Report:
+    """Tells in each response who answered, and what this worker had sent before and after.
+
+    The difference is what the worker sent while the request was under way: the request's own
+    commands when it was alone, and everybody's when several ran at once.
+    """
+
+    def __init__(self, app: ASGIApp, worker: str, store: CountingStore) -> None:
+        self._app = app
+        self._worker = f"{worker} {os.getpid()}"
+        self._store = store
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        before = self._sent()
+
+        async def send_with_report(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await asyncio.sleep(0)  # a touch is not waited for: let it leave, so that it counts
+                report = {
+                    "x-worker": self._worker,
+                    "x-store-before": before,
+                    "x-store-after": self._sent(),
+                    "connection": "close",  # so that the next request may meet either worker
+                }
+                headers = [(name.encode(), value.encode()) for name, value in report.items()]
+                message = {**message, "headers": [*message["headers"], *headers]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_report if scope["type"] == "http" else send)
+
+    def _sent(self) -> str:
+        return ",".join(f"{verb}={times}" for verb, times in self._store.commands.items())
+
+
+def make_app(worker: str, store_url: str) -> ASGIApp:
+    """Return the app of one worker."""
+    store = CountingStore(RedisStore.from_url(store_url))
+    manager = SessionManager(store)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with manager:
+            yield
+        await store.close()  # a manager closes only a store that it made from a URL itself
+
+    app = FastAPI(title="asgi-session demo", lifespan=lifespan)
+    app.state.worker = worker
+    app.include_router(routes)
+    app.add_middleware(
+        SessionMiddleware,
+        manager=manager,
+        # Cookies do not tell ports apart: a name of our own keeps clear of other apps on this machine.
+        session_cookie=COOKIE,
+        # The demo speaks plain http, and not every browser keeps a Secure cookie for http://127.0.0.1.
+        # An app that others can reach is served over https and leaves this at True.
+        https_only=False,
+    )
+    return Report(app, worker, store)

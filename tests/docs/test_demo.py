@@ -1,0 +1,142 @@
+"""The demo, started as `make demo` starts it, with every button pressed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.servers import wait_until
+
+ROOT = Path(__file__).parents[2]
+COOKIE = "asgi_session_demo"
+
+
+class Demo:
+    """A running demo."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "examples/demo"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        said = ""
+        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", said)):
+            line = self.process.stdout.readline()
+            assert line, f"the demo ended without an address: {said}"
+            said += line
+        self.url = found[0]
+
+    def family(self) -> set[int]:
+        """Return the process ids of the workers and the Valkey."""
+        table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+        rows = [tuple(map(int, line.split())) for line in table.stdout.splitlines()]
+        return {pid for pid, parent in rows if parent == self.process.pid}
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+
+@pytest.fixture
+def demo() -> Iterator[Demo]:
+    running = Demo()
+    yield running
+    if running.process.poll() is None:
+        running.end(signal.SIGTERM)
+    assert running.process.stdout is not None
+    running.process.stdout.close()
+
+
+def commands(response: httpx.Response) -> dict[str, int]:
+    """Return which store commands the worker sent while it answered."""
+
+    def counts(text: str) -> dict[str, int]:
+        return {verb: int(times) for verb, times in (pair.split("=") for pair in text.split(","))}
+
+    after, before = counts(response.headers["x-store-after"]), counts(response.headers["x-store-before"])
+    return {verb: after[verb] - before[verb] for verb in after if after[verb] > before[verb]}
+
+
+async def test_every_button(demo: Demo) -> None:
+    """Twenty parallel writes all stay, a session outlives its worker, and each request costs what it says."""
+    async with httpx.AsyncClient(base_url=demo.url, timeout=20) as browser:
+        page = await browser.get("/")
+        assert "Twenty parallel writes" in page.text
+        assert commands(page) == {}
+        assert commands(await browser.get("/api/session")) == {}
+
+        assert commands(await browser.post("/api/count")) == {"create": 1}
+        assert commands(await browser.get("/api/session")) == {"load": 1, "touch": 1}
+        assert commands(await browser.get("/api/session")) == {"load": 1}
+        assert commands(await browser.post("/api/count")) == {"load": 1, "save": 1}
+
+        written = await asyncio.gather(*(browser.post(f"/api/keys/{n}") for n in range(1, 21)))
+        assert {response.status_code for response in written} == {204}
+        assert len({response.headers["x-worker"] for response in written}) == 2
+        before = (await browser.get("/api/session")).json()
+        assert {f"key {n}" for n in range(1, 21)} | {"count"} == before["data"].keys()
+
+        ended = await browser.post("/api/end-worker")
+        assert ended.status_code == 204
+        assert (await browser.get("/api/session")).json() == before
+        letter = ended.headers["x-worker"].split()[0]
+        for _ in range(200):
+            answer = await browser.get("/api/session")
+            assert answer.json() == before
+            if answer.headers["x-worker"].split()[0] == letter:
+                break
+        assert answer.headers["x-worker"] != ended.headers["x-worker"]
+        assert answer.headers["x-worker"].split()[0] == letter
+
+        assert (await browser.delete("/api/keys")).status_code == 204
+        assert (await browser.get("/api/session")).json()["data"] == {"count": 2}
+
+        credentials = [browser.cookies[COOKIE]]
+        for path in ("/api/login", "/api/rotate"):
+            assert commands(await browser.post(path)) == {"load": 1, "save": 1}
+            credentials.append(browser.cookies[COOKIE])
+        assert len(set(credentials)) == 3
+        session = (await browser.get("/api/session")).json()
+        assert session["id"] == before["id"]
+        assert session["data"] == {"count": 2, "user": "Ada"}
+
+        for retired in credentials[:2]:
+            async with httpx.AsyncClient(base_url=demo.url, cookies={COOKIE: retired}) as thief:
+                assert (await thief.get("/api/session")).json()["data"] == {}
+
+        assert commands(await browser.post("/api/logout")) == {"load": 1, "save": 1}
+        assert COOKIE not in browser.cookies
+        async with httpx.AsyncClient(base_url=demo.url, cookies={COOKIE: credentials[-1]}) as thief:
+            assert (await thief.get("/api/session")).json()["data"] == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ends_cleanly(demo: Demo, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end the supervisor with status 0, and the workers and the Valkey with it."""
+    assert httpx.get(demo.url).status_code == 200
+    family = wait_until("two workers and a Valkey run", lambda: f if len(f := demo.family()) == 3 else None)
+    assert demo.end(number) == 0
+    running = subprocess.run(["ps", "-A", "-o", "pid="], capture_output=True, text=True, check=True)
+    assert not family & set(map(int, running.stdout.split()))
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(demo.url)
+
+
+def test_two_at_once(demo: Demo) -> None:
+    """A second demo takes the next free port instead of sharing the first one's."""
+    second = Demo()
+    try:
+        assert second.url != demo.url
+        assert httpx.get(second.url).status_code == 200
+    finally:
+        assert second.end(signal.SIGTERM) == 0
+        assert second.process.stdout is not None
+        second.process.stdout.close()
