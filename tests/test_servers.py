@@ -23,7 +23,7 @@ from tests.servers import (
     start_cluster,
     wait_until,
 )
-from tests.servers.process import pack
+from tests.servers.server import pack
 
 
 def exists(pid: int) -> bool:

@@ -1,17 +1,11 @@
 """Real servers for the tests: on loopback, on free ports, without persistence, dead when we are."""
 
 from tests.servers.cluster import Cluster, slot_of, start_cluster
-from tests.servers.process import (
-    FakeredisServer,
-    Server,
-    ServerProcess,
-    start_fakeredis,
-    start_redis62,
-    start_valkey,
-    wait_until,
-)
+from tests.servers.fake import FakeredisServer, start_fakeredis
+from tests.servers.process import ServerProcess, start_redis62, start_valkey
 from tests.servers.proxy import Hold, LossyProxy, named
 from tests.servers.sentinel import SentinelSetup, start_sentinel
+from tests.servers.server import Server, wait_until
 
 __all__ = [
     "Cluster",

@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeVar
 
 import hiredis
 
-from tests.servers.process import ServerProcess, free_port, launch_valkey, wait_until
+from tests.servers.process import ServerProcess, launch_valkey
+from tests.servers.server import free_port, wait_until
 
 SLOTS = 16384
 R = TypeVar("R")

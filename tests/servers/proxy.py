@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from tests.servers.process import HOST, Server
+from tests.servers.server import HOST, Server
 
 Command = tuple[bytes, ...]
 Match = Callable[[Command], bool]

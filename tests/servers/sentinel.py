@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.servers.process import ServerProcess, launch_valkey, valkey_binary, wait_until
+from tests.servers.process import ServerProcess, launch_valkey, valkey_binary
+from tests.servers.server import wait_until
 
 NAME = "mymaster"
 
