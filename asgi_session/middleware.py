@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from http import HTTPStatus
-from inspect import signature
+from inspect import iscoroutinefunction, signature
 from typing import Any, Final, Literal, TypedDict, Unpack
 
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from asgi_session.clock import Clock
 from asgi_session.cookie import Cookie, SameSite, keep_out_of_caches, vary_on_cookie
@@ -32,6 +33,8 @@ from asgi_session.store import Store
 logger: Final = logging.getLogger("asgi_session")
 
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 section 9.2.1
+_DISCONNECTED: Final = (ClientDisconnect, WebSocketDisconnect, OSError)
+"""What an app raises when its client has left."""
 
 
 class ManagerOptions(TypedDict, total=False):
@@ -122,9 +125,9 @@ class SessionMiddleware:
                 "SessionMiddleware needs a store: SessionMiddleware(app, store='redis://localhost:6379'), "
                 "'redis+cluster://...', or 'memory://' for a single process; or a manager"
             )
-        if not isinstance(autoload, bool) and not callable(autoload):
+        if not (isinstance(autoload, bool) or callable(autoload)) or iscoroutinefunction(autoload):
             raise ConfigurationError(
-                f"autoload={autoload!r}: give True, False or a function of the connection"
+                f"autoload={autoload!r}: give True, False or a function of the connection (a plain `def`)"
             )
         _refuse_second(app, self.cookie.name)
         self.manager: SessionManager = manager or SessionManager(store or "", **options)
@@ -160,6 +163,7 @@ class SessionMiddleware:
         async def send_with_session(message: Message) -> None:
             nonlocal status, failed
             if failed:
+                await _discard(scope, message)
                 return
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -176,12 +180,13 @@ class SessionMiddleware:
 
         async def send_plain(code: int, error: Exception, *, after_handler: bool) -> None:
             session._sealed = True
-            headers = self._headers(scope, session, [(b"content-type", b"text/plain; charset=utf-8")])
+            body = HTTPStatus(code).phrase.encode()
+            headers = self._headers(scope, session, _plain(body))
             if code == 503 and (not after_handler or scope["method"] in _SAFE_METHODS):
                 # After a handler has run, a client that repeats by itself could run it twice.
                 headers.append((b"retry-after", b"1"))
             await send({"type": "http.response.start", "status": code, "headers": headers})
-            await send({"type": "http.response.body", "body": HTTPStatus(code).phrase.encode()})
+            await send({"type": "http.response.body", "body": body})
 
         if self._autoload and self._wants_autoload(scope):
             try:
@@ -191,29 +196,34 @@ class SessionMiddleware:
                 await send_plain(_status(error), error, after_handler=False)
                 return
         try:
-            await self.app(scope, receive, send_with_session)
+            try:
+                await self.app(scope, receive, send_with_session)
+            except Exception as error:
+                disconnected = isinstance(error, _DISCONNECTED)
+                if failed:
+                    if disconnected:  # it was told so, see _discard
+                        return
+                    raise
+                if status:  # the headers have left
+                    await self._commit_late(session, broken=status >= 500 or not disconnected)
+                    raise
+                await self._commit_after_error(session)
+                code = _status(error)
+                if code != 500:
+                    _log(error)
+                    await send_plain(code, error, after_handler=True)
+                    return
+                if session._owed is not Owed.NOTHING:
+                    # Somebody further out would answer without the cookie, and the client would be
+                    # left with a credential that is no longer good.
+                    await send_plain(500, error, after_handler=True)
+                raise
+            if session._accessed and not failed:
+                await self._commit_late(session, broken=status == 0 or status >= 500)
         except asyncio.CancelledError:
-            self._commit_cancelled(session, status, failed)
+            # As when a streaming response's client has left, or the server stops.
+            self._commit_cancelled(session, failed, broken=status == 0 or status >= 500)
             raise
-        except Exception as error:
-            if failed:
-                raise
-            if status:  # the headers have left
-                await self._commit_late(session, status, error)
-                raise
-            await self._commit_after_error(session)
-            code = _status(error)
-            if code != 500:
-                _log(error)
-                await send_plain(code, error, after_handler=True)
-                return
-            if session._owed is not Owed.NOTHING:
-                # Somebody further out would answer without the cookie, and the client would be left
-                # with a credential that is no longer good.
-                await send_plain(500, error, after_handler=True)
-            raise
-        if session._accessed and not failed:
-            await self._commit_late(session, status, None)
 
     async def _commit_before(self, start: Message, status: int, scope: Scope, session: Session) -> Message:
         """Commit, then return the response's start with the headers that follow from it."""
@@ -221,13 +231,17 @@ class SessionMiddleware:
         await self.manager._commit(session, explicit=False, only_destroy=only_destroy)
         return {**start, "headers": self._headers(scope, session, list(start.get("headers", ())))}
 
-    async def _commit_late(self, session: Session, status: int, error: Exception | None) -> None:
-        """Commit what was changed after the headers had left; a failure can only be logged."""
-        disconnected = isinstance(error, (ClientDisconnect, OSError))
-        failed = status >= 500 or (error is not None and not disconnected)
+    async def _commit_late(self, session: Session, *, broken: bool) -> None:
+        """Commit what is left when no headers can follow any more; a failure can only be logged.
+
+        Args:
+            session: whose.
+            broken: the request has failed: only a destroy() is carried out, unless save_on_error.
+        """
+        session._sealed = True
         try:
             await self.manager._commit(
-                session, explicit=False, only_destroy=failed and not self.manager.save_on_error
+                session, explicit=False, only_destroy=broken and not self.manager.save_on_error
             )
         except Exception:
             logger.exception("a session that was changed after the response had started was not saved")
@@ -239,14 +253,10 @@ class SessionMiddleware:
         except Exception:
             logger.exception("the session of a failed request was not committed")
 
-    def _commit_cancelled(self, session: Session, status: int, failed: bool) -> None:
-        """Set going what a cancelled request still commits; the manager's tasks carry it out."""
+    def _commit_cancelled(self, session: Session, failed: bool, *, broken: bool) -> None:
+        """Have a task of the manager's commit what a cancelled request leaves."""
         if session._accessed and not failed:
-            late = 0 < status < 500  # as when a streaming response's client has left
-            try:
-                self.manager._start_commit(session, only_destroy=not (late or self.manager.save_on_error))
-            except SessionError as error:
-                _log(error)
+            self.manager._loops.current().spawn(self._commit_late(session, broken=broken))
 
     def _headers(
         self, scope: Scope, session: Session, headers: list[tuple[bytes, bytes]]
@@ -254,14 +264,14 @@ class SessionMiddleware:
         """Add to a response's headers what the session calls for."""
         if session._accessed:
             vary_on_cookie(headers)
-        if session._owed is Owed.NOTHING:
-            return headers
-        if session._owed is Owed.COOKIE and session._token is not None and session._record is not None:
-            left = (session._record.deadline - self.manager.clock()) // 1000
-            value = self.cookie.write(self.manager.tokens.write(session._token), max(left, 0))
-        else:
+        owed, session._owed = session._owed, Owed.NOTHING
+        if owed is Owed.DELETION:
             value = self.cookie.delete()
-        session._owed = Owed.NOTHING
+        elif owed is Owed.COOKIE and session._token is not None and session._base is not None:
+            left = (session._base.record.deadline - self.manager.clock()) // 1000
+            value = self.cookie.write(self.manager.tokens.write(session._token), max(left, 0))
+        else:  # nothing owed, or somebody else has ended what this request had created or rotated
+            return headers
         headers.append((b"set-cookie", value))
         keep_out_of_caches(headers)
         if self.cookie.secure and not self._warned and scope.get("scheme") in ("http", "ws"):
@@ -281,8 +291,12 @@ class SessionMiddleware:
         async def send_with_session(message: Message) -> None:
             nonlocal status, failed
             if failed:
+                await _discard(scope, message)
                 return
             kind = message["type"]
+            if status == 0 and kind == "websocket.close":
+                status = 403  # what the server makes of it; it takes no headers
+                session._sealed = True
             if status == 0 and kind in ("websocket.accept", "websocket.http.response.start"):
                 status = message.get("status", 101)
                 if session._accessed:
@@ -308,33 +322,37 @@ class SessionMiddleware:
                 await self._deny(scope, send, session, _status(error))
                 return
         try:
-            await self.app(scope, receive_unless_failed, send_with_session)
+            try:
+                await self.app(scope, receive_unless_failed, send_with_session)
+            except Exception as error:
+                disconnected = isinstance(error, _DISCONNECTED)
+                if failed:
+                    if disconnected:
+                        return
+                    raise
+                if status:
+                    await self._commit_late(session, broken=status >= 500 or not disconnected)
+                    raise
+                await self._commit_after_error(session)
+                code = _status(error)
+                if code == 500:
+                    raise
+                _log(error)
+                await self._deny(scope, send, session, code)
+                return
+            if session._accessed and not failed:
+                await self._commit_late(session, broken=status >= 500)
         except asyncio.CancelledError:
-            self._commit_cancelled(session, status, failed)
+            self._commit_cancelled(session, failed, broken=status == 0 or status >= 500)
             raise
-        except Exception as error:
-            if failed:
-                raise
-            if status:
-                await self._commit_late(session, status, error)
-                raise
-            await self._commit_after_error(session)
-            code = _status(error)
-            if code == 500:
-                raise
-            _log(error)
-            await self._deny(scope, send, session, code)
-            return
-        if session._accessed and not failed:
-            session._sealed = True
-            await self._commit_late(session, status, None)
 
     async def _deny(self, scope: Scope, send: Send, session: Session, code: int) -> None:
         """Refuse a handshake, with a status where the server can send one."""
         if "websocket.http.response" in scope.get("extensions", {}):
-            headers = self._headers(scope, session, [(b"content-type", b"text/plain; charset=utf-8")])
+            body = HTTPStatus(code).phrase.encode()
+            headers = self._headers(scope, session, _plain(body))
             await send({"type": "websocket.http.response.start", "status": code, "headers": headers})
-            await send({"type": "websocket.http.response.body", "body": HTTPStatus(code).phrase.encode()})
+            await send({"type": "websocket.http.response.body", "body": body})
         else:
             await send({"type": "websocket.close", "code": 1013 if code == 503 else 1011})
 
@@ -350,7 +368,11 @@ class SessionMiddleware:
                 except StoreUnavailable as error:
                     # A server that starts while the store is away answers 503 until it is back.
                     logger.warning("the session store is not there yet: %s", error)
-            elif message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+            elif message["type"] in (
+                "lifespan.startup.failed",
+                "lifespan.shutdown.complete",
+                "lifespan.shutdown.failed",
+            ):
                 await self.manager.close()
             await send(message)
 
@@ -386,6 +408,26 @@ async def load_session(connection: HTTPConnection) -> Session:
         StoreUnavailable, SessionCorrupt: see `Session.load`.
     """
     return await session_of(connection).load()
+
+
+async def _discard(scope: Scope, message: Message) -> None:
+    """Take a message of an app in whose place the middleware has answered already.
+
+    What servers do whose client has left, so that a stream ends: with an OSError where the ASGI
+    version has that (for a WebSocket always), else `receive` tells.
+    """
+    await asyncio.sleep(0)  # a stream that itself never waits must not hold up the event loop
+    endless = message.get("more_body", False)
+    if message["type"] == "websocket.send" or (endless and _asgi_version(scope) >= (2, 4)):
+        raise OSError("the response was given up, since its session could not be saved")
+
+
+def _asgi_version(scope: Scope) -> tuple[int, ...]:
+    return tuple(map(int, scope.get("asgi", {}).get("spec_version", "2.0").split(".")))
+
+
+def _plain(body: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
 
 
 def _status(error: Exception) -> int:

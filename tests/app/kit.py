@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from http.cookies import SimpleCookie
 from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
@@ -323,6 +322,6 @@ class Browser:
     def keep(self, answer: Answer) -> None:
         """Do what the response's Set-Cookie says."""
         for line in answer.all("set-cookie"):
-            for name, morsel in SimpleCookie(line).items():
-                if name == self.name:
-                    self.cookie = None if morsel["max-age"] == "0" else morsel.value
+            name, _, value = line.partition(";")[0].partition("=")
+            if name == self.name:
+                self.cookie = None if "; Max-Age=0;" in line else value
