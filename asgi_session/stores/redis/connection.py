@@ -289,19 +289,15 @@ class Connection(asyncio.Protocol):
         """Free the socket of a connection whose event loop was closed under it."""
         self.closed = True
         transport: Any = self._transport
-        if transport is None:
-            return
-        with contextlib.suppress(RuntimeError):
-            transport.abort()
+        self._transport = None
         # A closed loop runs no callback any more, so asyncio's transport is told directly, or its
-        # finalizer would warn of an unclosed transport. uvloop has closed its own.
-        ssl_protocol = getattr(transport, "_ssl_protocol", None)
-        raw: Any = getattr(ssl_protocol, "_transport", None) if ssl_protocol is not None else transport
+        # finalizer would warn of an unclosed transport. uvloop has closed its own, and must be let be.
+        raw: Any = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
         lost = getattr(raw, "_call_connection_lost", None)
         if lost is not None and getattr(raw, "_sock", None) is not None:
-            with contextlib.suppress(RuntimeError, AttributeError):
-                lost(None)
-        self._transport = None
+            for step in (transport.abort, lambda: lost(None)):
+                with contextlib.suppress(RuntimeError, AttributeError):
+                    step()
 
     def _end(self, why: str) -> None:
         if self.closed:
