@@ -125,14 +125,14 @@ class Committer:
     def _submit(self, pending: Pending) -> None:
         """Queue the commit for the session's record."""
         session, mark = pending.session, pending.mark
-        record, token = session._record, session._token
-        assert record is not None and token is not None, "a live session has both"
+        base, token = session._base, session._token
+        assert base is not None and token is not None, "a live session has both"
         digest = new_digest = b""
         if mark is not None and not ends(pending):
             pending.token = new_token(token.selector)
             digest, new_digest = self._policy.tokens.digest(token), self._policy.tokens.digest(pending.token)
-        pending.base = Base(record, session._tag, session._expires_at)
-        pending.intent = Intent(pending.changes, record.epoch, mark, digest, new_digest)
+        pending.base = base
+        pending.intent = Intent(pending.changes, base.record.epoch, mark, digest, new_digest)
         self._loops.current().lanes.submit(token.selector, pending)
 
     async def _create(self, pending: Pending, own: dict[str, bytes]) -> None:
@@ -193,12 +193,11 @@ class Committer:
         assert base is not None and token is not None, "an applied commit has a record"
         if ends(pending):
             session._status = Status.ENDED if mark is not None and mark.kind is Kind.DESTROY else Status.NEW
-            session._record = session._token = None
+            session._base = session._token = None
             session._owed = Owed.DELETION
             self._policy.emit("ended", token.selector)
         else:
-            session._committed(pending.changes, pending.era, base.record, merged=settled.merged)
-            session._tag, session._expires_at = base.tag, base.expires_at
+            session._committed(pending.changes, pending.era, base, merged=settled.merged)
             self._policy.emit("saved", token.selector, keys=list(pending.changes), tries=settled.tries)
             if settled.merged:
                 self._policy.emit("merged", token.selector, tries=settled.tries)

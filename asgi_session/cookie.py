@@ -36,7 +36,7 @@ class Cookie:
         ConfigurationError: browsers would refuse this combination; says what to change.
     """
 
-    __slots__ = ("_attributes", "_needle", "_prefix", "domain", "name", "path", "persistent", "secure")
+    __slots__ = ("_attributes", "_prefix", "domain", "name", "path", "persistent", "secure")
 
     def __init__(
         self,
@@ -80,7 +80,6 @@ class Cookie:
             )
         self.name, self.path, self.domain = name, path, domain
         self.persistent, self.secure = persistent, https_only
-        self._needle = name.encode()
         self._prefix = f"{name}=".encode()
         self._attributes = "".join(
             (
@@ -97,8 +96,8 @@ class Cookie:
         """Return the values of all our cookies in a request's headers, in their order."""
         values: list[str] = []
         for header, line in headers:
-            if header == b"cookie" and self._needle in line:
-                for pair in line.split(b";"):
+            if header == b"cookie" and self._prefix in line:
+                for pair in line.split(b";") if b";" in line else (line,):
                     pair = pair.strip(b" \t")
                     if pair.startswith(self._prefix):
                         values.append(pair[len(self._prefix) :].strip(b'"').decode("latin-1"))

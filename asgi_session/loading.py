@@ -32,69 +32,65 @@ class Loader:
         self._loops = loops
 
     async def load(self, session: Session) -> None:
-        """Find the record of the session's cookie and attach it."""
-        credentials = session._cookie.read(session._headers) if session._cookie is not None else ()
-        if not credentials:
-            session._attach(Status.NEW, None, None)
-            return
-        deadline = begin_wait(session, self._policy.deadline)
-        try:
-            found = await self._find(credentials, deadline)
-        except StoreUnavailable as error:
-            self._policy.emit("unavailable", None, error=error)
-            if self._policy.on_unavailable == "fail":
-                raise
-            session._attach(Status.ANONYMOUS, None, None)
-            return
-        finally:
-            end_wait(session, deadline, self._policy.deadline)
-        if isinstance(found, Status):
-            session._attach(found, None, None)
-            return
-        token, base = found
-        session._attach(Status.LIVE, token, base.record)
-        session._tag, session._expires_at = base.tag, base.expires_at
-        self.touch_if_due(session)
+        """Find the record of the session's cookie and attach it.
 
-    async def _find(self, credentials: Sequence[str], deadline: float) -> tuple[Token, Base] | Status:
-        """Return the first credential that verifies and its record, else NEW or DETACHED."""
+        Of several cookies the first that verifies counts.
+        """
+        texts = session._cookie.read(session._headers) if session._cookie is not None else ()
+        if not texts:
+            session._attach(Status.NEW)
+            return
+        policy = self._policy
         status = Status.NEW
-        for text in credentials[:MAX_CANDIDATES]:
-            token = self._policy.tokens.read(text)
-            if token is None:
-                self._policy.emit("malformed", None)
-                continue
-            stored = await self._policy.store.load(token.selector, deadline=deadline)
-            if stored is None:
-                self._policy.emit("unknown", token.selector)
-                continue
-            try:
-                record = self.decode(token.selector, stored.data)
-                fit = self._judge(record, token, stored.expires_at)
-            except SessionCorrupt:
-                if self._policy.on_corrupt == "raise":
-                    raise
-                continue
-            if fit is Fit.OPENS:
-                return token, Base(record, stored.tag, stored.expires_at)
-            if fit is Fit.RETIRED:
-                status = Status.DETACHED
-        return status
+        deadline = begin_wait(session, policy.deadline)
+        try:
+            for text in texts[:MAX_CANDIDATES]:
+                token = policy.tokens.read(text)
+                if token is None:
+                    policy.emit("malformed", None)
+                    continue
+                stored = await policy.store.load(token.selector, deadline=deadline)
+                if stored is None:
+                    policy.emit("unknown", token.selector)
+                    continue
+                try:
+                    record = self.decode(token.selector, stored.data)
+                    fit = judge(record, token, stored.expires_at, policy.clock(), policy.tokens)
+                    if fit is not Fit.OPENS:
+                        fit = self._report(fit, token)
+                except SessionCorrupt:
+                    if policy.on_corrupt == "raise":
+                        raise
+                    continue
+                if fit is Fit.OPENS:
+                    session._attach(Status.LIVE, token, Base(record, stored.tag, stored.expires_at))
+                    self.touch_if_due(session)
+                    return
+                if fit is Fit.RETIRED:
+                    status = Status.DETACHED
+        except StoreUnavailable as error:
+            policy.emit("unavailable", None, error=error)
+            if policy.on_unavailable == "fail":
+                raise
+            status = Status.ANONYMOUS
+        finally:
+            end_wait(session, deadline, policy.deadline)
+        session._attach(status)
 
-    def _judge(self, record: Record, token: Token, expires: int) -> Fit:
-        """Tell how `token` fits `record`, and report what is odd about it."""
-        fit = judge(record, token, expires, self._policy.clock(), self._policy.tokens)
+    def _report(self, fit: Fit, token: Token) -> Fit:
+        """Report a token that does not simply open its record; SessionCorrupt for another's record."""
+        policy = self._policy
         if fit is Fit.OPENS_IN_GRACE:
-            self._policy.emit("retired", token.selector, opens=True)
+            policy.emit("retired", token.selector, opens=True)
             return Fit.OPENS
         if fit is Fit.RETIRED:
-            self._policy.emit("retired", token.selector, opens=False)
+            policy.emit("retired", token.selector, opens=False)
         elif fit is Fit.UNKNOWN:
-            self._policy.emit("unknown", token.selector)
-        elif fit is Fit.ANOTHERS:
-            self._policy.emit("corrupt", token.selector)
-            if isinstance(self._policy.store, Distrusts):
-                self._policy.store.distrust(token.selector)
+            policy.emit("unknown", token.selector)
+        else:
+            policy.emit("corrupt", token.selector)
+            if isinstance(policy.store, Distrusts):
+                policy.store.distrust(token.selector)
             raise SessionCorrupt(
                 f"session {token.selector}: the store answered with the record of another session"
             )
@@ -111,8 +107,8 @@ class Loader:
     async def refresh(self, session: Session) -> None:
         """Take over the newest record under the session's uncommitted changes."""
         await settled(session)
-        record, token = session._record, session._token
-        if record is None or token is None:
+        base, token = session._base, session._token
+        if base is None or token is None:
             if session._status is Status.NEW:
                 return
             raise gone()
@@ -124,24 +120,26 @@ class Loader:
         newest = None
         if stored is not None and stored.expires_at > self._policy.clock():
             newest = self.decode(token.selector, stored.data)
-        if newest is None or stored is None or newest.epoch != record.epoch:
+        if newest is None or stored is None or newest.epoch != base.record.epoch:
             drop(self._policy, session, "gone" if newest is None else "overtaken")
             raise gone()
-        if session._record is record:  # else a commit has overtaken this load
-            session._refreshed(newest)
-            session._tag, session._expires_at = stored.tag, stored.expires_at
+        if session._base is base:  # else a commit has overtaken this load
+            session._refreshed(Base(newest, stored.tag, stored.expires_at))
         self.touch_if_due(session)
 
     def touch_if_due(self, session: Session) -> None:
         """Send a touch if one is due. Nobody waits for it and its failure is only an event."""
-        record, token = session._record, session._token
-        if record is None or token is None:
+        base, token = session._base, session._token
+        if base is None or token is None:
             return
+        record = base.record
         due = touch_due(session._expires_at, self._policy.clock(), record.idle, record.deadline)
+        if due is None:
+            return
         loop = self._loops.current()
-        if due is not None and token.selector not in loop.touching:
+        if token.selector not in loop.touching:
             loop.touching.add(token.selector)
-            loop.spawn(self._touch(loop, token.selector, due, session._tag))
+            loop.spawn(self._touch(loop, token.selector, due, base.tag))
             session._expires_at = due
 
     async def _touch(self, loop: LoopState, key: str, expires: int, tag: bytes) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NoReturn, SupportsIndex
@@ -26,7 +26,6 @@ import anyio.from_thread
 from asgi_session import codec
 from asgi_session.changes import Changes, Kind, Mark
 from asgi_session.errors import SessionError, SessionGone, SessionNotLoaded, SessionSerializationError
-from asgi_session.record import Record
 from asgi_session.token import Token
 
 if TYPE_CHECKING:
@@ -87,18 +86,17 @@ class Session(dict[str, Any]):
     _sealed: bool = False  # the headers have left: no cookie can be sent any more
     _owed: Owed = Owed.NOTHING
     _token: Token | None = None
-    _record: Record | None = None
-    _tag: bytes = b""  # the store's, of `_record`
+    _base: Base | None = None  # the version it was loaded from or last committed to
     _expires_at: int = 0
     _mark: Mark | None = None
     _era: int = 0  # counts what makes the bookkeeping of a commit on its way pointless
     _waited: float = 0.0  # seconds of the request's deadline that are used up
-    _loading: asyncio.Future[None] | None = None
+    _loading: tuple[asyncio.Future[None], ...] | None = None  # who waits for the load on its way
     _pending: Pending | None = None  # the commit on its way
     _origin: Mapping[str, bytes] = {}
-    # Keys whose value may differ from its origin, in order; replaced by an own dict when loaded.
-    _watched: dict[str, None]
-    _replaced: list[tuple[str, Any, bytes]]
+    # Keys whose value may differ from its origin, in order.
+    _watched: dict[str, None] = {}  # noqa: RUF012  (replaced by one of its own when loaded)
+    _replaced: Sequence[tuple[str, Any, bytes]] = ()
 
     def __init__(
         self,
@@ -124,23 +122,21 @@ class Session(dict[str, Any]):
             StoreUnavailable: the store did not answer within the deadline.
             SessionCorrupt: what the store holds cannot be read (``on_corrupt="new"``: no error).
         """
-        if self._status is Status.UNLOADED:
-            await self._load_once()
+        while self._status is Status.UNLOADED:
+            if self._loading is None:
+                self._loading = ()
+                try:
+                    await self._manager._load(self)
+                finally:
+                    waiting, self._loading = self._loading, None
+                    wake(waiting)
+            else:
+                # Somebody else's load. If that one is cancelled or fails, this caller tries itself.
+                waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._loading = (*self._loading, waiter)
+                await waiter
         self._opened = self._accessed = True
         return self
-
-    async def _load_once(self) -> None:
-        while self._loading is not None:
-            # Somebody else's load. If that one is cancelled or fails, this caller tries itself.
-            await asyncio.wait([self._loading])
-        if self._status is not Status.UNLOADED:
-            return
-        self._loading = asyncio.get_running_loop().create_future()
-        try:
-            await self._manager._load(self)
-        finally:
-            self._loading.set_result(None)
-            self._loading = None
 
     async def commit(self) -> None:
         """Save what was changed now, rather than when the response starts.
@@ -201,17 +197,17 @@ class Session(dict[str, Any]):
     @property
     def id(self) -> str | None:
         """The public id: safe to log and to show, no credential. None until it is created."""
-        return self._token.selector if self._record is not None and self._token is not None else None
+        return self._token.selector if self._base is not None and self._token is not None else None
 
     @property
     def created_at(self) -> datetime | None:
         """When it was created, in UTC; None until then."""
-        return _utc(self._record.created) if self._record is not None else None
+        return _utc(self._base.record.created) if self._base is not None else None
 
     @property
     def expires_at(self) -> datetime | None:
         """When it expires if it is not used again, in UTC; None until it is created."""
-        return _utc(self._expires_at) if self._record is not None else None
+        return _utc(self._expires_at) if self._base is not None else None
 
     def mark_accessed(self) -> None:
         """Note the access; Starlette's ``request.session`` calls this."""
@@ -281,7 +277,7 @@ class Session(dict[str, Any]):
         dict.clear(self)
         self._mark = mark
         self._era += 1
-        self._origin, self._watched, self._replaced = {}, {}, []
+        self._origin, self._watched, self._replaced = {}, {}, ()
         self._opened = self._accessed = True
         if self._status is Status.UNLOADED:
             self._status = Status.BLANK
@@ -465,24 +461,26 @@ class Session(dict[str, Any]):
 
     # ---------------------------------------------------------------- for the manager
 
-    def _attach(self, status: Status, token: Token | None, record: Record | None) -> None:
+    def _attach(self, status: Status, token: Token | None = None, base: Base | None = None) -> None:
         """Take the state that a load has found."""
         blank = self._status is Status.BLANK
-        self._status, self._token, self._record = status, token, record
+        self._status, self._token, self._base = status, token, base
+        if base is not None:
+            self._expires_at = base.expires_at
         if blank:
             return  # cleared before: what was set since stays
         dict.clear(self)
-        self._watched, self._replaced = {}, []
-        if record is not None:
-            self._origin = record.entries
-            dict.update(self, dict.fromkeys(record.entries, UNDECODED))
+        self._watched, self._replaced = {}, ()
+        if base is not None:
+            self._origin = base.record.entries
+            dict.update(self, dict.fromkeys(self._origin, UNDECODED))
 
     def _detach(self) -> None:
         """Become a session whose record has moved on; uncommitted changes are dropped."""
-        self._status, self._record, self._mark = Status.DETACHED, None, None
+        self._status, self._base, self._mark = Status.DETACHED, None, None
         self._era += 1
         dict.clear(self)
-        self._origin, self._watched, self._replaced = {}, {}, []
+        self._origin, self._watched, self._replaced = {}, {}, ()
 
     def _changes(self) -> Changes:
         """Return what differs from its origin.
@@ -506,11 +504,18 @@ class Session(dict[str, Any]):
                     changes[key] = encoded
         return changes
 
-    def _committed(self, changes: Changes, era: int, record: Record, *, merged: bool) -> None:
-        """Note that `changes`, as they were in `era`, are in the store, as part of `record`."""
-        self._record = record
+    def _unchanged(self) -> bool:
+        """Tell whether a commit would certainly have nothing to do."""
+        return not self._watched and self._mark is None and self._pending is None and not self._replaced
+
+    def _committed(self, changes: Changes, era: int, base: Base, *, merged: bool) -> None:
+        """Note that `changes`, as they were in `era`, are in the store, as part of `base`."""
+        was, self._base, self._expires_at = self._base, base, base.expires_at
         if era != self._era:
             return  # emptied or refreshed meanwhile: those bytes are no longer anyone's origin
+        if not merged and was is not None and self._origin is was.record.entries:
+            self._origin = base.record.entries  # just that, with the changes applied
+            return
         origin = dict(self._origin)
         for key, encoded in changes.items():
             if encoded is None:
@@ -519,12 +524,12 @@ class Session(dict[str, Any]):
                 origin[key] = encoded
         self._origin = origin
         if merged:
-            self._take_over(origin, record.entries, keep=changes, handed_out=False)
+            self._take_over(origin, base.record.entries, keep=changes, handed_out=False)
 
     def _reborn(self, token: Token, base: Base, pending: Pending) -> None:
         """Become the new session that `pending` has created, with its own keys and no others."""
         self._status, self._token, self._owed = Status.LIVE, token, Owed.COOKIE
-        self._record, self._tag, self._expires_at = base
+        self._base, self._expires_at = base, base.expires_at
         if pending.era == self._era:
             for key in self._origin.keys() - base.record.entries.keys():
                 # Of another identity: what this session was before it had to begin anew.
@@ -532,10 +537,11 @@ class Session(dict[str, Any]):
                 self._watched.pop(key, None)
             self._origin = base.record.entries
 
-    def _refreshed(self, record: Record) -> None:
-        """Take over `record`, under the uncommitted changes."""
+    def _refreshed(self, base: Base) -> None:
+        """Take over `base`, under the uncommitted changes."""
         changes = self._changes()
-        self._record = record
+        record = base.record
+        self._base, self._expires_at = base, base.expires_at
         self._era += 1
         origin = dict(self._origin)
         self._take_over(origin, record.entries, keep=changes, handed_out=True)
@@ -566,7 +572,7 @@ class Session(dict[str, Any]):
                 if not handed_out or key not in origin:
                     continue
                 if codec.is_mutable(held):
-                    self._replaced.append((key, held, origin[key]))
+                    self._replaced = (*self._replaced, (key, held, origin[key]))
             if newest is None:
                 dict.pop(self, key, None)
                 origin.pop(key, None)
@@ -584,8 +590,15 @@ class Session(dict[str, Any]):
                 changed = True
             if changed:
                 stale.append(key)
-        self._replaced = []
+        self._replaced = ()
         return stale
+
+
+def wake(waiters: Iterable[asyncio.Future[None]]) -> None:
+    """Let those go on who wait on these futures; some may have been cancelled."""
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
 
 
 def _plain_key(key: Any) -> str:
