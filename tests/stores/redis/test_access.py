@@ -1,0 +1,220 @@
+"""TLS, logins and rights."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trustme
+import uvloop
+from redis.asyncio import Redis
+from redis.credentials import CredentialProvider
+
+import asgi_session.stores.redis as package
+from asgi_session.errors import StoreUnavailable
+from asgi_session.store import GONE, Conflict, Saved
+from asgi_session.stores.redis import RedisStore
+from tests.servers import Cluster, ServerProcess
+from tests.stores.redis.load import in_an_hour, record, soon
+
+KEY = "k" * 22
+PASSWORD = "s3cr3t-@:/%"
+
+
+async def use_every_verb(store: RedisStore) -> None:
+    first, second = record("1"), record("2" * 100_000)
+    await store.delete(KEY, deadline=soon())
+    assert await store.load(KEY, deadline=soon()) is None
+    assert await store.create(KEY, first, in_an_hour(), deadline=soon())
+    assert await store.save(KEY, second, in_an_hour(), expect=first[:16], deadline=soon()) == Saved(
+        second[:16]
+    )
+    assert isinstance(
+        await store.save(KEY, first, in_an_hour(), expect=first[:16], deadline=soon()), Conflict
+    )
+    assert await store.touch(KEY, in_an_hour(), expect=second[:16], deadline=soon())
+    found = await asyncio.gather(*(store.load(KEY, deadline=soon()) for _ in range(20)))
+    assert {each.data for each in found if each} == {second}
+    assert await store.delete(KEY, deadline=soon())
+    assert await store.save(KEY, first, in_an_hour(), expect=first[:16], deadline=soon()) is GONE
+
+
+@contextlib.asynccontextmanager
+async def tls_in_front(server: ServerProcess, certificate: trustme.LeafCert) -> AsyncIterator[int]:
+    """Terminate TLS on another port."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection(server.host, server.port)
+        await asyncio.gather(copy(reader, up_writer), copy(up_reader, writer))
+
+    def start(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(serve(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    listener = await asyncio.start_server(start, "127.0.0.1", 0, ssl=context)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+        assert not tasks, "a client has not closed its connection"
+
+
+@pytest.fixture
+def locked(fresh_valkey: ServerProcess) -> ServerProcess:
+    """A server where the default user may nothing and "sessions" only what the documentation says."""
+    documented = package.__doc__ or ""
+    rule = documented.split("ACL SETUSER ")[1].split("\n\n")[0].split()
+    assert rule[:2] == ["sessions", "on"]
+    rule[2] = ">" + PASSWORD
+    fresh_valkey.command("ACL", "SETUSER", *rule)
+    return fresh_valkey
+
+
+def quoted() -> str:
+    return PASSWORD.replace("%", "%25").replace("@", "%40").replace(":", "%3A").replace("/", "%2F")
+
+
+async def test_the_documented_rights_are_enough(
+    locked: ServerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user with nothing more can do everything; the missing INFO is not even mentioned."""
+    with caplog.at_level(logging.DEBUG, "asgi_session"):
+        store = RedisStore.from_url(f"redis://sessions:{quoted()}@{locked.host}:{locked.port}")
+        await store.open()
+        await use_every_verb(store)
+        await store.close()
+    assert caplog.records == []
+
+
+async def test_rights_that_are_missing_are_named(locked: ServerProcess) -> None:
+    """A key outside of the user's pattern is refused with the server's words."""
+    store = RedisStore.from_url(
+        f"redis://sessions:{quoted()}@{locked.host}:{locked.port}", prefix="elsewhere"
+    )
+    with pytest.raises(StoreUnavailable, match="NOPERM") as caught:
+        await store.load(KEY, deadline=soon())
+    assert caught.value.executed is False
+    await store.close()
+
+
+async def test_a_wrong_password_fails_at_once(locked: ServerProcess) -> None:
+    """No retry helps, so none is made; neither password nor user's secret is in the error."""
+    store = RedisStore.from_url(f"redis://sessions:wrong-{quoted()}@{locked.host}:{locked.port}")
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(StoreUnavailable, match="refused the login") as caught:
+        await store.load(KEY, deadline=soon(10))
+    assert asyncio.get_running_loop().time() - began < 2
+    assert caught.value.executed is False
+    seen: BaseException | None = caught.value
+    while seen is not None:
+        assert "wrong-" not in str(seen)
+        seen = seen.__cause__ or seen.__context__
+    await store.close()
+
+
+async def test_a_credential_provider_is_asked_at_every_connect(locked: ServerProcess) -> None:
+    """Credentials that expire are fetched anew, with the connection's maximum age or a lost connection."""
+    asked = 0
+
+    class Provider(CredentialProvider):
+        def get_credentials(self) -> tuple[str, str]:
+            nonlocal asked
+            asked += 1
+            return "sessions", PASSWORD
+
+    client = Redis(host=locked.host, port=locked.port, credential_provider=Provider())
+    store = RedisStore(client)
+    await use_every_verb(store)
+    assert asked == 1
+    store.distrust(KEY)
+    await use_every_verb(store)
+    assert asked == 2
+    await store.close()
+
+
+async def test_a_database_and_a_client_name(fresh_valkey: ServerProcess) -> None:
+    """Both are set on the connection that the commands take."""
+    store = RedisStore.from_url(f"{fresh_valkey.url}/3?client_name=web-1")
+    assert await store.create(KEY, record(), in_an_hour(), deadline=soon())
+    assert fresh_valkey.info("keyspace").keys() == {"db3"}
+    assert " name=web-1 " in fresh_valkey.command("CLIENT", "LIST").decode()
+    await store.close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_tls(locked: ServerProcess, tmp_path: Path, run: object) -> None:
+    """TLS with a private CA and a login, on both kinds of loop; the end of the loop closes it quietly."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+
+    async def main() -> None:
+        async with tls_in_front(locked, authority.issue_cert("127.0.0.1")) as port:
+            url = f"rediss://sessions:{quoted()}@127.0.0.1:{port}?ssl_ca_certs={tmp_path / 'ca.pem'}"
+            store = RedisStore.from_url(url)
+            await use_every_verb(store)
+            await store.close()
+            await use_every_verb(store)
+            await store.close()
+
+    assert callable(run)
+    run(main())
+
+
+async def test_the_name_to_verify_can_be_given(fresh_valkey: ServerProcess, tmp_path: Path) -> None:
+    """A certificate for another name is refused, unless that name is the one to expect."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    async with tls_in_front(fresh_valkey, authority.issue_cert("redis.example.com")) as port:
+        url = f"rediss://127.0.0.1:{port}?ssl_ca_certs={tmp_path / 'ca.pem'}"
+        wrong = RedisStore.from_url(url)
+        with pytest.raises(StoreUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await wrong.load(KEY, deadline=soon(0.5))
+        await wrong.close()
+        store = RedisStore.from_url(url, tls_server_name="redis.example.com")
+        await use_every_verb(store)
+        await store.close()
+
+
+async def test_client_objects_are_left_alone(valkey: ServerProcess) -> None:
+    """A client's settings are used; its pool makes no connection and stays usable."""
+    client = Redis(host=valkey.host, port=valkey.port, decode_responses=True, client_name="theirs")
+    store = RedisStore(client)
+    await use_every_verb(store)
+    assert client.connection_pool._available_connections == []
+    await store.close()
+    assert await client.ping()
+    await client.aclose()
+
+
+async def test_a_cluster_client_object(cluster: Cluster) -> None:
+    """A RedisCluster that was never connected tells enough."""
+    from redis.asyncio import RedisCluster
+
+    first = cluster.nodes[0]
+    client = RedisCluster(host=first.host, port=first.port)
+    store = RedisStore(client)
+    for number in range(20):
+        assert await store.create(f"{number:022d}", record(), in_an_hour(), deadline=soon())
+    await use_every_verb(store)
+    await store.close()
+    await client.aclose()

@@ -1,0 +1,98 @@
+"""What servers' words mean: decisions without I/O."""
+
+from __future__ import annotations
+
+import hiredis
+import pytest
+
+from asgi_session.stores.redis.backoff import delay
+from asgi_session.stores.redis.commands import Kind, kind
+from asgi_session.stores.redis.topology import read_redirect, read_slots
+
+ASKED = ("10.0.0.1", 6379)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("LOADING Redis is loading the dataset in memory", Kind.RETRY),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", Kind.RETRY),
+        ("CLUSTERDOWN The cluster is down", Kind.RETRY),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", Kind.RETRY),
+        ("BUSY Redis is busy running a script.", Kind.RETRY),
+        ("ERR max number of clients reached", Kind.RETRY),
+        ("READONLY You can't write against a read only replica.", Kind.RECONNECT),
+        ("NOAUTH Authentication required.", Kind.RECONNECT),
+        (
+            "ERR Error running script (call to f_0123): @user_script:3: @user_script: 3: "
+            "-READONLY You can't write against a read only replica.",
+            Kind.RECONNECT,
+        ),
+        ("MOVED 1 10.0.0.2:6379", Kind.MOVED),
+        ("ASK 1 10.0.0.2:6379", Kind.ASK),
+        ("NOSCRIPT No matching script.", Kind.NOSCRIPT),
+        ("OOM command not allowed when used memory > 'maxmemory'.", Kind.REFUSED),
+        ("NOPERM User x has no permissions to run the 'get' command", Kind.REFUSED),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", Kind.REFUSED),
+        ("ERR something new", Kind.REFUSED),
+        ("", Kind.REFUSED),
+    ],
+)
+def test_error_replies_are_told_apart(text: str, expected: Kind) -> None:
+    """Every error reply asks for exactly one thing."""
+    assert kind(hiredis.ReplyError(text)) is expected
+
+
+def test_topology() -> None:
+    """Ranges with their primaries, the others as replicas; no host means the node that was asked."""
+    reply = [
+        [0, 99, [b"10.0.0.2", 1, b"id", []], [b"10.0.0.3", 2, b"id"]],
+        [100, 16383, [b"", 3, b"id"], [None, 4, b"id"], [b"?", 5, b"id"], [b"10.0.0.3", 2, b"id"]],
+    ]
+    topology = read_slots(reply, ASKED, None)
+    assert topology is not None
+    assert topology.ranges == ((0, 99, ("10.0.0.2", 1)), (100, 16383, ("10.0.0.1", 3)))
+    assert topology.replicas == (("10.0.0.3", 2), ("10.0.0.1", 4), ("10.0.0.1", 5))
+
+
+def test_announced_addresses_are_remapped() -> None:
+    """The remap sees every announced address, in topologies and in redirections."""
+
+    def remap(address: tuple[str, int]) -> tuple[str, int]:
+        return "outside", address[1] + 1
+
+    topology = read_slots([[0, 1, [b"10.0.0.2", 1]]], ASKED, remap)
+    assert topology is not None
+    assert topology.ranges == ((0, 1, ("outside", 2)),)
+    assert read_redirect("ASK 7 10.0.0.2:8", ASKED, remap) == (7, ("outside", 9))
+
+
+@pytest.mark.parametrize("reply", [[], None, hiredis.ReplyError("ERR cluster support disabled")])
+def test_a_node_that_knows_nothing(reply: object) -> None:
+    """An error, or a node outside of any cluster, is no topology."""
+    assert read_slots(reply, ASKED, None) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("MOVED 7 10.0.0.2:8", (7, ("10.0.0.2", 8))),
+        ("MOVED 7 :8", (7, ("10.0.0.1", 8))),
+        ("MOVED 7 ?:8", (7, ("10.0.0.1", 8))),
+        ("ASK 7 2001:db8::1:8", (7, ("2001:db8::1", 8))),
+        ("ASK 7 node.example.com:8", (7, ("node.example.com", 8))),
+        ("MOVED 16384 h:8", None),
+        ("MOVED 7", None),
+        ("MOVED x h:8", None),
+        ("MOVED 7 h:x", None),
+    ],
+)
+def test_redirections(error: str, expected: object) -> None:
+    """Slot and address are read; what makes no sense is no redirection."""
+    assert read_redirect(error, ASKED, None) == expected
+
+
+def test_delays_grow_to_a_limit() -> None:
+    """Jitter stays between half and all of the delay."""
+    assert all(0.005 <= delay(0) <= 0.01 for _ in range(50))
+    assert all(0.125 <= delay(1000) <= 0.25 for _ in range(50))

@@ -1,0 +1,200 @@
+"""URLs and client objects, turned into what to connect to; nothing is connected here."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import redis
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.credentials import UsernamePasswordCredentialProvider
+
+from asgi_session.errors import ConfigurationError
+from asgi_session.stores import store_from_url
+from asgi_session.stores.memory import MemoryStore
+from asgi_session.stores.redis import RedisStore
+from asgi_session.stores.redis.clients import describe
+from asgi_session.stores.redis.url import parse
+
+
+def test_a_plain_url() -> None:
+    """Host, port and database; the rest has its default."""
+    target = parse("redis://example.com:7000/3")
+    assert (target.mode, target.addresses) == ("single", (("example.com", 7000),))
+    assert target.dialect.connection_class is Connection
+    assert target.dialect.settings == {"db": 3}
+    assert parse("redis://h").addresses == (("h", 6379),)
+    assert parse("redis://h?db=4").dialect.settings["db"] == 4
+    assert parse("redis://[::1]:7").addresses == (("::1", 7),)
+
+
+def test_credentials_are_unquoted_once_and_never_shown() -> None:
+    """Special characters arrive whole; repr and errors keep the secret."""
+    url = "redis://us%40er:p%2Fa%3As%25s@h/0"
+    target = parse(url)
+    assert target.dialect.settings["username"] == "us@er"
+    assert target.dialect.settings["password"] == "p/a:s%s"
+    for text in (repr(target), repr(RedisStore.from_url(url)), repr(target.dialect)):
+        assert "s%s" not in text
+        assert "p%2F" not in text
+    with pytest.raises(ConfigurationError) as caught:
+        parse("redis://user:hush@h/abc")
+    assert "hush" not in str(caught.value)
+
+
+def test_tls_options() -> None:
+    """`rediss://` takes redis-py's ssl_ options, as types of their own."""
+    target = parse("rediss://h?ssl_check_hostname=false&ssl_ca_certs=%2Fca.pem&ssl_cert_reqs=none")
+    assert target.dialect.connection_class is SSLConnection
+    assert target.dialect.settings["ssl_check_hostname"] is False
+    assert target.dialect.settings["ssl_ca_certs"] == "/ca.pem"
+
+
+def test_a_unix_socket() -> None:
+    """The path is the URL's, the database the query's."""
+    target = parse("unix:///run/redis%20x.sock?db=2")
+    assert target.addresses == (("/run/redis x.sock", 0),)
+    assert target.dialect.connection_class is UnixDomainSocketConnection
+    assert target.dialect.settings == {"db": 2}
+
+
+def test_a_cluster_url() -> None:
+    """Seeds share user and password; a comma in the password is none between hosts."""
+    target = parse("rediss+cluster://u:p%2Cq@a:1,b,[::1]:3")
+    assert (target.mode, target.addresses) == ("cluster", (("a", 1), ("b", 6379), ("::1", 3)))
+    assert target.dialect.connection_class is SSLConnection
+    assert target.dialect.settings["password"] == "p,q"
+    assert parse("redis+cluster://h/0").dialect.settings["db"] == 0
+
+
+def test_a_sentinel_url() -> None:
+    """Service as the path; the sentinels have credentials of their own, or none."""
+    url = "redis+sentinel://u:p@a,b:2/mymaster?db=3&sentinel_username=su&sentinel_password=sp"
+    target = parse(url)
+    assert (target.mode, target.addresses) == ("sentinel", (("a", 26379), ("b", 2)))
+    assert target.service == "mymaster"
+    assert target.dialect.settings == {"username": "u", "password": "p", "db": 3}
+    assert target.sentinel_dialect is not None
+    assert target.sentinel_dialect.settings == {"username": "su", "password": "sp"}
+    plain = parse("redis+sentinel://u:p@a/mymaster").sentinel_dialect
+    assert plain is not None
+    assert plain.settings == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://h", "unknown scheme 'http'"),
+        ("redis", "unknown scheme ''"),
+        ("redis://", "host is missing"),
+        ("redis:///0", "host is missing"),
+        ("redis://:6379", "host is missing"),
+        ("redis://h:port", "host 'h:port'"),
+        ("redis://h:99999", "host 'h:99999'"),
+        ("redis://h/abc", "must be a number, not 'abc'"),
+        ("redis://h/-1", "must be a number"),
+        ("redis://h/0/1", "must be a number"),
+        ("redis://h?db=x", "must be a number, not 'x'"),
+        ("redis://a,b", "redis+cluster://"),
+        ("redis://h?colour=red", "unknown query parameter 'colour'"),
+        ("redis://h?socket_timeout=3", "timeout="),
+        ("redis://h?max_connections=3", "share one connection"),
+        ("redis://h?ssl_ca_certs=x", "rediss://"),
+        ("rediss://h?ssl_min_version=x", "ssl_min_version"),
+        ("unix://", "path is missing"),
+        ("unix://run/redis.sock", "unix:///run/redis.sock"),
+        ("redis+cluster://h/1", "only database 0"),
+        ("redis+cluster://h?db=1", "only database 0"),
+        ("redis+cluster://a,,b", "host is missing"),
+        ("redis+sentinel://h", "name the service"),
+        ("redis+sentinel://h/a/b", "name the service"),
+        ("redis+cluster://h?sentinel_password=x", "unknown query parameter"),
+    ],
+)
+def test_wrong_urls_are_explained(url: str, said: str) -> None:
+    """The message says what is wrong with which URL, and how to mend it."""
+    with pytest.raises(ConfigurationError) as caught:
+        RedisStore.from_url(url)
+    assert said in str(caught.value)
+
+
+def test_stores_by_url() -> None:
+    """The scheme picks the store; options are the store's own."""
+    assert isinstance(store_from_url("memory://"), MemoryStore)
+    assert isinstance(store_from_url("redis+cluster://h", prefix="p"), RedisStore)
+    with pytest.raises(ConfigurationError, match=r"memory://, redis://.*rediss\+cluster://"):
+        store_from_url("mongodb://h")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"prefix": "a{b"}, {"timeout": 0}, {"connect_timeout": -1}, {"max_connection_age": timedelta(0)}],
+)
+def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
+    """A prefix that would move all keys to one slot, and timeouts of nothing."""
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        RedisStore.from_url("redis://h", **options)
+
+
+def test_a_redis_object() -> None:
+    """What describes the connection is taken over; what describes pooling and decoding is not."""
+    provider = UsernamePasswordCredentialProvider("u", "p")
+    client: Any = Redis(
+        host="h", port=7, db=2, credential_provider=provider, client_name="me", decode_responses=True
+    )
+    target = describe(client)
+    assert (target.mode, target.addresses) == ("single", (("h", 7),))
+    assert target.dialect.settings["credential_provider"] is provider
+    assert target.dialect.settings["client_name"] == "me"
+    assert target.dialect.settings["db"] == 2
+    assert "decode_responses" not in target.dialect.settings
+    secure: Any = Redis.from_url("rediss://u:p@h?ssl_ca_certs=/ca")
+    assert describe(secure).dialect.connection_class is SSLConnection
+    assert describe(secure).dialect.settings["ssl_ca_certs"] == "/ca"
+    local: Any = Redis.from_url("unix:///s.sock")
+    assert describe(local).addresses == (("/s.sock", 0),)
+
+
+async def test_a_cluster_object() -> None:
+    """Seeds, credentials and the address remap are taken over."""
+
+    def remap(address: tuple[str, int]) -> tuple[str, int]:
+        return address
+
+    client: Any = RedisCluster(
+        startup_nodes=[ClusterNode("a", 1), ClusterNode("b", 2)], password="p", ssl=True, address_remap=remap
+    )
+    target = describe(client)
+    assert (target.mode, set(target.addresses)) == ("cluster", {("a", 1), ("b", 2)})
+    assert target.dialect.connection_class is SSLConnection
+    assert target.dialect.settings["password"] == "p"
+    assert target.address_remap is remap
+    await client.aclose()
+
+
+def test_a_sentinel_object() -> None:
+    """A Sentinel with the service's name, or what its `master_for` returns, come to the same."""
+    sentinel = Sentinel([("a", 1), ("b", 2)], sentinel_kwargs={"password": "sp"}, password="p")
+    for target in (describe(sentinel, "svc"), describe(sentinel.master_for("svc"))):
+        assert (target.mode, target.addresses) == ("sentinel", (("a", 1), ("b", 2)))
+        assert target.service == "svc"
+        assert target.dialect.connection_class is Connection
+        assert target.dialect.settings["password"] == "p"
+        assert target.sentinel_dialect is not None
+        assert target.sentinel_dialect.settings["password"] == "sp"
+
+
+def test_objects_that_will_not_do() -> None:
+    """Blocking clients, replicas and Sentinels without a service are refused with a reason."""
+    sentinel = Sentinel([("a", 1)])
+    with pytest.raises(ConfigurationError, match=r"redis\.asyncio"):
+        RedisStore(redis.Redis())
+    with pytest.raises(ConfigurationError, match="service_name="):
+        RedisStore(sentinel)
+    with pytest.raises(ConfigurationError, match="master_for"):
+        RedisStore(sentinel.slave_for("svc"))
+    with pytest.raises(ConfigurationError, match="Sentinel object only"):
+        RedisStore(Redis(), service_name="svc")
