@@ -34,7 +34,8 @@ def test_milliseconds(value: float | timedelta, expected: int) -> None:
     "value",
     [
         0, -1, 0.0004, float("nan"), float("inf"), -float("inf"), timedelta(0), timedelta(days=-1),
-        timedelta.max, pytest.param(10**400, id="huge"), 100 * 366 * 86400 + 1, True, "5", None, [1], object(),
+        timedelta.max, pytest.param(10**400, id="huge"), 100 * 366 * 86400 + 1,
+        True, "5", None, [1], object(),
     ],
 )  # fmt: skip
 def test_bad_durations(value: Any) -> None:

@@ -1,0 +1,193 @@
+"""What the package exports, what it imports, and which way its imports point."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import asgi_session
+from asgi_session import errors, testing
+from asgi_session.errors import SessionError
+
+ROOT = Path(asgi_session.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
+
+LEAVES = {"errors", "clock"}
+PURE = {"token", "cookie", "codec", "record", "changes", "credentials", "expiry", "options"}
+CONTRACT = {"store"}
+ASGI = {"middleware", "fastapi"}
+
+
+def test_all_is_sorted_and_complete() -> None:
+    """`__all__` lists everything public that the package holds, in order, once."""
+    names = asgi_session.__all__
+    assert names == sorted(set(names))
+    public = {
+        name
+        for name, value in vars(asgi_session).items()
+        if not name.startswith("_") and not isinstance(value, type(sys)) and name != "annotations"
+    }
+    assert public == set(names)
+    for error in vars(errors).values():
+        if isinstance(error, type) and issubclass(error, SessionError):
+            assert error.__name__ in names
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_every_module_imports_and_says_what_it_is_for(name: str) -> None:
+    """Each module has a docstring, and every name in its `__all__` exists."""
+    module = importlib.import_module(name)
+    assert module.__doc__
+    for public in getattr(module, "__all__", ()):
+        assert getattr(module, public) is not None
+
+
+@pytest.mark.parametrize("name", sorted({*asgi_session.__all__, *testing.__all__}))
+def test_public_names_are_documented(name: str) -> None:
+    """Everything public has a docstring."""
+    assert (getattr(asgi_session, name, None) or getattr(testing, name)).__doc__
+
+
+def imported_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    return set(output.split())
+
+
+def test_importing_the_package_is_cheap() -> None:
+    """`import asgi_session` loads no client of a store, no framework but Starlette, no test tool."""
+    loaded = {name.partition(".")[0] for name in imported_by("import asgi_session")}
+    assert {"asgi_session", "starlette", "msgpack"} <= loaded
+    assert not loaded & {
+        "redis", "hiredis", "fastapi", "pydantic", "pytest", "hypothesis", "httpx", "boto3", "botocore",
+        "aiobotocore", "sqlalchemy", "uvloop", "jinja2",
+    }  # fmt: skip
+
+
+def test_a_store_in_memory_needs_no_client() -> None:
+    """Neither does a manager with a store in memory."""
+    made = "from asgi_session import SessionManager\nSessionManager('memory://')"
+    assert not {name.partition(".")[0] for name in imported_by(made)} & {
+        "redis",
+        "hiredis",
+        "fastapi",
+        "pytest",
+    }
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules that a file imports at any depth, but not for type checking only."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                found.add(submodule if submodule in MODULES else node.module)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return found
+
+
+def own(path: Path) -> set[str]:
+    """Return the parts of this package that a file imports, without the package's name."""
+    return {
+        name.partition(".")[2]
+        for name in imports(path)
+        if name == "asgi_session" or name.startswith("asgi_session.")
+    }
+
+
+IO = {
+    "asyncio", "anyio", "socket", "ssl", "selectors", "threading", "starlette", "fastapi", "redis", "hiredis",
+    "time", "logging", "subprocess", "pathlib", "urllib", "http",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_leaves_import_nothing_of_ours(name: str) -> None:
+    """Errors and clock know nobody."""
+    assert own(MODULES[f"asgi_session.{name}"]) == set()
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_pure_modules_import_pure_ones(name: str) -> None:
+    """Decisions are functions of their arguments: no I/O, no framework, nothing that has either."""
+    path = MODULES[f"asgi_session.{name}"]
+    assert own(path) <= PURE | LEAVES
+    assert not {module.partition(".")[0] for module in imports(path)} & IO
+
+
+def test_the_contract_knows_nobody() -> None:
+    """A store's author reads one file."""
+    assert own(MODULES["asgi_session.store"]) == set()
+
+
+STORES = sorted(name for name in MODULES if name.startswith("asgi_session.stores."))
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_stores_know_neither_the_core_nor_each_other(name: str) -> None:
+    """A store imports the contract, the leaves, and what is its own."""
+    kind = ".".join(name.split(".")[1:3])
+    for module in own(MODULES[name]):
+        assert module in CONTRACT | LEAVES or module == kind or module.startswith(f"{kind}."), module
+
+
+def test_only_the_edge_knows_the_frameworks() -> None:
+    """Starlette is known to two files, FastAPI to one, redis and hiredis to their store."""
+    for name, path in MODULES.items():
+        known = {module.partition(".")[0] for module in imports(path)}
+        short = name.removeprefix("asgi_session.")
+        if "starlette" in known:
+            assert short in ASGI or short.startswith("testing"), name
+        if "fastapi" in known:
+            assert short == "fastapi", name
+        if known & {"redis", "hiredis"}:
+            assert short.startswith("stores.redis"), name
+        if "pytest" in known:
+            assert short.startswith("testing"), name
+
+
+def test_the_core_does_not_know_the_edge() -> None:
+    """Arrows point one way: nothing below the middleware imports it, nothing shipped imports the tests."""
+    edge = {f"asgi_session.{name}" for name in ASGI} | {"asgi_session"}
+    for name, path in MODULES.items():
+        short = name.removeprefix("asgi_session.")
+        if short not in ASGI and name != "asgi_session" and not short.startswith("testing"):
+            assert not imports(path) & edge, name
+            assert not any(module.startswith("asgi_session.testing") for module in imports(path)), name
+
+
+def test_imports_go_round_in_no_circle() -> None:
+    """No module imports, however far around, a module that imports it."""
+    arrows = {
+        name: {module for module in imports(path) if module in MODULES} for name, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way, name))
+        if name not in done:
+            for other in sorted(arrows[name]):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in sorted(MODULES):
+        visit(name, ())
