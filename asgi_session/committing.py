@@ -7,12 +7,12 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from asgi_session import record as records
-from asgi_session.changes import Changes, Intent, Kind, Mark, Verdict, own_keys
+from asgi_session.changes import Changes, Kind, Mark, Verdict, own_keys
 from asgi_session.errors import StoreUnavailable
 from asgi_session.expiry import expires_at
-from asgi_session.lanes import Backoff, Base, Pending, Settled, shutting_down, too_large
 from asgi_session.loading import Loader, begin_wait, drop, end_wait, gone, settled
 from asgi_session.loops import Loops
+from asgi_session.pending import Backoff, Base, Pending, Settled, shutting_down, too_large
 from asgi_session.session import Owed, Session, Status
 from asgi_session.store import TAG_SIZE
 from asgi_session.token import new_token
@@ -41,7 +41,7 @@ class Committer:
         """
         if session._pending is not None:
             await settled(session)
-        pending = self.start(session, only_destroy=only_destroy)
+        pending = self._take(session, only_destroy=only_destroy)
         if pending is None:
             if explicit:
                 if session._status in (Status.DETACHED, Status.ENDED):
@@ -49,7 +49,7 @@ class Committer:
                 self._loader.touch_if_due(session)
             return
         try:
-            await pending.wait()
+            await self._carry_out(pending)
         finally:
             end_wait(session, pending.deadline, self._policy.deadline)
         if pending.error is not None:
@@ -57,8 +57,8 @@ class Committer:
         if explicit and pending.dropped:
             raise gone()
 
-    def start(self, session: Session, *, only_destroy: bool = False) -> Pending | None:
-        """Take the session's changes and set their commit going; None when there is nothing to do."""
+    def _take(self, session: Session, *, only_destroy: bool = False) -> Pending | None:
+        """Take the session's changes for a commit; None when there is nothing to do."""
         if session._status in (Status.UNLOADED, Status.ENDED):
             return None
         if session._replaced:
@@ -81,23 +81,35 @@ class Committer:
                 return None
         pending = Pending(session, changes, mark, session._era, begin_wait(session, self._policy.deadline))
         session._pending = pending
-        self._dispatch(pending)
         return pending
 
-    def _dispatch(self, pending: Pending) -> None:
-        """Send a commit the way that the session's status asks for."""
+    async def _carry_out(self, pending: Pending) -> None:
+        """Wait until the commit has its result. Being cancelled here does not touch the commit."""
+        key = self._dispatch(pending)
+        if key is not None:
+            await self._loops.current().lanes.save(key, pending)
+        else:
+            await pending.wait()
+
+    def _dispatch(self, pending: Pending) -> str | None:
+        """Send a commit the way that the session's status asks for.
+
+        One to an existing record is only made ready: returns the key under which to save it.
+        """
         session = pending.session
         status = session._status
+        if status is Status.LIVE and pending.mark is None:
+            return self._make_ready(pending)
         if status is Status.BLANK:
-            self._loops.current().spawn(self._load_then_dispatch(pending))
-            return
+            self._loops.current().spawn(self._load_then_carry_out(pending))
+            return None
         own = own_keys(pending.changes)
-        if session._sealed and own and (status is not Status.LIVE or pending.mark is not None):
+        if session._sealed and own:
             self._refuse_late(pending)
             own = {}
         if status is Status.LIVE:
-            self._submit(pending)
-        elif status is Status.ANONYMOUS:
+            return self._make_ready(pending)
+        if status is Status.ANONYMOUS:
             message = (
                 "the session could not be loaded, since the store was away, so it cannot be changed either"
             )
@@ -110,8 +122,9 @@ class Committer:
             elif pending.mark is not None and pending.mark.kind is Kind.DESTROY:
                 session._status = Status.ENDED
             self._finish(pending)
+        return None
 
-    async def _load_then_dispatch(self, pending: Pending) -> None:
+    async def _load_then_carry_out(self, pending: Pending) -> None:
         """Commit a session that was cleared or destroyed before it was loaded."""
         try:
             await self._loader.load(pending.session)
@@ -120,20 +133,19 @@ class Committer:
             if not isinstance(error, Exception):
                 raise
         else:
-            self._dispatch(pending)
+            await self._carry_out(pending)
 
-    def _submit(self, pending: Pending) -> None:
-        """Queue the commit for the session's record."""
+    def _make_ready(self, pending: Pending) -> str:
+        """Set what the merge needs to know of the session's record; return that record's key."""
         session, mark = pending.session, pending.mark
         base, token = session._base, session._token
         assert base is not None and token is not None, "a live session has both"
-        digest = new_digest = b""
+        pending.base, pending.epoch = base, base.record.epoch
         if mark is not None and not ends(pending):
             pending.token = new_token(token.selector)
-            digest, new_digest = self._policy.tokens.digest(token), self._policy.tokens.digest(pending.token)
-        pending.base = base
-        pending.intent = Intent(pending.changes, base.record.epoch, mark, digest, new_digest)
-        self._loops.current().lanes.submit(token.selector, pending)
+            pending.digest = self._policy.tokens.digest(token)
+            pending.new_digest = self._policy.tokens.digest(pending.token)
+        return token.selector
 
     async def _create(self, pending: Pending, own: dict[str, bytes]) -> None:
         """Create a new session of `own`, under a new selector."""

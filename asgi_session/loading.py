@@ -10,8 +10,8 @@ from asgi_session import record as records
 from asgi_session.credentials import Fit, judge
 from asgi_session.errors import SessionCorrupt, SessionError, SessionGone, StoreUnavailable
 from asgi_session.expiry import touch_due
-from asgi_session.lanes import Base
 from asgi_session.loops import Loops, LoopState
+from asgi_session.pending import Base
 from asgi_session.record import Record
 from asgi_session.session import Session, Status
 from asgi_session.store import Distrusts

@@ -27,9 +27,11 @@ class LoopState:
         task.add_done_callback(self.tasks.discard)
 
     async def drain(self) -> None:
-        """Wait for the tasks; they end with their deadlines."""
+        """Wait for the tasks, and for the commits that requests wait for; they end with their deadlines."""
         while self.tasks:
             await asyncio.wait(list(self.tasks))
+        for pending in self.lanes.unfinished():
+            await pending.wait()
 
 
 class Loops:

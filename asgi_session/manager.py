@@ -13,10 +13,11 @@ from asgi_session import stores
 from asgi_session.clock import Clock, system_clock
 from asgi_session.committing import Committer
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.lanes import Backoff, Lanes
+from asgi_session.lanes import Lanes
 from asgi_session.loading import Loader
 from asgi_session.loops import Loops
 from asgi_session.options import choice, milliseconds
+from asgi_session.pending import Backoff
 from asgi_session.store import Store
 from asgi_session.token import Tokens, is_selector
 
@@ -106,7 +107,7 @@ class SessionManager:
         self._committer = Committer(self, loader, self._loops)
         # For the session and the middleware.
         self._load, self._refresh = loader.load, loader.refresh
-        self._commit, self._start_commit = self._committer.commit, self._committer.start
+        self._commit = self._committer.commit
         self.decode = loader.decode
 
     # ---------------------------------------------------------------- life

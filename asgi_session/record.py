@@ -113,18 +113,21 @@ def next_version(record: Record, now: int) -> Record:
     version, nonce, epoch, created, idle, deadline, digest, check, ring, parts, entries = record
     if parts:
         parts = {kind: part for kind, part in parts.items() if not _is_past(kind, part, now)}
-    return Record(
-        version + 1,
-        os.urandom(8),
-        epoch,
-        created,
-        idle,
-        deadline,
-        digest,
-        check,
-        (nonce[:4] + ring)[: 4 * RING_LENGTH],
-        parts,
-        entries,
+    return tuple.__new__(
+        Record,
+        (
+            version + 1,
+            os.urandom(8),
+            epoch,
+            created,
+            idle,
+            deadline,
+            digest,
+            check,
+            (nonce[:4] + ring)[: 4 * RING_LENGTH],
+            parts,
+            entries,
+        ),
     )
 
 

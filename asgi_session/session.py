@@ -30,8 +30,8 @@ from asgi_session.token import Token
 
 if TYPE_CHECKING:
     from asgi_session.cookie import Cookie
-    from asgi_session.lanes import Base, Pending
     from asgi_session.manager import SessionManager
+    from asgi_session.pending import Base, Pending
 
 # The class's name is what orjson and msgspec print when they meet it.
 UNDECODED: Final[Any] = type("undecoded session value, pass dict(session) instead", (), {"__slots__": ()})()

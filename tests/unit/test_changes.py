@@ -35,8 +35,15 @@ def folded(record: Record, *intents: Intent, max_size: int = ROOM, now: int = NO
     return fold(record, intents, now=now, idle=IDLE, absolute=ABSOLUTE, max_size=max_size)
 
 
-def intent(record: Record, wanted: Changes, mark: Mark | None = None, new: bytes = b"n" * 16) -> Intent:
-    return Intent(wanted, record.epoch, mark, record.digest, new)
+def intent(
+    record: Record,
+    wanted: Changes,
+    mark: Mark | None = None,
+    new: bytes = b"n" * 16,
+    *,
+    epoch: bytes | None = None,
+) -> Intent:
+    return Intent(wanted, epoch or record.epoch, mark, record.digest, new)
 
 
 @given(entries, changes)
@@ -118,8 +125,8 @@ def test_nothing_of_another_epoch_gets_in(
     for number, (same, one, mark) in enumerate(wanted):
         # Every value names its commit, so that it can be recognized wherever it turns up.
         named: Changes = {key: value and b"%d:" % number + value for key, value in one.items()}
-        made = intent(record, named, mark, b"%016d" % number)
-        intents.append(made if same else made._replace(epoch=records.next_epoch(record.epoch)))
+        epoch = record.epoch if same else records.next_epoch(record.epoch)
+        intents.append(intent(record, named, mark, b"%016d" % number, epoch=epoch))
     result = folded(record, *intents, max_size=max_size)
     current = record.epoch
     ended = False
@@ -286,6 +293,6 @@ def test_nothing_to_do() -> None:
     """Promise 2: when every commit is left out there is nothing to save."""
     record = base({"a": b"1"})
     assert folded(record) == Fold(record, b"", [])
-    stale = intent(record, {"a": b"2"})._replace(epoch=b"otherone")
+    stale = intent(record, {"a": b"2"}, epoch=b"otherone")
     assert folded(record, stale) == Fold(record, b"", [Verdict.OVERTAKEN])
     assert GRACE not in record.parts

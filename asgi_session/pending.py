@@ -1,0 +1,145 @@
+"""One commit on its way: what it wants, who waits for it, what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from asgi_session.changes import Changes, Intent, Mark, Verdict
+from asgi_session.errors import SessionConflict, SessionTooLarge, StoreUnavailable
+from asgi_session.record import Record
+from asgi_session.token import Token
+
+if TYPE_CHECKING:
+    from asgi_session.session import Session
+
+
+class Base(NamedTuple):
+    """A version of a record as the store has it."""
+
+    record: Record
+    tag: bytes
+    expires_at: int
+
+
+class Pending(Intent):
+    """A commit, from the moment its changes were taken until its result is known.
+
+    Attributes:
+        session: whose commit it is.
+        era: of the session when the changes were taken.
+        deadline: by when it must have a result, as `time.monotonic`.
+        base: the version that the session was loaded from or last committed to, if any.
+        token: the new credential, if the commit hands one out.
+        timer: fails it at its deadline while it waits in a queue.
+        dropped: set when nothing was written because the session is gone or has moved on.
+        done: whether it has its result.
+        error: set when it failed.
+    """
+
+    __slots__ = (
+        "_waiters",
+        "base",
+        "deadline",
+        "done",
+        "dropped",
+        "era",
+        "error",
+        "session",
+        "timer",
+        "token",
+    )
+
+    base: Base  # set for a session that has a record
+
+    def __init__(
+        self, session: Session, changes: Changes, mark: Mark | None, era: int, deadline: float
+    ) -> None:
+        self.changes = changes
+        self.mark = mark
+        self.digest = self.new_digest = b""
+        self.session = session
+        self.era = era
+        self.deadline = deadline
+        self.token: Token | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.dropped = False
+        self.done = False
+        self.error: Exception | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+
+    async def wait(self) -> None:
+        """Wait until it has a result. Being cancelled here does not touch the commit."""
+        if not self.done:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    def finish(self, error: Exception | None = None) -> None:
+        """Give it its result and wake who waits."""
+        if self.done:
+            return
+        self.done, self.error = True, error
+        if self.timer is not None:
+            self.timer.cancel()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Settled(NamedTuple):
+    """What became of a commit that reached the store.
+
+    Attributes:
+        verdict: None when the record is gone.
+        base: what the store now has, as far as known.
+        merged: whether `base` holds more than this commit's own base and changes.
+        tries: how many saves were sent.
+    """
+
+    verdict: Verdict | None
+    base: Base | None
+    merged: bool = False
+    tries: int = 1
+
+
+class Backoff:
+    """Jittered, growing pauses; the first retry comes at once."""
+
+    __slots__ = ("_tries",)
+
+    def __init__(self) -> None:
+        self._tries = 0
+
+    async def pause(self, deadline: float) -> None:
+        """Pause before the next try, never beyond `deadline` (`time.monotonic`)."""
+        self._tries += 1
+        if self._tries > 1:
+            longest = min(0.2, 0.001 * 2**self._tries, max(deadline - time.monotonic(), 0))
+            await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  (jitter, no secret)
+
+
+def too_large(size: int, max_size: int) -> SessionTooLarge:
+    """Return the error for a session that would take `size` bytes."""
+    return SessionTooLarge(
+        f"the session would take {size} bytes, more than max_size={max_size}; keep large data elsewhere and "
+        "its key in the session, or raise max_size",
+        size=size,
+        max_size=max_size,
+    )
+
+
+def outcome_unknown() -> SessionConflict:
+    """Return the error for a save of which nobody can tell any more whether it was applied."""
+    return SessionConflict(
+        "the store's reply to a save was lost, and so many other saves followed that it can no longer be "
+        "told whether it was applied; load the session again to see",
+        outcome_unknown=True,
+    )
+
+
+def shutting_down() -> StoreUnavailable:
+    """Return the error for a commit whose event loop is closing."""
+    return StoreUnavailable("the event loop was closed before the session was saved")
