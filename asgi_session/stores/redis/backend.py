@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NoReturn, Protocol
 
-import hiredis
-
 from asgi_session.errors import StoreUnavailable
 from asgi_session.stores.redis.commands import Command
 from asgi_session.stores.redis.connection import Failure
@@ -42,6 +40,6 @@ def unavailable(command: Command, why: Failure, told: str = "") -> NoReturn:
     raise StoreUnavailable(f"{command.verb}: {why.why}{before}", executed=why.executed)
 
 
-def refused(command: Command, where: str, error: hiredis.ReplyError) -> NoReturn:
+def refused(command: Command, where: str, error: object) -> NoReturn:
     """Raise for a command that the server refused."""
     raise StoreUnavailable(f"{command.verb}: {where} answered: {error}", executed=False)

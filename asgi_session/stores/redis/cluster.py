@@ -59,6 +59,7 @@ class Cluster:
         "_suspects",
         "_timeout",
         "_to",
+        "_trouble",
     )
 
     def __init__(self, target: Target, timeout: float, to: Callable[[Address], Node]) -> None:
@@ -73,6 +74,7 @@ class Cluster:
         self._refreshing: asyncio.Task[Failure | None] | None = None
         self._refresh_after = 0.0
         self._refreshes = 0
+        self._trouble: Failure | None = None  # why the last refresh failed
 
     # commands
 
@@ -181,7 +183,8 @@ class Cluster:
         if self._slots[slot] is not None:
             return None
         if not task.done() or task.cancelled():
-            return Failure("no node told the topology of the cluster in time", False)
+            reason = f": {self._trouble.why}" if self._trouble is not None else ""
+            return Failure(f"no node told the topology of the cluster in time{reason}", False)
         return task.result() or Failure(f"no node serves slot {slot}", False)
 
     def _start_refresh(self) -> asyncio.Task[Failure | None]:
@@ -202,7 +205,9 @@ class Cluster:
             found = await self._ask_somebody()
             self._refresh_after = monotonic() + backoff.delay(self._refreshes, first=0.05, longest=0.5)
             if isinstance(found, Failure):
+                self._trouble = found
                 return found
+            self._trouble = None
             self._apply(found)
             return None
         finally:

@@ -52,7 +52,10 @@ class Single:
                         unavailable(command, failure)
                 elif isinstance(reply, hiredis.ReplyError):
                     found = kind(reply)
-                    if found in (Kind.REFUSED, Kind.MOVED, Kind.ASK):
+                    if found in (Kind.MOVED, Kind.ASK):
+                        hint = f"{reply} (a cluster: use redis+cluster://)"
+                        refused(command, connection.where, hint)
+                    if found is Kind.REFUSED:
                         refused(command, connection.where, reply)
                     if found is Kind.NOSCRIPT:
                         command.with_script_text()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Stored
 from asgi_session.stores.redis import RedisStore
 from tests.servers import Cluster, ServerProcess, slot_of, start_cluster
@@ -164,3 +166,109 @@ async def test_a_primary_is_lost_under_load(nodes: Cluster, store: RedisStore, h
         await load.progress()
     assert load.worst(itertools.chain.from_iterable(by_shard[other] for other in others)) < BOUND
     assert load.worst(by_shard[primary]) < 10
+
+
+async def test_dead_and_frozen_seeds_are_passed_over(nodes: Cluster) -> None:
+    """One living seed is enough, wherever it stands; a frozen one costs a moment, not a timeout."""
+    replica = nodes.replica_of(nodes.primaries[0])
+    replica.freeze()
+    try:
+        seeds = (
+            f"127.0.0.1:1,{replica.host}:{replica.port},{nodes.primaries[1].host}:{nodes.primaries[1].port}"
+        )
+        store = RedisStore.from_url(f"redis+cluster://{seeds}")
+        began = time.monotonic()
+        assert await store.load("k" * 22, deadline=soon()) is None
+        assert time.monotonic() - began < BOUND
+        await store.close()
+    finally:
+        replica.thaw()
+        await asyncio.to_thread(nodes.wait_ok)
+
+
+async def test_no_node_at_all() -> None:
+    """Promise 11: with the whole cluster gone the error comes by the deadline and says what was tried."""
+    store = RedisStore.from_url("redis+cluster://127.0.0.1:1,127.0.0.1:2")
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:[12]") as caught:
+        await store.load("k" * 22, deadline=soon(0.5))
+    assert caught.value.executed is False
+    assert time.monotonic() - began < 1
+    await store.close()
+
+
+async def test_a_server_that_is_no_cluster(valkey: ServerProcess) -> None:
+    """The server's own words tell that the URL has the wrong scheme, and the other way round."""
+    store = RedisStore.from_url(f"redis+cluster://{valkey.host}:{valkey.port}")
+    with pytest.raises(StoreUnavailable, match="cluster support disabled"):
+        await store.load("k" * 22, deadline=soon(0.3))
+    await store.close()
+
+
+async def test_a_cluster_taken_for_a_single_server(nodes: Cluster) -> None:
+    """A redirection where none is followed is reported with what to change."""
+    store = RedisStore.from_url(nodes.primaries[0].url)
+    results = [store.load(f"{n:022d}", deadline=soon()) for n in range(30)]
+    found = await asyncio.gather(*results, return_exceptions=True)
+    errors = [each for each in found if isinstance(each, StoreUnavailable)]
+    assert errors
+    assert all("redis+cluster://" in str(error) for error in errors)
+    await store.close()
+
+
+async def test_announced_addresses_may_need_translation(nodes: Cluster) -> None:
+    """Every node is reached by the address that the remap gives, and by no other."""
+    asked: list[tuple[str, int]] = []
+
+    def remap(address: tuple[str, int]) -> tuple[str, int]:
+        asked.append(address)
+        return "localhost", address[1]
+
+    seed = nodes.primaries[0]
+    store = RedisStore.from_url(f"redis+cluster://localhost:{seed.port}", address_remap=remap)
+    for number in range(30):
+        await store.load(f"{number:022d}", deadline=soon())
+    assert {port for _, port in asked} >= {primary.port for primary in nodes.primaries}
+    backend = store._loops.backends[asyncio.get_running_loop()]
+    assert {address[0] for address in backend._nodes} == {"localhost"}  # type: ignore[attr-defined]
+    await store.close()
+
+
+async def test_a_frozen_node_does_not_hold_up_the_refresh(nodes: Cluster, store: RedisStore) -> None:
+    """While one primary is frozen, what was moved between the others is found at once."""
+    frozen, source, target = nodes.primaries
+    slot = widest(nodes, source)[3]
+    (key,) = keys_in(slot, 1)
+    assert await store.create(key, record(), in_an_hour(), deadline=soon())
+    lost = keys_of(nodes)[frozen][0]
+    assert await store.load(lost, deadline=soon()) is None
+    frozen.freeze()
+    try:
+        waiting = asyncio.create_task(store.load(lost, deadline=soon()))
+        nodes_but_frozen = [source, target]
+        target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", nodes.ids[source])
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", nodes.ids[target])
+        source.command("MIGRATE", target.host, target.port, f"asgi_session:{{{key}}}", 0, 5000)
+        for node in reversed(nodes_but_frozen):
+            node.command("CLUSTER", "SETSLOT", slot, "NODE", nodes.ids[target])
+        began = time.monotonic()
+        for _ in range(20):
+            assert await store.load(key, deadline=soon()) is not None
+        assert time.monotonic() - began < BOUND
+    finally:
+        frozen.thaw()
+    assert await waiting is None
+
+
+async def test_losing_the_connection_to_one_node(nodes: Cluster, store: RedisStore) -> None:
+    """`distrust` drops the connection of that key's node alone."""
+    by_shard = keys_of(nodes)
+    keys = [keys[0] for keys in by_shard.values()]
+    for key in keys:
+        assert await store.load(key, deadline=soon()) is None
+    backend = store._loops.backends[asyncio.get_running_loop()]
+    before = {address: node.connection for address, node in backend._nodes.items()}  # type: ignore[attr-defined]
+    store.distrust(keys[0])
+    assert [c.closed for c in before.values() if c is not None].count(True) == 1
+    for key in keys:
+        assert await store.load(key, deadline=soon()) is None
