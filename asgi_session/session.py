@@ -304,6 +304,8 @@ class Session(dict[str, Any]):
         raise SessionNotLoaded(_NOT_LOADED)
 
     def _decode(self, key: str) -> Any:
+        if type(key) is not str:
+            key = _plain_key(key)
         value = codec.decode(self._origin[key])
         dict.__setitem__(self, key, value)
         if codec.is_mutable(value):
@@ -424,7 +426,7 @@ class Session(dict[str, Any]):
     def __delitem__(self, key: str) -> None:
         self._change()
         dict.__delitem__(self, key)
-        self._watched[str(key)] = None
+        self._watched[_plain_key(key)] = None
 
     def pop(self, key: str, default: Any = _RAISE, /) -> Any:
         """Remove `key` and return its value, or `default` when there is none."""
