@@ -1,0 +1,119 @@
+"""Every example of the documentation, executed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.docs.pages import PAGES, ROOT, Block, blocks, name, python
+from tests.servers import ServerProcess
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PLAIN = [
+    page for page in PAGES if python(page) and not any("def test_" in block.text for block in python(page))
+]
+TESTS = [page for page in PAGES if any("def test_" in block.text for block in python(page))]
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=name)
+def test_readme_has_examples_verbatim(example: Path) -> None:
+    """README shows each example file, letter by letter."""
+    shown = {block.file: block.text for block in blocks(ROOT / "README.md") if block.file}
+    assert shown[name(example)] == example.read_text()
+
+
+async def run(page: Path, block: Block, names: dict[str, object], url: str) -> None:
+    """Execute a block as a page's reader would, `await` at the top level allowed."""
+    source = block.text.replace("redis://localhost:6379", url)
+    code = compile("\n" * (block.line - 1) + source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    result = eval(code, names)
+    if inspect.iscoroutine(result):
+        await result
+
+
+@pytest.mark.parametrize("page", PLAIN, ids=name)
+async def test_page_runs(page: Path, valkey: ServerProcess) -> None:
+    """The Python of a page runs from top to bottom, against a real server where it names one."""
+    names: dict[str, object] = {"__name__": page.stem}
+    for block in python(page):
+        await run(page, block, names, valkey.url)
+
+
+@pytest.mark.parametrize("page", TESTS, ids=name)
+def test_page_of_tests_passes(page: Path, tmp_path: Path) -> None:
+    """The tests that a page shows pass under pytest, with warnings as errors."""
+    for block in python(page):
+        if block.file:
+            (tmp_path / Path(block.file).name).write_text(block.text)
+        else:
+            with (tmp_path / "test_page.py").open("a") as file:
+                file.write(block.text)
+    shown = (tmp_path / "test_page.py").read_text().count("def test_")
+    assert shown
+    options = ["-q", "-c", "/dev/null", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    options += ["-o", "asyncio_default_fixture_loop_scope=function"]
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pytest", *options, "test_page.py"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "passed" in result.stdout
+    assert "skipped" not in result.stdout
+
+
+def test_fastapi_example(monkeypatch: pytest.MonkeyPatch, valkey: ServerProcess) -> None:
+    """The FastAPI example fills a cart, keeps it over a login, ends at logout, and costs /health nothing."""
+    monkeypatch.setenv("SESSION_STORE", valkey.url)
+    app = load(ROOT / "examples/fastapi_app.py").app
+    with TestClient(app, base_url="https://testserver") as client:
+        client.post("/cart/apple")
+        client.post("/cart/pear")
+        before = client.cookies["__Host-session"]
+        assert client.post("/login/ada").json() == {"cart:apple": 1, "cart:pear": 1, "user": "ada"}
+        assert client.cookies["__Host-session"] != before
+        valkey.reset_stats()
+        assert client.get("/health").json() == "ok"
+        assert valkey.commandstats().keys() <= {"ping"}
+        assert client.post("/logout").status_code == 204
+        assert client.post("/cart/fig").json() == {"cart:fig": 1}
+
+
+def test_starlette_example(monkeypatch: pytest.MonkeyPatch, valkey: ServerProcess) -> None:
+    """The Starlette example counts."""
+    monkeypatch.setenv("SESSION_STORE", valkey.url)
+    app = load(ROOT / "examples/starlette_app.py").app
+    with TestClient(app, base_url="https://testserver") as client:
+        assert client.post("/count").json() == {"count": 1}
+        assert client.post("/count").json() == {"count": 2}
+
+
+async def test_answering_errors(valkey: ServerProcess) -> None:
+    """The handler that answers an error its own way answers 413, and keeps what was there before."""
+    page = ROOT / "docs/requests.md"
+    names: dict[str, object] = {"__name__": page.stem}
+    for block in python(page):
+        await run(page, block, names, valkey.url)
+    client = TestClient(names["app"], base_url="https://testserver")  # type: ignore[arg-type]
+    assert client.post("/note", content="short").status_code == 200
+    assert client.post("/note", content="x" * 2000).status_code == 413
