@@ -36,7 +36,7 @@ from __future__ import annotations
 import enum
 import os
 import struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -180,7 +180,7 @@ def encode(record: Record) -> bytes:
         check,
         len(ring) // 4,
     )
-    body: bytes = msgpack.packb(entries)
+    body: Any = msgpack.packb(entries)
     if not parts:
         return b"".join((header, ring, b"\0", body))
     encoded = b"".join(bytes((kind,)) + len(part).to_bytes(2, "big") + part for kind, part in parts.items())
