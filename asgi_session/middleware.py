@@ -130,8 +130,11 @@ class SessionMiddleware:
                 f"autoload={autoload!r}: give True, False or a function of the connection (a plain `def`)"
             )
         _refuse_second(app, self.cookie.name)
-        self.manager: SessionManager = manager or SessionManager(store or "", **options)
         self._owns_manager = manager is None
+        if manager is None:
+            assert store is not None
+            manager = SessionManager(store, **options)
+        self.manager: SessionManager = manager
         self._autoload = autoload
         self._warned = False
 

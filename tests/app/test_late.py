@@ -264,7 +264,7 @@ async def test_the_client_left_before_the_headers_could(world: World) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("new", [False, True], ids=["old session", "new session"])
 async def test_cancelled_while_saving(world: World, when: Any, new: bool) -> None:
-    """A save on its way is neither cancelled with its request nor sent a second time."""
+    """A save on its way is carried out though its request was cancelled, and changes the session once."""
 
     async def handler(request: Request) -> Response:
         (await load_session(request))["n"] = 2
@@ -281,7 +281,8 @@ async def test_cancelled_while_saving(world: World, when: Any, new: bool) -> Non
     assert exchange.task.cancelled()
     gate.release()
     await world.drain(app)
-    assert world.store.counts()[verb] == 1
+    attempts = [call for call in world.store.calls if call.verb == verb]
+    assert len({call.data for call in attempts}) == 1  # a second try may follow, of the same version
     if not new:
         assert await world.read(browser) == {"n": 2}
 
