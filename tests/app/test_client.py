@@ -1,0 +1,155 @@
+"""`SessionClient`, with which users test their apps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import date
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from asgi_session import ConfigurationError, SessionSerializationError, StoreUnavailable, load_session
+from asgi_session.testing import SessionClient
+from tests.app.kit import World
+
+
+async def handler(request: Request) -> Response:
+    session = await load_session(request)
+    session["n"] = session.get("n", 0) + 1
+    return JSONResponse(session["n"])
+
+
+async def socket(ws: WebSocket) -> None:
+    session = await load_session(ws)
+    await ws.accept()
+    await ws.send_json(dict(session))
+    session["seen"] = True
+    await ws.close()
+
+
+ROUTES = [Route("/", handler), WebSocketRoute("/ws", socket)]
+
+
+def test_the_secure_cookie_comes_back(world: World) -> None:
+    """The default __Host- cookie is kept from request to request."""
+    client = SessionClient(world.starlette(ROUTES))
+    assert [client.get("/").json() for _ in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("options", [{}, {"autoload": True}, {"path": "/app"}, {"session_cookie": "sid"}])
+@pytest.mark.parametrize("within", [False, True], ids=["a loop per request", "one loop"])
+def test_seed_and_read(world: World, options: dict[str, Any], within: bool) -> None:
+    """What the test sets the app sees, and the other way round, with and without `with client`."""
+    app = world.starlette([*ROUTES, Route("/app", handler)], **options)
+    client = SessionClient(app)
+    path = options.get("path", "/")
+
+    def use() -> None:
+        with client.session() as session:
+            assert session == {}
+            session.update(n=41, day=date(2026, 1, 1), old=True)
+        assert client.get(path).json() == 42
+        with client.session() as session:
+            assert session == {"n": 42, "day": date(2026, 1, 1), "old": True}
+            del session["old"]
+        with client.session() as session:
+            assert session == {"n": 42, "day": date(2026, 1, 1)}
+
+    if within:
+        with client:
+            use()
+    else:
+        use()
+
+
+def test_reading_creates_and_writes_nothing(world: World) -> None:
+    """Looking at the session of a new client makes no session, looking at an old one writes nothing."""
+    client = SessionClient(world.starlette(ROUTES))
+    with client.session() as session:
+        assert session == {}
+    assert world.calls() == {}
+    client.get("/")
+    world.calls()
+    with client.session():
+        pass
+    assert "save" not in world.calls()
+
+
+def test_only_what_the_test_changed_is_written(world: World) -> None:
+    """A request made inside the block keeps its own change; a type is a change even where equal."""
+    client = SessionClient(world.starlette(ROUTES))
+    client.get("/")
+    with client.session() as session:
+        session["mine"] = 1
+        client.get("/")
+    with client.session() as session:
+        assert session == {"n": 2, "mine": 1}
+        session["mine"] = True
+    with client.session() as session:
+        assert session["mine"] is True
+
+
+def test_nested_values(world: World) -> None:
+    """A change inside a list is saved."""
+    client = SessionClient(world.starlette(ROUTES))
+    with client.session() as session:
+        session["list"] = [1]
+    with client.session() as session:
+        session["list"].append(2)
+    with client.session() as session:
+        assert session["list"] == [1, 2]
+
+
+def test_websockets(world: World) -> None:
+    """The client's WebSockets carry the same session."""
+    client = SessionClient(world.starlette(ROUTES), base_url="https://testserver")
+    with client.session() as session:
+        session["n"] = 7
+    with client.websocket_connect("wss://testserver/ws") as ws:
+        assert ws.receive_json() == {"n": 7}
+    with client.session() as session:
+        assert session == {"n": 7, "seen": True}
+
+
+def test_errors_reach_the_test(world: World) -> None:
+    """What loading or saving raises is raised in the test."""
+    client = SessionClient(world.starlette(ROUTES, autoload=True), raise_server_exceptions=False)
+    with pytest.raises(SessionSerializationError, match="thing"), client.session() as session:
+        session["thing"] = object()
+    client.get("/")
+    world.store.fail("load")
+    with pytest.raises(StoreUnavailable), client.session():
+        raise AssertionError("entered")
+
+
+def test_an_error_in_the_block_saves_nothing(world: World) -> None:
+    """When the test fails inside the block nothing is written."""
+    client = SessionClient(world.starlette(ROUTES))
+    with pytest.raises(KeyError), client.session() as session:
+        session["n"] = 1
+        raise KeyError
+    assert world.calls() == {}
+
+
+def test_without_a_middleware_it_says_so() -> None:
+    """An app without our middleware is named as what it is."""
+    with pytest.raises(ConfigurationError, match="SessionMiddleware"), SessionClient(Starlette()).session():
+        raise AssertionError("entered")
+
+
+def test_the_app_stays_the_clients_app(world: World) -> None:
+    """`client.app` is the app that was given, for dependency_overrides and the lifespan."""
+    app = world.starlette(ROUTES)
+    assert SessionClient(app).app is app
+
+
+def test_testing_needs_no_http_client() -> None:
+    """`import asgi_session.testing`, for tests of stores, imports no TestClient."""
+    code = "import sys, asgi_session.testing; sys.exit('starlette.testclient' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
