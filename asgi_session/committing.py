@@ -213,7 +213,9 @@ class Committer:
             self._policy.emit("saved", token.selector, keys=list(pending.changes), tries=settled.tries)
             if settled.merged:
                 self._policy.emit("merged", token.selector, tries=settled.tries)
-            if settled.verdict is Verdict.APPLIED_WITHOUT_ROTATION:
+            if settled.left_behind and pending.token is not None:
+                self._policy.emit("dropped", token.selector, reason="overtaken", keys=[])
+            elif settled.verdict is Verdict.APPLIED_WITHOUT_ROTATION:
                 self._policy.emit("dropped", token.selector, reason="rotated already", keys=[])
             elif pending.token is not None:
                 session._token = pending.token

@@ -17,10 +17,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asgi_session import record as records
-from asgi_session.changes import Fold, Verdict, fold
+from asgi_session.changes import Fold, Kind, Verdict, fold, merge
 from asgi_session.errors import StoreUnavailable
 from asgi_session.expiry import expires_at
 from asgi_session.pending import (
@@ -32,11 +32,15 @@ from asgi_session.pending import (
     shutting_down,
     too_large,
 )
-from asgi_session.record import Applied
+from asgi_session.record import Applied, Record
 from asgi_session.store import GONE, Saved, SaveResult
 
 if TYPE_CHECKING:
     from asgi_session.manager import SessionManager
+
+
+_GIVES_UP: Final = 0.3
+"""Seconds before its deadline at which a store may give up, when its next try would come after it."""
 
 
 class Settles(Protocol):
@@ -119,11 +123,11 @@ class Lanes:
             return
         lane = self._lanes[key] = _Lane(key, pending)
         try:
-            await self._save_batch(lane)
+            await self._save_batch(lane, pending)
         except asyncio.CancelledError:
             self._spawn(self._run(lane))
             raise
-        if lane.queue:
+        if lane.batch or lane.queue:
             self._spawn(self._run(lane))
         else:
             del self._lanes[key]
@@ -166,18 +170,19 @@ class Lanes:
                 self._results.fail(pending, shutting_down())
             del self._lanes[lane.key]
 
-    async def _save_batch(self, lane: _Lane) -> None:
+    async def _save_batch(self, lane: _Lane, leader: Pending | None = None) -> None:
         """Save the batch, and what joins it after a conflict, until each commit has its result.
 
-        When cancelled it can be called again and goes on where it was.
+        With a `leader` until that one has its own. It can be called again, also after it was
+        cancelled, and goes on where it was.
         """
         try:
-            while lane.batch:
+            while lane.batch and not (leader is not None and leader.done):
                 attempt = lane.attempt or self._begin(lane)
                 if attempt is not None:
                     answer = await self._send(lane, attempt)
-                    lane.attempt = None
                     if answer is not None:
+                        lane.attempt = None
                         self._take(lane, attempt, answer)
                         if lane.batch:
                             await lane.pause()
@@ -225,33 +230,36 @@ class Lanes:
         return [pending for pending, _ in kept], [verdict for _, verdict in kept]
 
     async def _send(self, lane: _Lane, attempt: _Attempt) -> SaveResult | None:
-        """Send one version until its outcome is known; None when no commit waits for it any more."""
-        while True:
-            batch = lane.batch
-            deadline = batch[0].deadline if len(batch) == 1 else min(pending.deadline for pending in batch)
-            try:
-                return await self._policy.store.save(
-                    lane.key,
-                    attempt.fold.data,
-                    attempt.expires_at,
-                    expect=attempt.base.tag,
-                    deadline=deadline,
-                )
-            except asyncio.CancelledError:
-                attempt.reply_lost = True
-                raise
-            except StoreUnavailable as error:
-                if error.executed is False and not attempt.reply_lost:
-                    # The store repeats by itself what certainly did not execute: this is its last word.
-                    for pending in batch:
+        """Send one version; None when there is no answer.
+
+        The attempt is to be sent again then, by the commits that still wait, as long as it is the
+        lane's: until its outcome is known.
+        """
+        batch = lane.batch
+        deadline = batch[0].deadline if len(batch) == 1 else min(pending.deadline for pending in batch)
+        try:
+            return await self._policy.store.save(
+                lane.key, attempt.fold.data, attempt.expires_at, expect=attempt.base.tag, deadline=deadline
+            )
+        except asyncio.CancelledError:
+            attempt.reply_lost = True
+            raise
+        except StoreUnavailable as error:
+            if error.executed is False and not attempt.reply_lost:
+                # The store repeats by itself what certainly did not execute: this is its last word,
+                # unless it had no more time. Then those that have go on, without the others.
+                had_time = time.monotonic() + _GIVES_UP < deadline
+                latest = deadline + _GIVES_UP
+                lane.attempt = None
+                lane.batch = [] if had_time else [pending for pending in batch if pending.deadline > latest]
+                for pending in batch:
+                    if pending not in lane.batch:
                         self._results.fail(pending, error)
-                    lane.batch = []
-                    return None
+            else:
                 attempt.reply_lost = True
                 await lane.pause()
                 self._expire(lane, str(error), None, attempt)
-                if not lane.batch:
-                    return None
+            return None
 
     def _take(self, lane: _Lane, attempt: _Attempt, answer: SaveResult) -> None:
         """Settle the batch as the store answered; after a conflict it stays, on another base."""
@@ -282,7 +290,11 @@ class Lanes:
         alone = len(batch) == 1 and attempt.base is batch[0].base and saved.record is folded.record
         lane.base, lane.batch = saved, []
         for pending, verdict in zip(batch, attempt.verdicts, strict=True):
-            results.settle(pending, Settled(verdict, saved, not alone, lane.tries))
+            if _epoch_after(pending, folded.record) == saved.record.epoch:
+                results.settle(pending, Settled(verdict, saved, not alone, lane.tries))
+            else:
+                own = _without_others(pending)
+                results.settle(pending, Settled(verdict, own, tries=lane.tries, left_behind=True))
 
     def _expire(
         self, lane: _Lane, reason: str, executed: bool | None, attempt: _Attempt | None = None
@@ -299,6 +311,20 @@ class Lanes:
         if attempt is not None:
             attempt.verdicts = [attempt.verdicts[index] for index in kept]
         lane.batch = [lane.batch[index] for index in kept]
+
+
+def _epoch_after(pending: Pending, made: Record) -> bytes:
+    """Return the epoch that a commit which was applied on the way to `made` left its record in."""
+    mark = pending.mark
+    # What came after a commit that raised the epoch was left out: that one made the last epoch.
+    keeps = mark is None or mark.kind is Kind.ROTATE_WITH_GRACE
+    return pending.epoch if keeps else made.epoch
+
+
+def _without_others(pending: Pending) -> Base:
+    """Return a commit's base with its changes; the tag is past, so that the next commit finds out."""
+    record, tag, expiry = pending.base
+    return Base(record._replace(entries=merge(record.entries, pending.changes)), tag, expiry)
 
 
 def _newest(batch: list[Pending], known: Base | None) -> Base:

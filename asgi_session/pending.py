@@ -97,12 +97,15 @@ class Settled(NamedTuple):
         base: what the store now has, as far as known.
         merged: whether `base` holds more than this commit's own base and changes.
         tries: how many saves were sent.
+        left_behind: it was applied, but the record has got another identity with it or since; `base`
+            is then what it was under this commit's own.
     """
 
     verdict: Verdict | None
     base: Base | None
     merged: bool = False
     tries: int = 1
+    left_behind: bool = False
 
 
 class Backoff:
@@ -117,7 +120,7 @@ class Backoff:
         """Pause before the next try, never beyond `deadline` (`time.monotonic`)."""
         self._tries += 1
         if self._tries > 1:
-            longest = min(0.2, 0.001 * 2**self._tries, max(deadline - time.monotonic(), 0))
+            longest = min(0.2, 0.001 * 2 ** min(self._tries, 10), max(deadline - time.monotonic(), 0))
             await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  (jitter, no secret)
 
 

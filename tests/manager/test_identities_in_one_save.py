@@ -1,0 +1,113 @@
+"""Commits that share a save, or whose reply was lost, when the identity changes in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from asgi_session.session import Owed, Session
+from tests.manager.kit import World, credential, settle, start
+
+
+def login_by_rotation(session: Session) -> None:
+    session.rotate()
+    session["user"] = "bob"
+
+
+def login_by_clear(session: Session) -> None:
+    session.clear()
+    session["user"] = "bob"
+
+
+def logout(session: Session) -> None:
+    session.destroy()
+
+
+MOVES = pytest.mark.parametrize("move", [login_by_rotation, login_by_clear, logout])
+
+
+@MOVES
+async def test_a_write_in_the_same_save_as_a_move(move: Callable[[Session], None]) -> None:
+    """Promise 8: who was saved together with a login or logout does not come into the new identity."""
+    world = World()
+    token = await world.new(old=1)
+    first, writer, mover = [await world.load(token) for _ in range(3)]
+    first["first"] = 1
+    gate = world.store.pause("save")
+    tasks = [start(first.commit())]
+    await gate.reached()
+    writer["writer"] = 1
+    move(mover)
+    tasks += [start(writer.commit()), start(mover.commit())]
+    await settle()
+    gate.release()
+    await asyncio.gather(*tasks)
+    assert world.store.counts()["save"] == 2
+
+    assert "user" not in writer, "the other identity's data"
+    writer["late"] = 1
+    await world.manager._commit(writer, explicit=False)
+    stored = await world.record(token)
+    assert stored is not None
+    assert "late" not in stored.entries
+    assert writer._owed is Owed.NOTHING
+    assert world.named("dropped")[-1]["keys"] == ["late"]
+
+
+@MOVES
+async def test_a_move_between_a_lost_reply_and_its_retry(move: Callable[[Session], None]) -> None:
+    """Promise 8: a save that was applied and then overtaken is reported as done, and that is all."""
+    world = World()
+    token = await world.new(old=1)
+    writer = await world.load(token)
+    mover = await world.load(token, world.process())
+    world.store.fail("save", "lost reply")
+    retry = world.store.pause("save", nth=2)
+    writer["writer"] = 1
+    commit = start(writer.commit())
+    await retry.reached()
+    move(mover)
+    await mover.commit()
+    moved = await world.record(token)
+    retry.release()
+    await commit
+    assert "user" not in writer
+    assert writer["writer"] == 1
+    writer["late"] = 1
+    await world.manager._commit(writer, explicit=False)
+    assert await world.record(token) == moved
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_grace_rotation_that_a_login_has_undone_gets_no_cookie(together: bool) -> None:
+    """Promise 14: no cookie for a token that was dead before its response left."""
+    world = World()
+    token = await world.new(old=1)
+    rotating = await world.load(token)
+    login = await world.load(token, world.manager if together else world.process())
+    rotating.rotate(grace=15)
+    login.rotate()
+    if together:
+        first = await world.load(token)
+        first["first"] = 1
+        gate = world.store.pause("save")
+        tasks = [start(first.commit())]
+        await gate.reached()
+        tasks += [start(rotating.commit()), start(login.commit())]
+        await settle()
+        gate.release()
+        await asyncio.gather(*tasks)
+    else:
+        world.store.fail("save", "lost reply")
+        retry = world.store.pause("save", nth=2)
+        commit = start(rotating.commit())
+        await retry.reached()
+        await login.commit()
+        retry.release()
+        await commit
+    assert login._owed is Owed.COOKIE
+    assert rotating._owed is Owed.NOTHING
+    assert await world.read(credential(login)) is not None
+    assert await world.read(token) is None

@@ -1,0 +1,165 @@
+"""Identity races, each in every order of loads, saves, replies and responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from asgi_session.session import Session
+from tests.manager.explorer import Explorer, Handler, Run
+from tests.manager.kit import World
+
+PROCESSES = pytest.mark.parametrize("one_process", [True, False], ids=["one process", "two processes"])
+
+
+@pytest.fixture(autouse=True)
+def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between tries end at once, or the orders could not be repeated."""
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)
+
+
+async def prepare(world: World) -> str:
+    return await world.new(old=1)
+
+
+def handler(change: Callable[[Session], Any], *, load: bool = True) -> Handler:
+    async def run(session: Session) -> None:
+        if load:
+            await session.load()
+        change(session)
+
+    return run
+
+
+def write(key: str) -> Handler:
+    return handler(lambda session: session.__setitem__(key, key))
+
+
+def _rotate_and_set(session: Session) -> None:
+    session.rotate()
+    session["user"] = "bob"
+
+
+def _clear_and_set(session: Session) -> None:
+    session.clear()
+    session["user"] = "bob"
+
+
+LOGIN_BY_ROTATION = handler(_rotate_and_set)
+LOGIN_BY_CLEAR = handler(_clear_and_set)
+LOGIN_UNLOADED = handler(_clear_and_set, load=False)
+LOGOUTS = {
+    "destroy": handler(lambda session: session.destroy()),
+    "destroy unloaded": handler(lambda session: session.destroy(), load=False),
+    "clear": handler(lambda session: session.clear()),
+    "clear unloaded": handler(lambda session: session.clear(), load=False),
+}
+
+
+async def check_answers(run: Run) -> None:
+    """What holds in every order: no request failed, no cookie undid one that is still good."""
+    assert set(run.status.values()) == {200}
+    living = await run.living()
+    if living:
+        assert run.jar == living[-1], "a response's cookie undid a newer one"
+
+
+async def explore(requests: dict[str, Handler], one_process: bool, **options: Any) -> list[Run]:
+    runs = await Explorer(prepare, requests, one_process=one_process, **options).runs()
+    assert len(runs) > 10
+    return runs
+
+
+@PROCESSES
+@pytest.mark.parametrize("logout", LOGOUTS)
+async def test_logout_during_a_slow_write(logout: str, one_process: bool) -> None:
+    """Promises 5 and 14: the write is in before the logout or nowhere, and the session stays ended."""
+    for run in await explore({"out": LOGOUTS[logout], "slow": write("slow")}, one_process):
+        with run:
+            await check_answers(run)
+            assert run.jar is None
+            assert await run.living() == []
+            assert all(entries == {} for entries in await run.records())
+            assert [name for name, _ in run.arrived] == ["out"]
+
+
+@PROCESSES
+async def test_two_logouts_and_a_slow_write(one_process: bool) -> None:
+    """Promises 5 and 14: ended once, and no order of three requests brings it back."""
+    requests = {"out": LOGOUTS["destroy"], "off": LOGOUTS["clear unloaded"], "slow": write("slow")}
+    for run in await explore(requests, one_process, coarse=True):
+        with run:
+            await check_answers(run)
+            assert run.jar is None
+            assert await run.living() == []
+            assert all(entries == {} for entries in await run.records())
+
+
+@PROCESSES
+async def test_login_by_rotation_during_a_slow_write(one_process: bool) -> None:
+    """Promises 5, 8 and 14: the login's cookie stays; a write that came too late is reported."""
+    for run in await explore({"in": LOGIN_BY_ROTATION, "slow": write("slow")}, one_process):
+        with run:
+            await check_answers(run)
+            found = await run.found()
+            assert found is not None
+            assert found | {"slow": "slow"} == {"old": 1, "user": "bob", "slow": "slow"}
+            assert ("slow" in found) != ("slow" in run.dropped())
+            assert [name for name, _ in run.arrived] == ["in"]
+            assert len(await run.records()) == 1
+
+
+@PROCESSES
+@pytest.mark.parametrize("login", [LOGIN_BY_CLEAR, LOGIN_UNLOADED], ids=["loaded", "unloaded"])
+async def test_login_by_clear_during_a_slow_write(login: Handler, one_process: bool) -> None:
+    """Promise 8: `clear()` and what follows keep out what was before, and what comes too late."""
+    for run in await explore({"in": login, "slow": write("slow")}, one_process):
+        with run:
+            await check_answers(run)
+            assert await run.found() == {"user": "bob"}
+            assert await run.records() == [{"user": b"\xa3bob"}]
+
+
+@PROCESSES
+async def test_login_during_two_slow_writes(one_process: bool) -> None:
+    """Promises 4, 8 and 14: of two slow writes each is there or reported; the cookie is the login's."""
+    requests = {"in": LOGIN_BY_ROTATION, "slow": write("slow"), "late": write("late")}
+    for run in await explore(requests, one_process, coarse=True):
+        with run:
+            await check_answers(run)
+            found = await run.found()
+            assert found is not None
+            for key in ("slow", "late"):
+                assert (key in found) != (key in run.dropped())
+            assert [name for name, _ in run.arrived] == ["in"]
+
+
+@PROCESSES
+@pytest.mark.parametrize("move", [LOGIN_BY_CLEAR, LOGIN_BY_ROTATION, LOGOUTS["destroy"]])
+async def test_what_a_handler_sees_and_does_after_its_commit(move: Handler, one_process: bool) -> None:
+    """Promise 8: a handler that commits, reads and writes on sees and changes no other identity."""
+    seen: list[dict[str, Any]] = []
+
+    async def slow(session: Session) -> None:
+        await session.load()
+        session["slow"] = "slow"
+        await session._manager._commit(session, explicit=False)
+        seen.append(dict(session))
+        session["late"] = "late"
+
+    requests = {"in": move, "slow": slow}
+    if one_process:
+        requests["first"] = write("first")  # while it is on the wire the other two join
+    runs = await explore(requests, one_process, coarse=one_process)
+    for run in runs:
+        with run:
+            await check_answers(run)
+            found = await run.found()
+            if move is LOGIN_BY_CLEAR:
+                assert found == {"user": "bob"}
+            elif found is not None and run.before("in save", "slow save"):
+                assert "late" not in found
+    assert not any("user" in values for values in seen)
+    assert any("slow" in values for values in seen)
