@@ -248,11 +248,10 @@ class Session(dict[str, Any]):
             )
         milliseconds = 0
         if grace is not None:
-            milliseconds = round(
-                (grace.total_seconds() if isinstance(grace, timedelta) else float(grace)) * 1000
-            )
-            if not 0 < milliseconds <= 3_600_000:
+            seconds = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
+            if not 0.001 <= seconds <= 3600:  # nor is NaN
                 raise ValueError(f"rotate(grace={grace!r}): give more than 0 seconds and at most an hour")
+            milliseconds = round(seconds * 1000)
         if self._mark is None or self._mark.kind is Kind.ROTATE_WITH_GRACE:
             kind = Kind.ROTATE if grace is None else Kind.ROTATE_WITH_GRACE
             self._mark = Mark(kind, milliseconds)
