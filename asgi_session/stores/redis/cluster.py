@@ -48,6 +48,7 @@ class Cluster:
     """
 
     __slots__ = (
+        "_closed",
         "_nodes",
         "_refresh_after",
         "_refreshes",
@@ -74,6 +75,7 @@ class Cluster:
         self._refreshing: asyncio.Task[Failure | None] | None = None
         self._refresh_after = 0.0
         self._refreshes = 0
+        self._closed = False
         self._trouble: Failure | None = None  # why the last refresh failed
 
     # commands
@@ -97,13 +99,13 @@ class Cluster:
                 failure = await self._find(slot, deadline)
                 if failure is None:
                     continue
-                if failure.final:
+                if failure.final or self._closed:
                     unavailable(command, failure)
             else:
                 reply = await self._try(command, node, deadline, asking=asked is not None)
                 if isinstance(reply, Failure):
                     failure = reply
-                    if failure.final or (failure.executed is None and not command.repeatable):
+                    if failure.final or self._closed or (failure.executed is None and not command.repeatable):
                         unavailable(command, failure)
                     asked = None
                 elif isinstance(reply, hiredis.ReplyError):
@@ -276,6 +278,7 @@ class Cluster:
 
     async def close(self) -> None:
         """Close all connections."""
+        self._closed = True
         if self._refreshing is not None:
             self._refreshing.cancel()
         for node in self._nodes.values():

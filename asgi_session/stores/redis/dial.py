@@ -62,6 +62,9 @@ async def dial(
         return Failure(f"{where}: unusable connection settings: {error}", False, final=True)
     except (RedisError, OSError) as error:
         return Failure(f"{where}: {error}", False)
+    except Exception as error:
+        # A credential provider's, say. Its text may hold secrets.
+        return Failure(f"{where}: the connection could not be set up: {type(error).__name__}", False)
     finally:
         if raw is not None and raw._writer is not None:
             with contextlib.suppress(Exception):

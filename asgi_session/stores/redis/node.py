@@ -32,7 +32,6 @@ class Node:
 
     __slots__ = (
         "__weakref__",
-        "_closed",
         "_dial",
         "_dialing",
         "_failures",
@@ -41,7 +40,9 @@ class Node:
         "_old",
         "_renewal",
         "_since",
+        "_trouble",
         "address",
+        "closed",
         "connection",
         "where",
     )
@@ -54,22 +55,24 @@ class Node:
         self._max_age = max_age
         self._dialing: asyncio.Task[Connection | Failure] | None = None
         self._failures = 0
+        self._trouble = ""  # why the last dial failed
         self._not_before = 0.0
         self._since = 0.0
         self._renewal: asyncio.TimerHandle | None = None
         self._old: set[Connection] = set()
-        self._closed = False
+        self.closed = False
 
     async def connect(self, deadline: float) -> Connection | Failure:
         """Return the connection, made now if there is none."""
         if self.connection is not None:
             return self.connection
-        if self._closed:
+        if self.closed:
             return Failure(f"{self.where} is no longer in use", False)
         task = self._start_dialing()
         await asyncio.wait([task], timeout=max(0.0, deadline - monotonic()))
         if not task.done():
-            return Failure(f"{self.where}: no connection in time", False)
+            reason = f" (before that: {self._trouble})" if self._trouble else ""
+            return Failure(f"{self.where}: no connection in time{reason}", False)
         if task.cancelled():
             return Failure(f"{self.where}: connecting was cancelled", False)
         return task.result()
@@ -89,7 +92,7 @@ class Node:
 
     def close(self, *, gently: bool = False) -> None:
         """Close everything, with `gently` only after the replies that are due have come."""
-        self._closed = True
+        self.closed = True
         if self._renewal is not None:
             self._renewal.cancel()
         if self._dialing is not None:
@@ -103,7 +106,7 @@ class Node:
 
     def abandon(self) -> None:
         """Free what is held although the event loop is closed."""
-        self._closed = True
+        self.closed = True
         for connection in (*self._old, self.connection):
             if connection is not None:
                 connection.abandon()
@@ -122,12 +125,13 @@ class Node:
                 await asyncio.sleep(wait)
             result = await self._dial(self._lost)
             if isinstance(result, Failure):
+                self._trouble = result.why
                 self._failures += 1
                 self._not_before = monotonic() + backoff.delay(self._failures, longest=0.5)
                 return result
             if result.closed:
                 return Failure(f"{self.where}: the connection was lost at once", False)
-            if self._closed:
+            if self.closed:
                 result.close()
                 return Failure(f"{self.where}: the store was closed", False)
             self._adopt(result)
@@ -137,6 +141,7 @@ class Node:
 
     def _adopt(self, connection: Connection) -> None:
         former, self.connection = self.connection, connection
+        self._trouble = ""
         self._since = monotonic()
         if former is not None:
             self._old.add(former)
@@ -149,7 +154,7 @@ class Node:
         self._renewal = asyncio.get_running_loop().call_later(seconds, self._renew)
 
     def _renew(self) -> None:
-        if self.connection is not None and not self._closed:
+        if self.connection is not None and not self.closed:
             self._schedule_renewal(_RETRY_RENEWAL)
             self._start_dialing()
 

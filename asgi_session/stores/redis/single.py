@@ -41,7 +41,7 @@ class Single:
                 connection = await self._node.connect(deadline)
             if isinstance(connection, Failure):
                 failure = connection
-                if failure.final:
+                if failure.final or self._node.closed:
                     unavailable(command, failure)
             else:
                 attempt = min(deadline, monotonic() + self._timeout)

@@ -6,9 +6,10 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from time import monotonic
 from typing import Any
 
-from asgi_session.errors import ConfigurationError
+from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import SaveResult, Stored
 from asgi_session.stores.redis import commands, url
 from asgi_session.stores.redis.backend import Backend
@@ -102,11 +103,8 @@ class RedisStore:
 
     async def open(self) -> None:
         """Connect. StoreUnavailable when that is not possible within twice the connect timeout."""
-        loop = get_running_loop()
-        await self._backend().execute(
-            Command("open", "", b"*1\r\n$4\r\nPING\r\n", repeatable=True),
-            loop.time() + 2 * self._options.connect_timeout,
-        )
+        command = Command("open", "", b"*1\r\n$4\r\nPING\r\n", repeatable=True)
+        await self._backend().execute(command, monotonic() + 2 * self._options.connect_timeout)
 
     async def close(self) -> None:
         """Close this event loop's connections; what waits on them fails. The next verb reconnects."""
@@ -123,6 +121,8 @@ class RedisStore:
                 return None
             if type(value) is bytes:
                 return commands.stored(value)
+            if type(value) is Failure and monotonic() >= deadline:
+                raise StoreUnavailable(f"load: {value.why}", executed=value.executed)
         # Not connected, or not answered: from here on with all patience.
         value = await backend.execute(Command("load", key, data, repeatable=True), deadline)
         return None if value is None else commands.stored(value)

@@ -19,7 +19,6 @@ class Options:
     timeout: float = 1.0
     connect_timeout: float = 2.0
     max_age: float = 6 * 3600.0
-    address_remap: AddressRemap | None = None
     tls_server_name: str | None = None
 
 

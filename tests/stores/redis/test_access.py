@@ -152,6 +152,20 @@ async def test_a_credential_provider_is_asked_at_every_connect(locked: ServerPro
     await store.close()
 
 
+async def test_a_credential_provider_that_fails(locked: ServerProcess) -> None:
+    """Whatever it raises becomes StoreUnavailable, without the text, which may hold secrets."""
+
+    class Provider(CredentialProvider):
+        def get_credentials(self) -> tuple[str, str]:
+            raise RuntimeError("token hush-hush has expired")
+
+    store = RedisStore(Redis(host=locked.host, port=locked.port, credential_provider=Provider()))
+    with pytest.raises(StoreUnavailable, match="RuntimeError") as caught:
+        await store.load(KEY, deadline=soon(0.2))
+    assert "hush" not in str(caught.value)
+    await store.close()
+
+
 async def test_a_database_and_a_client_name(fresh_valkey: ServerProcess) -> None:
     """Both are set on the connection that the commands take."""
     store = RedisStore.from_url(f"{fresh_valkey.url}/3?client_name=web-1")

@@ -247,6 +247,31 @@ async def test_reconnects_are_few() -> None:
         await store.close()
 
 
+async def test_closing_ends_what_waits(fresh_valkey: ServerProcess) -> None:
+    """A verb that waits for a server, or for a reply, does not hang on a closed store."""
+    fresh_valkey.kill()
+    store = RedisStore.from_url(fresh_valkey.url)
+    waiting = [
+        asyncio.create_task(store.load(KEY, deadline=soon(30))),
+        asyncio.create_task(store.create(KEY, record(), in_an_hour(), deadline=soon(30))),
+    ]
+    await asyncio.wait(waiting, timeout=0.2)
+    began = time.monotonic()
+    await store.close()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [StoreUnavailable, StoreUnavailable]
+    assert time.monotonic() - began < 2
+    await asyncio.to_thread(fresh_valkey.restart)
+    assert await store.create(KEY, record(), in_an_hour(), deadline=soon())
+    fresh_valkey.freeze()
+    frozen = asyncio.create_task(store.load(KEY, deadline=soon(30)))
+    await asyncio.wait([frozen], timeout=0.1)
+    await store.close()
+    with pytest.raises(StoreUnavailable):
+        await frozen
+    assert time.monotonic() - began < 6
+
+
 async def test_refusals_carry_the_servers_words(valkey: ServerProcess) -> None:
     """A key of another type is an error of this key alone, not executed, not taken for missing."""
     async with opened(valkey.url) as store:
