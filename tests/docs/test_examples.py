@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -108,12 +109,36 @@ def test_starlette_example(monkeypatch: pytest.MonkeyPatch, valkey: ServerProces
         assert client.post("/count").json() == {"count": 2}
 
 
-async def test_answering_errors(valkey: ServerProcess) -> None:
-    """The handler that answers an error its own way answers 413, and keeps what was there before."""
+@pytest.fixture
+async def requests_page(valkey: ServerProcess) -> dict[str, Any]:
+    """The names that the page on requests defines."""
     page = ROOT / "docs/requests.md"
-    names: dict[str, object] = {"__name__": page.stem}
+    names: dict[str, Any] = {"__name__": page.stem}
     for block in python(page):
         await run(page, block, names, valkey.url)
-    client = TestClient(names["app"], base_url="https://testserver")  # type: ignore[arg-type]
+    return names
+
+
+def test_answering_errors(requests_page: dict[str, Any]) -> None:
+    """The handler that answers an error its own way answers 413."""
+    client = TestClient(requests_page["app"], base_url="https://testserver")
     assert client.post("/note", content="short").status_code == 200
     assert client.post("/note", content="x" * 2000).status_code == 413
+
+
+def test_websocket(requests_page: dict[str, Any]) -> None:
+    """The WebSocket counts messages, and a second one goes on counting in the same session."""
+    with TestClient(requests_page["chat"], base_url="https://testserver") as client:
+        for number in (1, 2):
+            with client.websocket_connect("wss://testserver/chat") as websocket:
+                websocket.send_text("hello")
+                assert websocket.receive_json() == [number, "hello"]
+                for header, value in websocket.extra_headers or ():
+                    if header == b"set-cookie":  # a browser keeps it, TestClient leaves that to us
+                        client.headers["cookie"] = value.decode().split(";")[0]
+
+
+def test_manager_of_ones_own(requests_page: dict[str, Any]) -> None:
+    """The admin page's revoke answers whether there was such a session."""
+    with TestClient(requests_page["admin"], base_url="https://testserver") as client:
+        assert client.delete(f"/sessions/{'A' * 22}").json() is False
