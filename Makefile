@@ -10,6 +10,7 @@ RUN := $(VENV)/bin/python
 STYLED := asgi_session tests examples benchmarks
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help demo test check bench clean
 
 help:
@@ -48,7 +49,7 @@ $(VENV)/.made:
 		echo "No Python 3.11 or later found. Install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "$(PYTHON) is not Python 3.11 or later. Name another: make PYTHON=/path/to/python3.12"; exit 1; }
-	"$(PYTHON)" -m venv --clear $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@touch $@
 

@@ -133,7 +133,8 @@ def test_websocket(requests_page: dict[str, Any]) -> None:
             with client.websocket_connect("wss://testserver/chat") as websocket:
                 websocket.send_text("hello")
                 assert websocket.receive_json() == [number, "hello"]
-                for header, value in websocket.extra_headers or ():
+                headers: list[tuple[bytes, bytes]] = websocket.extra_headers or []
+                for header, value in headers:
                     if header == b"set-cookie":  # a browser keeps it, TestClient leaves that to us
                         client.headers["cookie"] = value.decode().split(";")[0]
 
