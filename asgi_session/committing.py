@@ -20,6 +20,8 @@ from asgi_session.token import new_token
 if TYPE_CHECKING:
     from asgi_session.manager import SessionManager
 
+_ROTATIONS: Final = (Kind.ROTATE, Kind.ROTATE_WITH_GRACE)
+
 logger: Final = logging.getLogger("asgi_session")
 
 
@@ -76,7 +78,7 @@ class Committer:
                 return None
             changes: Changes = {}
         else:
-            changes = session._changes()
+            changes = session._take()
             if not changes and mark is None:
                 return None
         pending = Pending(session, changes, mark, session._era, begin_wait(session, self._policy.deadline))
@@ -104,6 +106,13 @@ class Committer:
             self._loops.current().spawn(self._load_then_carry_out(pending))
             return None
         own = own_keys(pending.changes)
+        if session._sealed and pending.mark is not None and pending.mark.kind in _ROTATIONS:
+            # Carried out, it would leave the client with a dead credential; its data without it would
+            # be the next identity's under the old one.
+            self._refuse_late(pending)
+            session._watched = {}
+            self._finish(pending)
+            return None
         if session._sealed and own:
             self._refuse_late(pending)
             own = {}
@@ -226,8 +235,10 @@ class Committer:
     def fail(self, pending: Pending, error: Exception) -> None:
         """Note that a commit failed; does nothing for one that has a result."""
         if not pending.done:
-            self._policy.emit("failed", pending.session.id, error=error)
-            pending.session._pending = None
+            session = pending.session
+            self._policy.emit("failed", session.id, error=error)
+            session._hand_back(pending.changes, pending.era)
+            session._pending = None
             pending.finish(error)
 
     def _finish(self, pending: Pending) -> None:
@@ -239,7 +250,9 @@ class Committer:
 
     def _drop(self, pending: Pending, reason: str) -> None:
         pending.dropped = True
-        drop(self._policy, pending.session, reason, list(pending.changes))
+        session = pending.session
+        cleared = session._era != pending.era and begins_anew(session._mark)
+        drop(self._policy, session, reason, list(pending.changes), keep=cleared)
 
     def _refuse_late(self, pending: Pending) -> None:
         """Report data that cannot be kept: its cookie can no longer reach the client."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from asgi_session import record as records
 from asgi_session.credentials import Fit, judge
-from asgi_session.errors import SessionCorrupt, SessionError, SessionGone, StoreUnavailable
+from asgi_session.errors import SessionCorrupt, SessionGone, StoreUnavailable
 from asgi_session.expiry import touch_due
 from asgi_session.loops import Loops, LoopState
 from asgi_session.pending import Base
@@ -54,7 +54,7 @@ class Loader:
                     policy.emit("unknown", token.selector)
                     continue
                 try:
-                    record = self.decode(token.selector, stored.data)
+                    record = self._decode(token.selector, stored.data)
                     fit = judge(record, token, stored.expires_at, policy.clock(), policy.tokens)
                     if fit is not Fit.OPENS:
                         fit = self._report(fit, token)
@@ -88,16 +88,25 @@ class Loader:
         elif fit is Fit.UNKNOWN:
             policy.emit("unknown", token.selector)
         else:
-            policy.emit("corrupt", token.selector)
-            if isinstance(policy.store, Distrusts):
-                policy.store.distrust(token.selector)
-            raise SessionCorrupt(
-                f"session {token.selector}: the store answered with the record of another session"
-            )
+            raise self._anothers(token.selector)
         return fit
 
     def decode(self, key: str, data: bytes) -> Record:
         """Read a record; `SessionCorrupt` names the session, and its bytes stay in the store."""
+        record = self._decode(key, data)
+        if record.check != self._policy.tokens.check(key):
+            raise self._anothers(key)
+        return record
+
+    def _anothers(self, key: str) -> SessionCorrupt:
+        """Report that the store has answered with another session's record; return the error."""
+        self._policy.emit("corrupt", key)
+        if isinstance(self._policy.store, Distrusts):
+            self._policy.store.distrust(key)
+        return SessionCorrupt(f"session {key}: the store answered with the record of another session")
+
+    def _decode(self, key: str, data: bytes) -> Record:
+        """Read what may be another session's record; its digest or check is yet to be looked at."""
         try:
             return records.decode(data)
         except SessionCorrupt as error:
@@ -106,25 +115,28 @@ class Loader:
 
     async def refresh(self, session: Session) -> None:
         """Take over the newest record under the session's uncommitted changes."""
-        await settled(session)
-        base, token = session._base, session._token
-        if base is None or token is None:
-            if session._status is Status.NEW:
-                return
-            raise gone()
-        deadline = begin_wait(session, self._policy.deadline)
-        try:
-            stored = await self._policy.store.load(token.selector, deadline=deadline)
-        finally:
-            end_wait(session, deadline, self._policy.deadline)
+        while True:
+            await settled(session)
+            base, token = session._base, session._token
+            if base is None or token is None:
+                if session._status is Status.NEW:
+                    return
+                raise gone()
+            deadline = begin_wait(session, self._policy.deadline)
+            try:
+                stored = await self._policy.store.load(token.selector, deadline=deadline)
+            finally:
+                end_wait(session, deadline, self._policy.deadline)
+            await settled(session)
+            if session._base is base:  # else a commit has overtaken this load
+                break
         newest = None
         if stored is not None and stored.expires_at > self._policy.clock():
             newest = self.decode(token.selector, stored.data)
         if newest is None or stored is None or newest.epoch != base.record.epoch:
             drop(self._policy, session, "gone" if newest is None else "overtaken")
             raise gone()
-        if session._base is base:  # else a commit has overtaken this load
-            session._refreshed(Base(newest, stored.tag, stored.expires_at))
+        session._refreshed(Base(newest, stored.tag, stored.expires_at))
         self.touch_if_due(session)
 
     def touch_if_due(self, session: Session) -> None:
@@ -147,7 +159,7 @@ class Loader:
             done = await self._policy.store.touch(
                 key, expires, expect=tag, deadline=time.monotonic() + self._policy.deadline
             )
-        except SessionError as error:
+        except Exception as error:  # a foreign store's too: nobody waits for this task
             self._policy.emit("touch_failed", key, error=error)
         else:
             if done:
@@ -186,7 +198,20 @@ def gone() -> SessionGone:
     )
 
 
-def drop(policy: SessionManager, session: Session, reason: str, keys: Sequence[str] = ()) -> None:
-    """Detach a session whose record is gone or has moved on, and tell what was dropped with it."""
+def drop(
+    policy: SessionManager, session: Session, reason: str, keys: Sequence[str] = (), *, keep: bool = False
+) -> None:
+    """Detach a session whose record is gone or has moved on, and tell what was dropped with it.
+
+    Args:
+        policy: whose `on_event` is told.
+        session: it was loaded from that record.
+        reason: "gone", "overtaken" or "detached".
+        keys: what the commit wanted to change.
+        keep: it was cleared meanwhile: what it holds begins anew, and stays.
+    """
     policy.emit("dropped", session.id, reason=reason, keys=list(keys))
-    session._detach()
+    if keep:
+        session._status, session._base = Status.DETACHED, None
+    else:
+        session._detach()

@@ -463,7 +463,9 @@ class Session(dict[str, Any]):
     # ---------------------------------------------------------------- for the manager
 
     def _attach(self, status: Status, token: Token | None = None, base: Base | None = None) -> None:
-        """Take the state that a load has found."""
+        """Take the state that a load has found; of two loads the first counts."""
+        if self._status is not Status.UNLOADED and self._status is not Status.BLANK:
+            return
         blank = self._status is Status.BLANK
         self._status, self._token, self._base = status, token, base
         if base is not None:
@@ -504,6 +506,22 @@ class Session(dict[str, Any]):
                     codec.check(value, key)
                     changes[key] = encoded
         return changes
+
+    def _take(self) -> Changes:
+        """Return the changes for a commit, whose bookkeeping they then are.
+
+        What cannot be changed in place is looked at again only when it is set again, or handed back.
+        """
+        changes = self._changes()
+        for key in changes:
+            if not codec.is_mutable(dict.get(self, key)):
+                del self._watched[key]
+        return changes
+
+    def _hand_back(self, changes: Changes, era: int) -> None:
+        """Have the changes of a commit that failed looked at again."""
+        if era == self._era:
+            self._watched.update(dict.fromkeys(changes))
 
     def _unchanged(self) -> bool:
         """Tell whether a commit would certainly have nothing to do."""
