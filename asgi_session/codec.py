@@ -43,6 +43,7 @@ MAX_DEPTH: Final = 64
 _BIG_INT, _DECIMAL, _UUID, _DATE, _DATETIME, _TUPLE, _FROZENSET, _SET = range(1, 9)
 
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes, datetime, date, Decimal, UUID})
+_DIRECT: Final = frozenset({type(None), bool, int, float, str, bytes})
 _DATETIME_TEXT: Final = re.compile(r"([^\[\]/]+)(?:\[([^\[\]]+)\])?(/1)?")
 
 
@@ -53,8 +54,10 @@ def encode(value: Any, key: str) -> bytes:
         SessionSerializationError: it holds something that cannot be stored; names key, place, type.
     """
     try:
-        return _pack(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        return _pack_plain(value) if type(value) in _DIRECT else _pack(value)
+    except OverflowError:
+        return _pack(value)  # an int beyond 64 bits
+    except (TypeError, ValueError, RecursionError) as error:
         problem = error
     check(value, key)  # names the place, where it finds the same
     raise SessionSerializationError(f"session[{key!r}] cannot be stored: {problem}", key=key) from problem
@@ -100,6 +103,11 @@ def is_mutable(value: Any) -> bool:
             return True
         return False
     return True
+
+
+# One packer for all: making one allocates its buffer. It calls no Python code while it packs these
+# types, so no other thread gets in between.
+_pack_plain: Final[Callable[[Any], bytes]] = msgpack.Packer(strict_types=True).pack
 
 
 def _pack(value: Any) -> bytes:

@@ -221,7 +221,7 @@ class SessionMiddleware:
                     # left with a credential that is no longer good.
                     await send_plain(500, error, after_handler=True)
                 raise
-            if session._accessed and not failed:
+            if session._accessed and not failed and not session._unchanged():
                 await self._commit_late(session, broken=status == 0 or status >= 500)
         except asyncio.CancelledError:
             # As when a streaming response's client has left, or the server stops.
@@ -230,8 +230,9 @@ class SessionMiddleware:
 
     async def _commit_before(self, start: Message, status: int, scope: Scope, session: Session) -> Message:
         """Commit, then return the response's start with the headers that follow from it."""
-        only_destroy = status >= 500 and not self.manager.save_on_error
-        await self.manager._commit(session, explicit=False, only_destroy=only_destroy)
+        if not session._unchanged():
+            only_destroy = status >= 500 and not self.manager.save_on_error
+            await self.manager._commit(session, explicit=False, only_destroy=only_destroy)
         return {**start, "headers": self._headers(scope, session, list(start.get("headers", ())))}
 
     async def _commit_late(self, session: Session, *, broken: bool) -> None:

@@ -36,7 +36,8 @@ from __future__ import annotations
 import enum
 import os
 import struct
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 import msgpack
 
@@ -51,8 +52,10 @@ GRACE: Final = 1
 MOVED: Final = 2
 
 _HEADER: Final = struct.Struct(">Q8sB8sHIHIHI16s4sB")
+# One packer for all: making one allocates its buffer. It calls no Python code while it packs entries,
+# so no other thread gets in between.
+_pack: Final[Callable[[dict[str, bytes]], bytes]] = msgpack.Packer().pack
 _U48: Final = struct.Struct(">HI")
-_MAX_U48: Final = (1 << 48) - 1
 _NO_PARTS: Final[dict[int, bytes]] = {}
 
 
@@ -180,7 +183,7 @@ def encode(record: Record) -> bytes:
         check,
         len(ring) // 4,
     )
-    body: Any = msgpack.packb(entries)
+    body = _pack(entries)
     if not parts:
         return b"".join((header, ring, b"\0", body))
     encoded = b"".join(bytes((kind,)) + len(part).to_bytes(2, "big") + part for kind, part in parts.items())
