@@ -17,6 +17,10 @@ class Backend(Protocol):
         """Send a repeatable command without waiting for anything; None when not connected."""
         ...
 
+    def failed(self, key: str) -> None:
+        """Take notice that what was submitted for a key had no reply."""
+        ...
+
     async def execute(self, command: Command, deadline: float) -> Any:
         """Carry a command out, whatever it takes until the deadline; its reply, or StoreUnavailable."""
         ...

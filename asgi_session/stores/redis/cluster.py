@@ -131,13 +131,13 @@ class Cluster:
                 unavailable(command, failure, told)
 
     async def _try(self, command: Command, node: Node, deadline: float, *, asking: bool) -> Any:
-        attempt = min(deadline, monotonic() + self._timeout)
         connection: Connection | Failure | None = node.connection
         if connection is None:
-            connection = await node.connect(attempt)
+            connection = await node.connect(min(deadline, monotonic() + self._timeout))
         if isinstance(connection, Failure):
             self._doubt(node)
             return connection
+        attempt = min(deadline, monotonic() + self._timeout)
         if asking:  # one write, for the flag holds for the very next command
             reply = await connection.request(_ASKING + command.data, attempt, 1)
         else:
@@ -160,6 +160,12 @@ class Cluster:
         if not error.startswith(("TRYAGAIN", "BUSY", "NOAUTH")):
             self._start_refresh()
         return None
+
+    def failed(self, key: str) -> None:
+        """Doubt the key's node."""
+        node = self._slots[crc_hqx(key.encode(), 0) & 16383]
+        if node is not None and not self._closed:
+            self._doubt(node)
 
     def distrust(self, key: str) -> None:
         """Drop the connection that answers for a key."""
@@ -281,11 +287,10 @@ class Cluster:
         self._closed = True
         if self._refreshing is not None:
             self._refreshing.cancel()
-        for node in self._nodes.values():
-            node.close()
+        nodes = list(self._nodes.values())
         self._nodes.clear()
         self._slots = [None] * SLOTS
-        await asyncio.sleep(0)
+        await asyncio.gather(*(node.aclose() for node in nodes))
 
     def abandon(self) -> None:
         """Free the sockets."""

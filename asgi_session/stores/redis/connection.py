@@ -86,6 +86,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_watch",
         "closed",
+        "gone",
         "peer",
         "where",
     )
@@ -96,6 +97,8 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self._loop = asyncio.get_running_loop()
         self._create_future = self._loop.create_future
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+        """Done when the socket is closed, too."""
         self._timeout = timeout
         self._on_close = on_close
         self._reader = hiredis.Reader(notEnoughData=_NOTHING_YET, errors="replace")
@@ -206,6 +209,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits."""
+        if not self.gone.done():
+            self.gone.set_result(None)
         self._end(f"connection lost ({exc})" if exc else "connection closed by the server")
 
     # the watchdog
@@ -284,6 +289,15 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self.closed:
             self._transport.abort()
         self._end(why)
+
+    async def finish(self, grace: float) -> None:
+        """Wait for the socket of a closed connection; TLS takes leave of its peer, which may be dead."""
+        if self._transport is None:
+            return
+        await asyncio.wait([self.gone], timeout=grace)
+        if not self.gone.done():
+            self._transport.abort()
+            await asyncio.wait([self.gone], timeout=grace)
 
     def abandon(self) -> None:
         """Free the socket of a connection whose event loop was closed under it."""

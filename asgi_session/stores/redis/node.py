@@ -19,6 +19,9 @@ _STABLE: Final = 1.0
 
 _RETRY_RENEWAL: Final = 30.0
 
+_GRACE: Final = 0.25
+"""Seconds that a closing socket may take."""
+
 
 class Node:
     """Keeps one connection: single-flight and rate-limited connects, renewal before it is too old.
@@ -90,7 +93,12 @@ class Node:
         if self.connection is not None:
             self.connection.abort(why)
 
-    def close(self, *, gently: bool = False) -> None:
+    async def aclose(self) -> None:
+        """Close everything and wait until the sockets are closed."""
+        for connection in self.close():
+            await connection.finish(_GRACE)
+
+    def close(self, *, gently: bool = False) -> list[Connection]:
         """Close everything, with `gently` only after the replies that are due have come."""
         self.closed = True
         if self._renewal is not None:
@@ -103,6 +111,7 @@ class Node:
                 connection.retire()
             else:
                 connection.close()
+        return connections
 
     def abandon(self) -> None:
         """Free what is held although the event loop is closed."""

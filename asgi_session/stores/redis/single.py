@@ -72,14 +72,16 @@ class Single:
             if not await backoff.pause(tries, deadline):
                 unavailable(command, failure, told)
 
+    def failed(self, key: str) -> None:
+        """Nothing to learn: there is one node."""
+
     def distrust(self, key: str) -> None:
         """Drop the connection."""
         self._node.drop("it delivered another key's record")
 
     async def close(self) -> None:
         """Close the connection."""
-        self._node.close()
-        await asyncio.sleep(0)
+        await self._node.aclose()
 
     def abandon(self) -> None:
         """Free the socket."""

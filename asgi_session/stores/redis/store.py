@@ -121,8 +121,10 @@ class RedisStore:
                 return None
             if type(value) is bytes:
                 return commands.stored(value)
-            if type(value) is Failure and monotonic() >= deadline:
-                raise StoreUnavailable(f"load: {value.why}", executed=value.executed)
+            if type(value) is Failure:
+                backend.failed(key)
+                if monotonic() >= deadline:
+                    raise StoreUnavailable(f"load: {value.why}", executed=value.executed)
         # Not connected, or not answered: from here on with all patience.
         value = await backend.execute(Command("load", key, data, repeatable=True), deadline)
         return None if value is None else commands.stored(value)

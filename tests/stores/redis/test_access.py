@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import queue
 import ssl
+import subprocess
+import sys
+import textwrap
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -192,6 +197,48 @@ def test_tls(locked: ServerProcess, tmp_path: Path, run: object) -> None:
 
     assert callable(run)
     run(main())
+
+
+def test_an_unclosed_tls_connection_warns_of_nothing(fresh_valkey: ServerProcess, tmp_path: Path) -> None:
+    """Also with TLS a loop may end, or just be closed, without the store being closed."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    started: queue.Queue[int] = queue.Queue()
+    stop = threading.Event()
+
+    async def serve() -> None:
+        async with tls_in_front(fresh_valkey, authority.issue_cert("127.0.0.1")) as port:
+            started.put(port)
+            await asyncio.to_thread(stop.wait, 60)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        url = f"rediss://127.0.0.1:{started.get(timeout=10)}?ssl_ca_certs={tmp_path / 'ca.pem'}"
+        script = f"""
+            import asyncio, gc, uvloop
+            from asgi_session.stores.redis import RedisStore
+            from tests.stores.redis.test_access import use_every_verb
+
+            store = RedisStore.from_url({url!r})
+            asyncio.run(use_every_verb(store))
+            uvloop.run(use_every_verb(store))
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(use_every_verb(store))
+            loop.close()
+            asyncio.run(use_every_verb(store))
+            gc.collect()
+        """
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        stop.set()
+        thread.join(20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 async def test_the_name_to_verify_can_be_given(fresh_valkey: ServerProcess, tmp_path: Path) -> None:
