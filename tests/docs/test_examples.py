@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from asgi_session.testing import SessionClient
 from tests.docs.pages import PAGES, ROOT, Block, blocks, name, python
 from tests.servers import ServerProcess
 
@@ -120,10 +121,12 @@ async def requests_page(valkey: ServerProcess) -> dict[str, Any]:
 
 
 def test_answering_errors(requests_page: dict[str, Any]) -> None:
-    """The handler that answers an error its own way answers 413."""
-    client = TestClient(requests_page["app"], base_url="https://testserver")
+    """The handler that answers an error its own way answers 413, and the note from before is still there."""
+    client = SessionClient(requests_page["app"])
     assert client.post("/note", content="short").status_code == 200
     assert client.post("/note", content="x" * 2000).status_code == 413
+    with client.session() as session:
+        assert session == {"note": "short"}
 
 
 def test_websocket(requests_page: dict[str, Any]) -> None:
