@@ -146,3 +146,12 @@ def test_manager_of_ones_own(requests_page: dict[str, Any]) -> None:
     """The admin page's revoke answers whether there was such a session."""
     with TestClient(requests_page["admin"], base_url="https://testserver") as client:
         assert client.delete(f"/sessions/{'A' * 22}").json() is False
+
+
+def test_coming_from_starlette() -> None:
+    """Handlers written for Starlette's middleware count on, unchanged."""
+    (block,) = python(ROOT / "docs/from-starlette.md")
+    names: dict[str, Any] = {}
+    exec(block.text, names)
+    client = SessionClient(names["app"])
+    assert [client.get("/").json() for _ in range(2)] == [{"count": 1}, {"count": 2}]
