@@ -76,7 +76,7 @@ def test_an_async_autoload_predicate_is_refused() -> None:
         raise AssertionError("not called")
 
     with pytest.raises(ConfigurationError, match="plain `def`"):
-        SessionMiddleware(app, store=MemoryStore(), autoload=predicate)
+        SessionMiddleware(app, store=MemoryStore(), autoload=predicate)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

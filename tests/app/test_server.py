@@ -108,8 +108,8 @@ async def _true(value: bool) -> bool:
 
 
 async def until(check: Callable[[], Awaitable[bool]]) -> None:
-    """Poll until `check` is true; `TimeoutError` after 5 seconds."""
-    async with asyncio.timeout(5):
+    """Poll until `check` is true; `TimeoutError` after 20 seconds."""
+    async with asyncio.timeout(20):
         while not await check():
             await asyncio.sleep(0.005)
 
