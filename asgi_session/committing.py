@@ -48,7 +48,7 @@ class Committer:
             if explicit:
                 if session._status in (Status.DETACHED, Status.ENDED):
                     raise gone()
-                self._loader.touch_if_due(session)
+                self._loader.touch_if_due(session, self._policy.clock())
             return
         try:
             await self._carry_out(pending)

@@ -55,7 +55,8 @@ class Loader:
                     continue
                 try:
                     record = self._decode(token.selector, stored.data)
-                    fit = judge(record, token, stored.expires_at, policy.clock(), policy.tokens)
+                    now = policy.clock()
+                    fit = judge(record, token, stored.expires_at, now, policy.tokens)
                     if fit is not Fit.OPENS:
                         fit = self._report(fit, token)
                 except SessionCorrupt:
@@ -64,7 +65,7 @@ class Loader:
                     continue
                 if fit is Fit.OPENS:
                     session._attach(Status.LIVE, token, Base(record, stored.tag, stored.expires_at))
-                    self.touch_if_due(session)
+                    self.touch_if_due(session, now)
                     return
                 if fit is Fit.RETIRED:
                     status = Status.DETACHED
@@ -137,15 +138,15 @@ class Loader:
             drop(self._policy, session, "gone" if newest is None else "overtaken")
             raise gone()
         session._refreshed(Base(newest, stored.tag, stored.expires_at))
-        self.touch_if_due(session)
+        self.touch_if_due(session, self._policy.clock())
 
-    def touch_if_due(self, session: Session) -> None:
-        """Send a touch if one is due. Nobody waits for it and its failure is only an event."""
+    def touch_if_due(self, session: Session, now: int) -> None:
+        """Send a touch if one is due at `now` (ms). Nobody waits for it; its failure is only an event."""
         base, token = session._base, session._token
         if base is None or token is None:
             return
         record = base.record
-        due = touch_due(session._expires_at, self._policy.clock(), record.idle, record.deadline)
+        due = touch_due(session._expires_at, now, record.idle, record.deadline)
         if due is None:
             return
         loop = self._loops.current()

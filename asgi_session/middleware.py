@@ -172,7 +172,10 @@ class SessionMiddleware:
                 status = message["status"]
                 if session._accessed:
                     try:
-                        message = await self._commit_before(message, status, scope, session)
+                        if not session._unchanged():
+                            await self._commit_before(session, status)
+                        headers = self._headers(scope, session, [*message.get("headers", ())])
+                        message = {**message, "headers": headers}
                     except Exception as error:
                         failed = session._sealed = True
                         _log(error)
@@ -228,12 +231,10 @@ class SessionMiddleware:
             self._commit_cancelled(session, failed, broken=status == 0 or status >= 500)
             raise
 
-    async def _commit_before(self, start: Message, status: int, scope: Scope, session: Session) -> Message:
-        """Commit, then return the response's start with the headers that follow from it."""
-        if not session._unchanged():
-            only_destroy = status >= 500 and not self.manager.save_on_error
-            await self.manager._commit(session, explicit=False, only_destroy=only_destroy)
-        return {**start, "headers": self._headers(scope, session, list(start.get("headers", ())))}
+    async def _commit_before(self, session: Session, status: int) -> None:
+        """Commit before the headers of a response with this `status` leave."""
+        only_destroy = status >= 500 and not self.manager.save_on_error
+        await self.manager._commit(session, explicit=False, only_destroy=only_destroy)
 
     async def _commit_late(self, session: Session, *, broken: bool) -> None:
         """Commit what is left when no headers can follow any more; a failure can only be logged.
@@ -305,7 +306,10 @@ class SessionMiddleware:
                 status = message.get("status", 101)
                 if session._accessed:
                     try:
-                        message = await self._commit_before(message, status, scope, session)
+                        if not session._unchanged():
+                            await self._commit_before(session, status)
+                        headers = self._headers(scope, session, [*message.get("headers", ())])
+                        message = {**message, "headers": headers}
                     except Exception as error:
                         failed = session._sealed = True
                         _log(error)
@@ -411,7 +415,8 @@ async def load_session(connection: HTTPConnection) -> Session:
         ConfigurationError: there is no `SessionMiddleware` around the app.
         StoreUnavailable, SessionCorrupt: see `Session.load`.
     """
-    return await session_of(connection).load()
+    session = session_of(connection)
+    return session if session._opened else await session.load()
 
 
 async def _discard(scope: Scope, message: Message) -> None:
