@@ -308,3 +308,19 @@ async def test_nothing_of_an_older_identity_is_written_after_a_rotation(world: W
     await world.respond(slow)
     assert (dict(slow), world.owed(slow)) == ({}, "nothing")
     assert await world.stored(world.cookie(login)) == {"user": "ada"}
+
+
+@pytest.mark.parametrize("value", [[1], ([1],), (0, ([1],)), {"k": [1]}, {"k": ([1],)}])
+async def test_a_change_inside_a_loaded_value_is_saved(value: Any, world: World) -> None:
+    """Promise 3: however deep the list is, in whatever it lies, a change in it is saved."""
+    cookie = await world.create(v=value)
+    session = await world.load(cookie)
+
+    def innermost(held: Any) -> list[int]:
+        while type(held) is not list:
+            held = held["k"] if isinstance(held, dict) else held[-1]
+        return held
+
+    innermost(session["v"]).append(2)
+    await session.commit()
+    assert innermost((await world.load(cookie))["v"]) == [1, 2]

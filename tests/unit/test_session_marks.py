@@ -412,3 +412,19 @@ async def test_marks_and_the_unloaded(world: World) -> None:
     session.clear()
     session.destroy()
     assert await session.load() == {}
+
+
+async def test_the_same_value_set_again_after_a_clear_during_a_commit(world: World) -> None:
+    """Promise 8: what a commit on its way has saved does not count for the identity begun meanwhile."""
+    session = await world.load(await world.create(a=1))
+    session["a"] = 2
+    gate = world.store.pause("save")
+    saving = asyncio.create_task(session.commit())
+    await gate.reached()
+    session.clear()
+    session["a"] = 2
+    gate.release()
+    await saving
+    await session.commit()
+    assert world.owed(session) == "cookie"
+    assert await world.stored(world.cookie(session)) == {"a": 2}

@@ -187,3 +187,13 @@ async def test_a_commit_that_overtakes_a_refresh(world: World) -> None:
     await refreshing
     assert (session["a"], session.modified) == (1, False)
     assert await world.stored(cookie) == {"a": 1, "b": 0}
+
+
+async def test_what_both_have_deleted_is_no_change(world: World) -> None:
+    """Promise 2: a deletion that another request has saved already is not saved again."""
+    cookie = await world.create(a=0, b=0)
+    session = await world.load(cookie)
+    del session["a"]
+    await world.write(cookie, a=None)
+    await session.refresh()
+    assert not session.modified
