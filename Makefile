@@ -38,7 +38,7 @@ bench:
 	@echo "not yet"
 else
 bench: $(VENV)/.has-test $(VENV)/.has-bench
-	$(RUN) benchmarks/middleware.py $(ARGS)
+	$(RUN) -m benchmarks.middleware $(ARGS)
 endif
 
 clean:

@@ -1,0 +1,1 @@
+"""Benchmarks: figures as ratios to something else in the same run."""
