@@ -49,6 +49,7 @@ class Cluster:
 
     __slots__ = (
         "_closed",
+        "_leaving",
         "_nodes",
         "_refresh_after",
         "_refreshes",
@@ -70,6 +71,7 @@ class Cluster:
         self._to = to
         self._slots: list[Node | None] = [None] * SLOTS
         self._nodes: dict[Address, Node] = {}
+        self._leaving: list[Node] = []  # out of use, with replies still due
         self._replicas: tuple[Address, ...] = ()
         self._suspects: dict[Address, float] = {}
         self._refreshing: asyncio.Task[Failure | None] | None = None
@@ -94,18 +96,20 @@ class Cluster:
         told = ""
         asked: Node | None = None  # the node that an ASK named
         while True:
+            if self._closed:
+                unavailable(command, Failure("the store was closed", False))
             node = asked or self._slots[slot]
             if node is None:
                 failure = await self._find(slot, deadline)
                 if failure is None:
                     continue
-                if failure.final or self._closed:
+                if failure.final:
                     unavailable(command, failure)
             else:
                 reply = await self._try(command, node, deadline, asking=asked is not None)
                 if isinstance(reply, Failure):
                     failure = reply
-                    if failure.final or self._closed or (failure.executed is None and not command.repeatable):
+                    if failure.final or (failure.executed is None and not command.repeatable):
                         unavailable(command, failure)
                     asked = None
                 elif isinstance(reply, hiredis.ReplyError):
@@ -157,14 +161,14 @@ class Cluster:
             return self._node(redirect[1])
         if found is Kind.MOVED and redirect is not None:
             self._slots[redirect[0]] = self._node(redirect[1])
-        if not error.startswith(("TRYAGAIN", "BUSY", "NOAUTH")):
+        if not self._closed and not error.startswith(("TRYAGAIN", "BUSY", "NOAUTH")):
             self._start_refresh()
         return None
 
     def failed(self, key: str) -> None:
         """Doubt the key's node."""
         node = self._slots[crc_hqx(key.encode(), 0) & 16383]
-        if node is not None and not self._closed:
+        if node is not None:
             self._doubt(node)
 
     def distrust(self, key: str) -> None:
@@ -183,7 +187,8 @@ class Cluster:
 
     def _doubt(self, node: Node) -> None:
         self._suspects[node.address] = monotonic()
-        self._start_refresh()
+        if not self._closed:
+            self._start_refresh()
 
     async def _find(self, slot: int, deadline: float) -> Failure | None:
         task = self._start_refresh()
@@ -241,6 +246,8 @@ class Cluster:
         finally:
             for task in waiting:
                 task.cancel()
+            if waiting:
+                await asyncio.wait(waiting)
         return last
 
     def _candidates(self) -> list[Address]:
@@ -278,21 +285,27 @@ class Cluster:
         self._slots = slots
         self._replicas = topology.replicas
         for address in self._nodes.keys() - primaries:
-            self._nodes.pop(address).close(gently=True)
+            node = self._nodes.pop(address)
+            node.close(gently=True)
+            self._leaving.append(node)
+        self._leaving = [node for node in self._leaving if not node.empty]
 
     # the end
 
     async def close(self) -> None:
         """Close all connections."""
         self._closed = True
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-        nodes = list(self._nodes.values())
+        refreshing = self._refreshing
+        if refreshing is not None:
+            refreshing.cancel()
+            await asyncio.wait([refreshing])
+        nodes = [*self._nodes.values(), *self._leaving]
         self._nodes.clear()
+        self._leaving.clear()
         self._slots = [None] * SLOTS
         await asyncio.gather(*(node.aclose() for node in nodes))
 
     def abandon(self) -> None:
         """Free the sockets."""
-        for node in self._nodes.values():
+        for node in (*self._nodes.values(), *self._leaving):
             node.abandon()

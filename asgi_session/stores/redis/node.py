@@ -93,10 +93,18 @@ class Node:
         if self.connection is not None:
             self.connection.abort(why)
 
+    @property
+    def empty(self) -> bool:
+        """Whether no connection is left, or being made."""
+        return self.connection is None and not self._old and self._dialing is None
+
     async def aclose(self) -> None:
         """Close everything and wait until the sockets are closed."""
+        dialing = self._dialing
         for connection in self.close():
             await connection.finish(_GRACE)
+        if dialing is not None:
+            await asyncio.wait([dialing], timeout=_GRACE)
 
     def close(self, *, gently: bool = False) -> list[Connection]:
         """Close everything, with `gently` only after the replies that are due have come."""
