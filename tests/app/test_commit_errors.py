@@ -283,6 +283,18 @@ async def test_anonymous_goes_on_reading(world: World) -> None:
     assert (await browser.get("/read")).body == b'{"n":1}'
 
 
+@pytest.mark.parametrize("autoload", [False, True])
+async def test_anonymous_with_a_store_that_hangs(world: World, autoload: bool) -> None:
+    """Promise 11: a load that hangs is given up at the deadline, then the app goes on anonymously."""
+    options: dict[str, Any] = {"on_unavailable": "anonymous", "autoload": autoload, "deadline": 0.1}
+    browser = await world.seed(world.starlette(ROUTES, **options), n=1)
+    world.store.hang("load", times=None)
+    began = time.monotonic()
+    got = await browser.get("/read")
+    assert (got.status, got.body, got.cookie) == (200, b"{}", None)
+    assert 0.05 < time.monotonic() - began < 1.0
+
+
 async def test_anonymous_drops_no_write(world: World) -> None:
     """Promise 11: changing a session that could not be loaded is a 503, nothing is silently dropped."""
     browser = await world.seed(world.starlette(ROUTES, on_unavailable="anonymous"), n=1)

@@ -328,6 +328,27 @@ async def test_cancelled_in_the_handler_commits_no_data(world: World) -> None:
     assert world.calls() == {"load": 1}
 
 
+async def test_cancelled_before_the_headers_creates_nothing(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even with save_on_error a cancelled request makes no session that no client will ever know."""
+    begun = asyncio.Event()
+
+    async def handler(request: Request) -> Response:
+        (await load_session(request))["n"] = 2
+        begun.set()
+        await asyncio.Event().wait()
+        return PlainTextResponse("not reached")
+
+    app = world.starlette([Route("/", handler)], save_on_error=True)
+    exchange = Browser(app).begin("GET", "/")
+    await begun.wait()
+    await exchange.cancel()
+    await world.drain(app)
+    assert world.calls() == {}
+    assert "they are lost" in caplog.text
+
+
 async def test_cancelled_in_a_stream_commits_what_it_set(world: World) -> None:
     """A stream that is cancelled from outside commits what it had set so far."""
     begun = asyncio.Event()

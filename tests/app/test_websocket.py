@@ -362,9 +362,10 @@ async def test_store_down_at_the_handshake(world: World, autoload: bool, denial:
         assert exchange.sent == [{"type": "websocket.close", "code": 1013}]
 
 
+@pytest.mark.parametrize("catches", [False, True])
 @pytest.mark.parametrize("denial", [False, True])
-async def test_a_commit_that_fails_at_accept(world: World, denial: bool) -> None:
-    """A commit that fails at the accept refuses the handshake, and the app meets a disconnect."""
+async def test_a_commit_that_fails_at_accept(world: World, denial: bool, catches: bool) -> None:
+    """A commit that fails at the accept refuses the handshake; the app meets a disconnect; no late commit."""
     met: list[BaseException] = []
 
     async def handler(ws: WebSocket) -> None:
@@ -374,7 +375,8 @@ async def test_a_commit_that_fails_at_accept(world: World, denial: bool) -> None
             await ws.receive_text()
         except WebSocketDisconnect as error:
             met.append(error)
-            raise
+            if not catches:
+                raise
 
     browser = await world.seed(world.starlette(routes(handler)), n=1)
     world.store.fail("save")
