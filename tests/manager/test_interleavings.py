@@ -152,7 +152,7 @@ async def test_what_a_handler_sees_and_does_after_its_commit(move: Handler, one_
     requests = {"in": move, "slow": slow}
     if one_process:
         requests["first"] = write("first")  # while it is on the wire the other two join
-    runs = await explore(requests, one_process, coarse=one_process)
+    runs = await explore(requests, one_process, coarse=True)
     for run in runs:
         with run:
             await check_answers(run)

@@ -1,0 +1,117 @@
+"""Two real processes and a real cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asgi_session import record as records
+from asgi_session.record import NOBODY
+from asgi_session.session import Status
+from tests.manager.kit import credential, soon
+from tests.manager.worker import Worker
+from tests.servers import Cluster
+
+
+class Process:
+    """A worker process that takes orders."""
+
+    def __init__(self, url: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.manager.worker", url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        assert self._line() == "ready"
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        assert line, "the worker has died; its error is above"
+        return line
+
+    def send(self, do: str, **order: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, **order}) + "\n")
+        self._process.stdin.flush()
+
+    async def answer(self) -> dict[str, Any]:
+        return json.loads(await asyncio.to_thread(self._line))  # type: ignore[no-any-return]
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+@pytest.fixture
+def processes(cluster: Cluster) -> Iterator[list[Process]]:
+    made = [Process(cluster.url) for _ in range(2)]
+    yield made
+    for process in made:
+        process.end()
+
+
+async def new(worker: Worker) -> str:
+    """Create a session; return its token."""
+    session = await worker.load("")
+    session["old"] = 1
+    await session.commit()
+    return credential(session)
+
+
+async def test_two_thousand_writes(cluster: Cluster, processes: list[Process]) -> None:
+    """Promise 4: two processes with 32 clients each write 2,000 keys of one session; all survive."""
+    worker = Worker(cluster.url)
+    token = await new(worker)
+    before = cluster.commandstats()
+    for name, process in zip("ab", processes, strict=True):
+        process.send("write", token=token, prefix=name, clients=32, each=32)
+    for process in processes:
+        await process.answer()
+    found = await worker.load(token)
+    assert set(found) == {"old"} | {f"{name}{c}.{t}" for name in "ab" for c in range(32) for t in range(32)}
+    after = cluster.commandstats()
+    saves = after.get("evalsha", 0) - before.get("evalsha", 0)
+    assert saves < 1_000, "they left merged"
+    await worker.manager.close()
+    await worker.store.close()
+
+
+async def test_a_destroy_that_races_writes(cluster: Cluster, processes: list[Process]) -> None:
+    """Promise 5: 1,000 sessions destroyed while two processes write to them stay dead."""
+    worker = Worker(cluster.url)
+    told = Counter[str]()
+    for chunk in range(20):
+        tokens = await asyncio.gather(*(new(worker) for _ in range(50)))
+        for number, process in enumerate(processes):
+            process.send("race", tokens=tokens, destroy=number, seed=2 * chunk + number)
+        for process in processes:
+            told.update(await process.answer())
+        for token in tokens:
+            assert (await worker.load(token))._status in (Status.DETACHED, Status.NEW)
+            stored = await worker.store.load(token[:22], deadline=soon())
+            assert stored is not None
+            record = records.decode(stored.data)
+            assert record.digest == NOBODY
+            assert record.entries == {}
+    assert told["saved"] > 500, "nobody was early"
+    assert told["dropped"] > 500, "nobody was late"
+    await worker.manager.close()
+    await worker.store.close()
