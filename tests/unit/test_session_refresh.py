@@ -197,3 +197,24 @@ async def test_what_both_have_deleted_is_no_change(world: World) -> None:
     await world.write(cookie, a=None)
     await session.refresh()
     assert not session.modified
+
+
+async def test_a_refresh_that_overtakes_a_commit(world: World) -> None:
+    """Promise 4: a commit on its way during a refresh is not written a second time over a later value."""
+    cookie = await world.create(a=0, b=0)
+    session = await world.load(cookie)
+    gate = world.store.pause("load", when="after")
+    refreshing = asyncio.create_task(session.refresh())
+    await gate.reached()
+    session["a"] = 1
+    saving_gate = world.store.pause("save")
+    saving = asyncio.create_task(session.commit())
+    await saving_gate.reached()
+    gate.release()
+    await asyncio.sleep(0)
+    saving_gate.release()
+    await asyncio.gather(refreshing, saving)
+    await world.write(cookie, a=2)
+    session["b"] = 1
+    await session.commit()
+    assert await world.stored(cookie) == {"a": 2, "b": 1}
