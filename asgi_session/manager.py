@@ -175,8 +175,8 @@ class SessionManager:
 def _keys(secret_key: str | bytes | Sequence[str | bytes] | None) -> Sequence[str | bytes]:
     if secret_key is None:
         return ()
-    keys = [secret_key] if isinstance(secret_key, (str, bytes)) else list(secret_key)
-    if not keys or not all(isinstance(key, (str, bytes)) for key in keys):
+    keys = [secret_key] if isinstance(secret_key, (str, bytes)) else secret_key
+    if not (isinstance(keys, Sequence) and keys and all(isinstance(key, (str, bytes)) for key in keys)):
         raise ConfigurationError("secret_key: give text or bytes, a list of them (the first signs), or None")
     return keys
 
@@ -187,6 +187,8 @@ def _checked(store: Store) -> Store:
         for name in ("load", "create", "save", "touch", "delete", "open", "close")
         if not callable(getattr(store, name, None))
     ]
+    if isinstance(store, type):
+        raise ConfigurationError(f"store={store.__name__} is a class: make one, {store.__name__}(...)")
     if missing:
         raise ConfigurationError(
             f"store={store!r} is no store: it lacks {', '.join(missing)}. Give a URL such as "
