@@ -160,7 +160,7 @@ async def test_a_planted_token(login: Handler, one_process: bool) -> None:
 
 async def test_a_token_that_the_store_does_not_know_is_never_adopted() -> None:
     """Promise 8: a planted id that has no record gets a new one, in parallel requests too."""
-    planted = "A" * 43
+    planted = "A" * 44
 
     async def nothing(world: World) -> str:
         assert await world.read(planted) is None
@@ -170,6 +170,7 @@ async def test_a_token_that_the_store_does_not_know_is_never_adopted() -> None:
         nothing, {"a": write("a"), "b": write("b")}, one_process=True, coarse=True
     ).runs():
         with run:
+            assert [name for name, _, _ in run.world.events].count("unknown") == 2
             assert await run.world.record(planted) is None
             assert len(run.arrived) == 2
             assert not any(token.startswith(planted[:22]) for _, token in run.arrived)

@@ -1,0 +1,190 @@
+"""What a real server was asked, through the middleware, by its own count."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from asgi_session.middleware import SessionMiddleware
+from asgi_session.session import Session
+from asgi_session.stores.redis import RedisStore
+from asgi_session.testing import ManualClock
+from tests.manager.kit import COOKIE
+from tests.servers import ServerProcess
+
+KEY = "a secret of at least sixteen bytes"
+Handler = Callable[[Session], Awaitable[None]]
+
+
+class Site:
+    """An app on a real server, and a count of what it sends there."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self.server = server
+        self.clock = ManualClock()
+        self.store = RedisStore.from_url(server.url)
+        self.middleware = SessionMiddleware(
+            self._app, store=self.store, secret_key=KEY, clock=self.clock, idle_timeout=14 * 86400
+        )
+        self._handlers: dict[str, Handler] = {}
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        await scope["handler"](scope["session"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def get(self, handler: Handler, cookie: str | None = None) -> str | None:
+        """Serve one request; return the cookie's value, if one was set."""
+        answered: list[Any] = []
+
+        async def send(message: Any) -> None:
+            answered.append(message)
+
+        headers = [] if cookie is None else [(b"cookie", f"{COOKIE.name}={cookie}".encode())]
+        scope = {"type": "http", "method": "GET", "scheme": "https", "path": "/", "headers": headers}
+        await self.middleware(scope | {"handler": handler}, None, send)  # type: ignore[arg-type]
+        assert answered[0]["status"] == 200
+        for name, value in answered[0]["headers"]:
+            if name == b"set-cookie":
+                return str(value.decode().partition("=")[2].partition(";")[0])
+        return None
+
+    async def counted(self, work: Awaitable[Any]) -> dict[str, int]:
+        """Do `work`; return what clients sent meanwhile (a script's own commands not counted)."""
+        await self.middleware.manager.drain()
+        self.server.reset_stats()
+        await work
+        await self.middleware.manager.drain()
+        stats = self.server.commandstats()
+        own = (
+            "get",
+            "evalsha",
+            "eval",
+            "del",
+            "ping",
+            "client|setinfo",
+            "hello",
+            "auth",
+            "select",
+            "script|load",
+        )
+        known = {name: calls for name, calls in stats.items() if name in own}
+        inside = {"getrange", "set", "setrange", "pexpireat", "pexpiretime", "exists", "time", "strlen"}
+        assert stats.keys() <= known.keys() | inside, stats
+        return known
+
+
+@pytest.fixture
+async def site(valkey: ServerProcess) -> AsyncIterator[Site]:
+    made = Site(valkey)
+    # So that each script is known to the server, and everything is connected.
+    cookie = await made.get(write(warm=1))
+    await made.get(write(warm=2), cookie)
+    await made.middleware.manager.drain()
+    yield made
+    await made.middleware.manager.close()
+    await made.store.close()
+
+
+def write(**values: Any) -> Handler:
+    async def handler(session: Session) -> None:
+        await session.load()
+        session.update(values)
+
+    return handler
+
+
+async def read(session: Session) -> None:
+    dict(await session.load())
+
+
+async def unused(session: Session) -> None:
+    pass
+
+
+async def confirmed(site: Site) -> str:
+    """Return the cookie of a session that has come back once."""
+    cookie = await site.get(write(n=0, nested={"a": [1]}))
+    assert cookie is not None
+    await site.get(read, cookie)
+    await site.middleware.manager.drain()
+    return cookie
+
+
+async def test_nothing(site: Site) -> None:
+    """Promise 1: no use, no cookie, a forged cookie: no command."""
+    cookie = await confirmed(site)
+    forged = cookie[:-4] + ("AAAA" if cookie[-4:] != "AAAA" else "BBBB")
+    assert await site.counted(site.get(unused, cookie)) == {}
+    assert await site.counted(site.get(read)) == {}
+    assert await site.counted(site.get(read, forged)) == {}
+    assert await site.counted(site.get(read, "x" * 5000)) == {}
+    assert await site.counted(site.get(read, cookie.partition(".")[0])) == {}
+
+
+async def test_a_read_and_a_write(site: Site) -> None:
+    """Promise 2: a read is one command, a read and a write two, unchanged data is not written."""
+    cookie = await confirmed(site)
+    assert await site.counted(site.get(read, cookie)) == {"get": 1}
+    assert await site.counted(site.get(write(n=1), cookie)) == {"get": 1, "evalsha": 1}
+    assert await site.counted(site.get(write(n=1, nested={"a": [1]}), cookie)) == {"get": 1}
+
+
+async def test_a_new_session_and_its_first_return(site: Site) -> None:
+    """Promise 2: a new session is one command; its first return one more than a read."""
+    made: list[str | None] = []
+
+    async def create() -> None:
+        made.append(await site.get(write(n=0)))
+
+    assert sum((await site.counted(create())).values()) <= 1
+    assert await site.counted(site.get(read, made[0])) == {"get": 1, "evalsha": 1}
+    assert await site.counted(site.get(read, made[0])) == {"get": 1}
+
+
+async def test_a_touch_where_it_is_due(site: Site) -> None:
+    """Promise 2: nothing within 5 % of the idle timeout, then one touch, for sixty requests at once too."""
+    cookie = await confirmed(site)
+    site.clock.advance(14 * 86400 * 0.049)
+    assert await site.counted(site.get(read, cookie)) == {"get": 1}
+    site.clock.advance(14 * 86400 * 0.002)
+    assert await site.counted(site.get(read, cookie)) == {"get": 1, "evalsha": 1}
+    assert await site.counted(site.get(read, cookie)) == {"get": 1}
+    site.clock.advance(86400)
+    sixty = asyncio.gather(*(site.get(read, cookie) for _ in range(60)))
+    assert await site.counted(sixty) == {"get": 60, "evalsha": 1}
+
+
+async def test_endings(site: Site) -> None:
+    """A logout is a read and a write, whether the session was loaded before or not."""
+
+    async def logout(session: Session) -> None:
+        session.destroy()
+
+    cookie = await confirmed(site)
+    assert await site.counted(site.get(logout, cookie)) == {"get": 1, "evalsha": 1}
+    assert await site.counted(site.get(read, cookie)) == {"get": 1}
+    cookie = await confirmed(site)
+    revoking = site.middleware.manager.revoke(cookie[:22])
+    assert sum((await site.counted(revoking)).values()) == 1
+    assert await site.store.load(cookie[:22], deadline=time.monotonic() + 5) is None
+
+
+async def test_sixty_four_parallel_writes(site: Site) -> None:
+    """Promise 4: 64 requests that write one session at once cost 64 reads and a few saves."""
+    cookie = await confirmed(site)
+    handlers = [write(**{f"k{number}": number}) for number in range(64)]
+    counts = await site.counted(asyncio.gather(*(site.get(handler, cookie) for handler in handlers)))
+    assert counts["get"] == 64
+    assert counts["evalsha"] <= 4
+    found: list[dict[str, Any]] = []
+
+    async def look(session: Session) -> None:
+        found.append(dict(await session.load()))
+
+    await site.get(look, cookie)
+    assert len(found[0]) == 66

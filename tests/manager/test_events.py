@@ -1,0 +1,254 @@
+"""Every event, with its name, its session and its info."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from asgi_session.errors import SessionError, SessionTooLarge, StoreUnavailable
+from asgi_session.session import Owed
+from tests.manager.kit import World, credential, soon
+
+
+async def change(world: World, token: str | None = None, **values: Any) -> str:
+    """Have a request set `values`; return its token."""
+    session = await world.session(token).load()
+    session.update(values)
+    await world.manager._commit(session, explicit=False)
+    return credential(session) if session._token is not None else ""
+
+
+async def created(world: World) -> None:
+    await change(world, a=1)
+
+
+async def saved(world: World) -> None:
+    token = await world.new()
+    await change(world, token, a=1, b=2)
+
+
+async def merged(world: World) -> None:
+    token = await world.new()
+    session = await world.load(token)
+    await change(world, token, a=1)
+    world.events.clear()
+    session["b"] = 1
+    await session.commit()
+
+
+async def rotated(world: World) -> None:
+    session = await world.load(await world.new())
+    session.rotate()
+    await session.commit()
+
+
+async def ended(world: World) -> None:
+    session = await world.load(await world.new())
+    session.destroy()
+    await session.commit()
+
+
+async def revoked(world: World) -> None:
+    token = await world.new()
+    assert await world.manager.revoke(token[:22]) is True
+    assert await world.manager.revoke(token[:22]) is False
+
+
+async def touched(world: World) -> None:
+    token = await world.new()
+    world.clock.advance(5 * 86400)
+    await world.load(token)
+
+
+async def touch_failed(world: World) -> None:
+    token = await world.new()
+    world.clock.advance(5 * 86400)
+    world.store.fail("touch")
+    await world.load(token)
+
+
+async def gone(world: World) -> None:
+    token = await world.new()
+    session = await world.load(token)
+    await world.memory.delete(token[:22], deadline=soon())
+    session["a"] = 1
+    await world.manager._commit(session, explicit=False)
+
+
+async def overtaken(world: World) -> None:
+    token = await world.new()
+    session, other = await world.load(token), await world.load(token)
+    other.rotate()
+    await other.commit()
+    world.events.clear()
+    session["a"] = 1
+    await world.manager._commit(session, explicit=False)
+
+
+async def _rotated_token(world: World, grace: float | None) -> str:
+    token = await world.new()
+    session = await world.load(token)
+    session.rotate(grace=grace)
+    await session.commit()
+    world.events.clear()
+    return token
+
+
+async def detached(world: World) -> None:
+    await change(world, await _rotated_token(world, None), a=1)
+
+
+async def rotated_already(world: World) -> None:
+    token = await _rotated_token(world, 15)
+    session = await world.load(token)
+    session.rotate(grace=15)
+    await session.commit()
+
+
+async def late(world: World) -> None:
+    session = await world.session().load()
+    session["a"] = 1
+    session._sealed = True
+    await world.manager._commit(session, explicit=False)
+
+
+async def error(world: World) -> None:
+    session = await world.load(await world.new())
+    session["a"] = 1
+    await world.manager._commit(session, explicit=False, only_destroy=True)
+
+
+async def stale_value(world: World) -> None:
+    token = await world.new(cart=[1])
+    session = await world.load(token)
+    cart = session["cart"]
+    await change(world, token, cart=[2])
+    await session.refresh()
+    world.events.clear()
+    cart.append(3)
+    await session.commit()
+
+
+async def failed(world: World) -> None:
+    session = await world.load(await world.new())
+    session["a"] = 1
+    world.store.fail("save")
+    with contextlib.suppress(StoreUnavailable):
+        await session.commit()
+
+
+async def too_large(world: World) -> None:
+    session = await world.load(await world.new())
+    session["a"] = "x" * 70_000
+    with contextlib.suppress(SessionTooLarge):
+        await session.commit()
+
+
+async def unavailable(world: World) -> None:
+    token = await world.new()
+    world.store.fail("load")
+    with contextlib.suppress(StoreUnavailable):
+        await world.load(token)
+
+
+async def unknown(world: World) -> None:
+    await world.load("A" * 44)
+
+
+async def wrong_verifier(world: World) -> None:
+    token = await world.new()
+    await world.load(token[:22] + "A" * 22)
+
+
+async def malformed(world: World) -> None:
+    await world.load("nonsense")
+
+
+async def corrupt(world: World) -> None:
+    token = await world.new()
+    await world.memory.delete(token[:22], deadline=soon())
+    await world.memory.create(token[:22], b"x" * 80, world.clock() + 1000, deadline=soon())
+    with contextlib.suppress(SessionError):
+        await world.load(token)
+
+
+Shape = list[tuple[str, dict[str, Any]]]
+CASES: list[tuple[Callable[[World], Awaitable[None]], Shape]] = [
+    (created, [("created", {})]),
+    (saved, [("saved", {"keys": ["a", "b"], "tries": 1})]),
+    (merged, [("saved", {"keys": ["b"], "tries": 2}), ("merged", {"tries": 2})]),
+    (rotated, [("saved", {"keys": [], "tries": 1}), ("rotated", {})]),
+    (ended, [("ended", {})]),
+    (revoked, [("revoked", {})]),
+    (touched, [("touched", {"expires_at": int})]),
+    (touch_failed, [("touch_failed", {"error": StoreUnavailable})]),
+    (gone, [("dropped", {"reason": "gone", "keys": ["a"]})]),
+    (overtaken, [("dropped", {"reason": "overtaken", "keys": ["a"]})]),
+    (detached, [("retired", {"opens": False}), ("dropped", {"reason": "detached", "keys": ["a"]})]),
+    (
+        rotated_already,
+        [
+            ("retired", {"opens": True}),
+            ("saved", {"keys": [], "tries": 1}),
+            ("dropped", {"reason": "rotated already", "keys": []}),
+        ],
+    ),
+    (late, [("dropped", {"reason": "late", "keys": ["a"]})]),
+    (error, [("dropped", {"reason": "error", "keys": ["a"]})]),
+    (stale_value, [("stale_value", {"key": "cart"})]),
+    (failed, [("failed", {"error": StoreUnavailable})]),
+    (too_large, [("failed", {"error": SessionTooLarge})]),
+    (unavailable, [("unavailable", {"error": StoreUnavailable})]),
+    (unknown, [("unknown", {})]),
+    (wrong_verifier, [("unknown", {})]),
+    (malformed, [("malformed", {})]),
+    (corrupt, [("corrupt", {})]),
+]
+WITHOUT_SESSION = {"unavailable", "malformed"}
+NO_RECORD = {late, detached}
+
+
+@pytest.mark.parametrize(("what", "expected"), CASES, ids=[case[0].__name__ for case in CASES])
+async def test_events(what: Callable[[World], Awaitable[None]], expected: Shape) -> None:
+    """Each event comes once, with the info that the documentation names and the session's public id."""
+    world = World()
+    await what(world)
+    await world.manager.drain()
+    assert [name for name, _, _ in world.events] == [name for name, _ in expected]
+    for (name, session_id, info), (_, shape) in zip(world.events, expected, strict=True):
+        assert info.keys() == shape.keys()
+        for key, value in shape.items():
+            assert isinstance(info[key], value) if isinstance(value, type) else info[key] == value
+        if name in WITHOUT_SESSION or (what in NO_RECORD and name == "dropped"):
+            assert session_id is None
+        else:
+            assert session_id is not None
+            assert len(session_id) == 22, "the public id, no credential"
+
+
+async def test_what_on_event_raises_is_logged_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    """A broken `on_event` fails no request and loses no result."""
+
+    def broken(name: str, session_id: str | None, **info: Any) -> None:
+        raise RuntimeError("broken hook")
+
+    world = World(on_event=broken)
+    with caplog.at_level(logging.ERROR, "asgi_session"):
+        session = await world.session().load()
+        session["a"] = 1
+        await session.commit()
+        token = credential(session)
+        session = await world.load(token)
+        session.rotate()
+        await session.commit()
+        assert session._owed is Owed.COOKIE
+        await world.load(token)
+        await world.manager.drain()
+    assert await world.read(credential(session)) == {"a": 1}
+    logged = [record for record in caplog.records if "on_event" in record.getMessage()]
+    assert len(logged) >= 4
+    assert all(record.exc_info is not None for record in logged)
