@@ -137,7 +137,7 @@ class Lanes:
     def unfinished(self) -> Iterator[Pending]:
         """Give the commits that have no result yet."""
         for lane in list(self._lanes.values()):
-            yield from [*lane.batch, *lane.queue]
+            yield from [pending for pending in [*lane.batch, *lane.queue] if not pending.done]
 
     def _join(self, key: str, pending: Pending) -> bool:
         lane = self._lanes.get(key)

@@ -28,10 +28,13 @@ class LoopState:
 
     async def drain(self) -> None:
         """Wait for the tasks, and for the commits that requests wait for; they end with their deadlines."""
-        while self.tasks:
-            await asyncio.wait(list(self.tasks))
-        for pending in self.lanes.unfinished():
-            await pending.wait()
+        while True:  # either makes more of the other
+            if self.tasks:
+                await asyncio.wait(list(self.tasks))
+            elif pending := next(self.lanes.unfinished(), None):
+                await pending.wait()
+            else:
+                return
 
 
 class Loops:

@@ -283,3 +283,71 @@ async def test_expiry_at_every_moment(one_process: bool) -> None:
                 assert await run.records() == []
                 assert run.arrived == []
                 assert run.dropped() == {"slow"}
+
+
+@PROCESSES
+@pytest.mark.parametrize("login", [LOGIN_BY_ROTATION, LOGIN_BY_CLEAR], ids=["rotate", "clear"])
+async def test_a_logout_beside_a_login(login: Handler, one_process: bool) -> None:
+    """Promise 14: beyond reach is only a logout saved before the login whose response arrives after it."""
+    beyond = 0
+    runs = await explore({"out": handler(lambda session: session.destroy()), "in": login}, one_process)
+    for run in runs:
+        with run:
+            assert set(run.status.values()) == {200}
+            assert await run.world.read(run.first) is None
+            (living,) = await run.living()
+            found = await run.world.read(living)
+            if [name for name, _ in run.arrived] == ["in"]:  # the login came first and is what counts
+                assert found in ({"user": "bob"}, {"old": 1, "user": "bob"})
+            else:  # what was logged out does not come back
+                assert found == {"user": "bob"}
+            if run.jar != living:
+                beyond += 1
+                assert run.jar is None
+                assert run.before("out save", "in respond")
+                assert run.before("in respond", "out respond")
+    assert 0 < beyond < len(runs) / 2
+
+
+@PROCESSES
+async def test_two_logins_of_different_people(one_process: bool) -> None:
+    """Promise 8: logins that race each other end in a session each, and nobody's data in the other's."""
+
+    def eve(session: Session) -> None:
+        session.clear()
+        session["user"] = "eve"
+        session["eve"] = 1
+
+    def bob(session: Session) -> None:
+        session.rotate()
+        session["user"] = "bob"
+        session["bob"] = 1
+
+    for run in await explore({"eve": handler(eve), "bob": handler(bob)}, one_process):
+        with run:
+            assert set(run.status.values()) == {200}
+            found = [await run.world.read(token) for token in await run.living()]
+            assert len(found) == 2
+            for one in found:
+                assert one is not None
+                assert one.keys() - {"old"} == {"user", one["user"]}
+            assert {"user": "eve", "eve": 1} in found
+            assert await run.found() in found
+
+
+async def test_a_retired_token_once_nobody_knows_it_any_more() -> None:
+    """Promise 8: a minute after a login its old token is simply unknown, and adopts nothing."""
+    world = World()
+    token = await prepare(world)
+    login = await world.load(token)
+    login.rotate()
+    login["user"] = "bob"
+    await login.commit()
+    world.clock.advance(61)
+    session = await world.load(token)
+    assert dict(session) == {}
+    session["a"] = 1
+    await session.commit()
+    assert session.id != token[:22]
+    assert await world.read(token) is None
+    assert (await world.record(token) or login._base.record).entries.keys() == {"old", "user"}  # type: ignore[union-attr]

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from asgi_session.errors import SessionCorrupt, SessionGone
+from asgi_session.errors import SessionCorrupt, SessionGone, StoreUnavailable
 from asgi_session.session import Owed, Status
 from tests.manager.kit import World, credential, settle, soon, start
 
@@ -217,3 +217,73 @@ async def test_a_rotation_whose_response_will_never_leave() -> None:
     assert world.named("dropped")[-1]["reason"] == "late"
     await world.manager._commit(session, explicit=False)
     assert await world.read(token) == {"old": 1}
+
+
+@pytest.mark.parametrize("change", ["set", "destroy", "clear", "rotate"])
+async def test_an_anonymous_session_refuses_changes(change: str) -> None:
+    """Promise 11: going on anonymously while the store is away reads empty, and no change is dropped."""
+    world = World(on_unavailable="anonymous")
+    token = await world.new()
+    world.store.fail("load", times=None)
+    session = world.session(token)
+    if change in ("set", "rotate"):
+        assert dict(await session.load()) == {}
+    match change:
+        case "set":
+            session["a"] = 1
+        case "rotate":
+            session.rotate()
+        case "destroy":
+            session.destroy()
+        case _:
+            session.clear()
+            session["a"] = 1
+    for explicit in (True, False):
+        with pytest.raises(StoreUnavailable):
+            await world.manager._commit(session, explicit=explicit)
+    assert world.store.counts().get("save", 0) == world.store.counts().get("create", 0) == 0
+    world.store.heal()
+    assert await world.read(token) == {"old": 1}
+
+
+async def test_shutdown_waits_for_commits_of_living_requests() -> None:
+    """drain() ends when the commits that requests wait for have ended, those that begin anew, too."""
+    world = World()
+    token, other = await world.new(), await world.new()
+    plain, login = await world.load(token), await world.load(other)
+    await world.manager.revoke(other[:22])
+    saving = world.store.pause("save", times=None)
+    creating = world.store.pause("create")
+    plain["a"] = 1
+    login.clear()
+    login["user"] = "bob"
+    commits = [start(plain.commit()), start(login.commit())]
+    await saving.reached(2)
+    draining = start(world.manager.drain())
+    await settle()
+    assert not draining.done()
+    saving.release()
+    await creating.reached()
+    await settle()
+    assert not draining.done()
+    creating.release()
+    await draining
+    await asyncio.gather(*commits)
+    assert await world.read(credential(login)) == {"user": "bob"}
+
+
+async def test_a_login_that_fails_to_begin_anew_can_be_tried_again() -> None:
+    """Promise 5: a login whose session ended, and whose new one could not be stored, is not half done."""
+    world = World()
+    token = await world.new()
+    session = await world.load(token)
+    await world.manager.revoke(token[:22])
+    session.rotate()
+    session["user"] = "bob"
+    world.store.fail("create")
+    with pytest.raises(StoreUnavailable):
+        await session.commit()
+    assert session._owed is Owed.NOTHING
+    await session.commit()
+    assert await world.read(credential(session)) == {"user": "bob"}
+    assert dict(session) == {"user": "bob"}, "nothing of the identity that has ended"
