@@ -134,7 +134,8 @@ def fold(
         candidate, verdict = _apply(record, intent, now, idle, absolute)
         if candidate is not record:
             candidate_data = records.encode(candidate)
-            if max_size < len(candidate_data) > len(data):
+            # Growth of the header does not count, or a session that is full could not log in.
+            if len(candidate_data) > max_size and records.body_size(candidate) > records.body_size(record):
                 verdict, refused = Verdict.TOO_LARGE, max(refused, len(candidate_data))
             else:
                 record, data = candidate, candidate_data

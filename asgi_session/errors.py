@@ -58,7 +58,7 @@ class SessionTooLarge(SessionError):
         max_size: the limit, in bytes.
     """
 
-    def __init__(self, message: str, *, size: int, max_size: int) -> None:
+    def __init__(self, message: str, *, size: int = 0, max_size: int = 0) -> None:
         super().__init__(message)
         self.size = size
         self.max_size = max_size

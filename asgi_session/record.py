@@ -190,6 +190,11 @@ def encode(record: Record) -> bytes:
     return b"".join((header, ring, bytes((len(parts),)), encoded, body))
 
 
+def body_size(record: Record) -> int:
+    """Return how many bytes of the record are the session's data."""
+    return len(_pack(record.entries))
+
+
 def decode(data: bytes) -> Record:
     """Read a record's bytes.
 

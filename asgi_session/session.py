@@ -349,17 +349,17 @@ class Session(dict[str, Any]):
     def keys(self) -> KeysView[str]:  # type: ignore[override]
         """Return a view of the keys."""
         self._use()
-        return KeysView(self)
+        return _Keys(self)
 
     def values(self) -> ValuesView[Any]:  # type: ignore[override]
         """Return a view of the values."""
         self._use()
-        return ValuesView(self)
+        return _Values(self)
 
     def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
         """Return a view of the keys and values."""
         self._use()
-        return ItemsView(self)
+        return _Items(self)
 
     def copy(self) -> dict[str, Any]:
         """Return the session's contents as a plain dict."""
@@ -611,6 +611,30 @@ class Session(dict[str, Any]):
                 stale.append(key)
         self._replaced = ()
         return stale
+
+
+# Views like a dict's: the abstract ones lack reversed().
+class _Keys(KeysView[str]):
+    _mapping: Session
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._mapping)
+
+
+class _Values(ValuesView[Any]):
+    _mapping: Session
+
+    def __reversed__(self) -> Iterator[Any]:
+        session = self._mapping
+        return (session[key] for key in reversed(session))
+
+
+class _Items(ItemsView[str, Any]):
+    _mapping: Session
+
+    def __reversed__(self) -> Iterator[tuple[str, Any]]:
+        session = self._mapping
+        return ((key, session[key]) for key in reversed(session))
 
 
 def wake(waiters: Iterable[asyncio.Future[None]]) -> None:

@@ -149,13 +149,13 @@ def test_nothing_of_another_epoch_gets_in(
 def test_the_size_limit(
     content: dict[str, bytes], wanted: list[tuple[Changes, Mark | None]], max_size: int
 ) -> None:
-    """A record is never larger than max_size, unless it has not grown; what is refused leaves no trace."""
+    """Data never grow beyond max_size, a rotation's header may; what is refused leaves no trace."""
     record = base(content)
     intents = [intent(record, one, mark, b"%016d" % number) for number, (one, mark) in enumerate(wanted)]
     result = folded(record, *intents, max_size=max_size)
     unchanged = len(records.encode(records.next_version(record, NOW)))
     if result.data:
-        assert len(result.data) <= max(max_size, unchanged)
+        assert len(records.encode(result.record._replace(parts=record.parts))) <= max(max_size, unchanged)
     allowed = [
         one for one, verdict in zip(intents, result.verdicts, strict=True) if verdict is not Verdict.TOO_LARGE
     ]
@@ -164,6 +164,14 @@ def test_the_size_limit(
     without = folded(record, *allowed)
     assert state(without.record)[1:] == state(result.record)[1:]
     assert [verdict for verdict in result.verdicts if verdict is not Verdict.TOO_LARGE] == without.verdicts
+
+
+def test_a_full_session_can_rotate() -> None:
+    """A login must not fail because the session is full to the byte: only its data count as growth."""
+    record = base({"a": b"x" * 1000})
+    full = len(records.encode(records.next_version(record, NOW)))
+    result = folded(record, intent(record, {}, Mark(Kind.ROTATE)), max_size=full)
+    assert result.verdicts == [Verdict.APPLIED]
 
 
 def test_only_growth_is_refused_above_the_limit() -> None:

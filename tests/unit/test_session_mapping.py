@@ -341,3 +341,13 @@ async def test_repr_shows_no_values(world: World) -> None:
     for view in (loaded.keys(), loaded.values(), loaded.items()):
         assert "hunter2" not in repr(view)
     assert repr(await world.load()) == "<Session new keys=[]>"
+
+
+async def test_views_can_be_reversed() -> None:
+    """reversed() works on the session and on its views, as on a dict's."""
+    session = await World().load()
+    session.update(a=1, b=[2])
+    assert list(reversed(session)) == ["b", "a"]
+    assert list(reversed(session.keys())) == ["b", "a"]
+    assert list(reversed(session.values())) == [[2], 1]
+    assert list(reversed(session.items())) == [("b", [2]), ("a", 1)]
