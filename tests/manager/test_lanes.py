@@ -9,7 +9,7 @@ import pytest
 
 from asgi_session.errors import SessionGone, SessionSerializationError, SessionTooLarge, StoreUnavailable
 from asgi_session.session import Session
-from tests.manager.kit import World, settle, start
+from tests.manager.kit import World, settle, soon, start
 
 
 async def many(world: World, token: str, count: int, processes: int = 1) -> list[Session]:
@@ -186,3 +186,39 @@ async def test_commits_of_one_session_run_one_after_another() -> None:
     record = await world.record(token)
     assert record is not None
     assert set(record.entries) == {"old", "a", "b"}
+
+
+async def test_who_waits_behind_a_conflict_leaves_with_its_repetition() -> None:
+    """Promise 4: after a conflict those that came meanwhile leave in the same save."""
+    world = World()
+    token = await world.new()
+    first, second = await many(world, token, 2)
+    other = await world.load(token, world.process())
+    other["other"] = 1
+    await other.commit()
+    gate = world.store.pause("save")
+    first["first"] = second["second"] = 1
+    tasks = [start(first.commit())]
+    await gate.reached()
+    tasks.append(start(second.commit()))
+    await settle()
+    gate.release()
+    await asyncio.gather(*tasks)
+    assert world.store.counts()["save"] == 1 + 2
+    assert await world.read(token) == {"old": 1, "other": 1, "first": 1, "second": 1}
+
+
+async def test_a_session_that_fell_behind_by_a_failover_is_saved_on_what_the_store_has() -> None:
+    """After a failover that lost a version, changes made on the lost one apply to what is left."""
+    world = World()
+    token = await world.new()
+    kept = (await world.memory.load(token[:22], deadline=soon())) or None
+    assert kept is not None
+    session, other = await many(world, token, 2)
+    session["lost"] = 1
+    await session.commit()
+    await world.memory.delete(token[:22], deadline=soon())
+    await world.memory.create(token[:22], kept.data, kept.expires_at, deadline=soon())
+    session["mine"], other["other"] = 1, 1
+    assert await results([session, other]) == [None, None]
+    assert await world.read(token) == {"old": 1, "mine": 1, "other": 1}
