@@ -192,6 +192,12 @@ class Committer:
             else:
                 if created:
                     break
+                # 128 random bits are not taken twice: something is wrong with this store.
+                if time.monotonic() >= pending.deadline:
+                    message = "the store takes every new session's key for taken"
+                    self.fail(pending, StoreUnavailable(message, executed=False))
+                    return
+                await backoff.pause(pending.deadline)
         session = pending.session
         pending.token = token
         session._reborn(token, Base(record, data[:TAG_SIZE], expires), pending)

@@ -194,3 +194,20 @@ async def test_many_tries_within_a_long_deadline() -> None:
     began = time.monotonic()
     await backoff.pause(began + 60)
     assert time.monotonic() - began < 0.2 + MARGIN
+
+
+async def test_a_store_that_takes_every_key_for_taken() -> None:
+    """Promise 11: a create that never succeeds ends with the deadline, without holding up the loop."""
+    world = World(deadline=0.3)
+
+    async def taken(*args: object, **options: object) -> bool:
+        return False
+
+    world.memory.create = taken  # type: ignore[method-assign, assignment]
+    session = await world.session().load()
+    session["a"] = 1
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="taken"):
+        await session.commit()
+    assert time.monotonic() - began < 0.3 + MARGIN
+    assert len(world.store.calls) < 500
