@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
+from asgi_session.errors import StoreUnavailable
 from asgi_session.manager import SessionManager
 from asgi_session.middleware import SessionMiddleware
 from asgi_session.session import Session
@@ -84,10 +85,13 @@ async def _quiet() -> None:
 
 
 class SteppedStore:
-    """A store whose verbs stop before they execute and, unless `coarse`, before they reply."""
+    """A store whose verbs stop before they execute and, unless `coarse`, before they reply.
 
-    def __init__(self, memory: MemoryStore, steps: Steps, coarse: bool) -> None:
-        self.memory, self.steps, self.coarse = memory, steps, coarse
+    The first save's reply to each of the requests `lost` gets lost.
+    """
+
+    def __init__(self, memory: MemoryStore, steps: Steps, coarse: bool, lost: set[str]) -> None:
+        self.memory, self.steps, self.coarse, self.lost = memory, steps, coarse, set(lost)
 
     async def _run(self, name: str, verb: Awaitable[T]) -> T:
         await self.steps.stop(name)
@@ -109,9 +113,12 @@ class SteppedStore:
     async def save(
         self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
     ) -> SaveResult:
-        return await self._run(
-            "save", self.memory.save(key, data, expires_at, expect=expect, deadline=deadline)
-        )
+        saving = self.memory.save(key, data, expires_at, expect=expect, deadline=deadline)
+        result = await self._run("save", saving)
+        if self.steps.on and _request.get() in self.lost:
+            self.lost.remove(_request.get())
+            raise StoreUnavailable("the reply was lost", executed=None)
+        return result
 
     async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
         return await self._run("touch", self.memory.touch(key, expires_at, expect=expect, deadline=deadline))
@@ -215,8 +222,9 @@ class Explorer:
         prepare: makes the session whose token all of them carry.
         one_process: they share a manager, so that their saves can meet in one; else each has its own.
         coarse: a verb and its reply are one step, for three requests and more.
-        tokens: for requests that carry another token than `prepare` returns; None for none.
-        between: called before each step with the name of the step before it.
+        cookies: for requests that carry another token than `prepare` returns; None for none.
+        outside: work that is no request, given the world, the token and a manager of its own.
+        lost: requests of which the reply to the first save is lost.
     """
 
     def __init__(
@@ -228,8 +236,10 @@ class Explorer:
         coarse: bool = False,
         cookies: dict[str, str | None] | None = None,
         outside: dict[str, Callable[[World, str, SessionManager], Awaitable[None]]] | None = None,
+        lost: set[str] | None = None,
     ) -> None:
         self.prepare, self.requests, self.coarse = prepare, requests, coarse
+        self.lost = lost or set()
         self.one_process, self.cookies, self.outside = one_process, cookies or {}, outside or {}
 
     async def runs(self) -> list[Run]:
@@ -244,7 +254,7 @@ class Explorer:
 
     async def _run(self, choices: list[int]) -> Run:
         steps = Steps(choices)
-        world = World(lambda memory: SteppedStore(memory, steps, self.coarse))
+        world = World(lambda memory: SteppedStore(memory, steps, self.coarse, self.lost))
         token = await self.prepare(world)
         world.events.clear()
         run = Run(world, steps, token, token)

@@ -163,3 +163,46 @@ async def test_what_a_handler_sees_and_does_after_its_commit(move: Handler, one_
                 assert "late" not in found
     assert not any("user" in values for values in seen)
     assert any("slow" in values for values in seen)
+
+
+@PROCESSES
+@pytest.mark.parametrize("lost", [{"slow"}, {"in"}, {"slow", "in"}], ids="-".join)
+@pytest.mark.parametrize("login", [LOGIN_BY_CLEAR, LOGIN_BY_ROTATION], ids=["clear", "rotate"])
+async def test_lost_replies_beside_a_login(login: Handler, lost: set[str], one_process: bool) -> None:
+    """Promises 7, 8 and 14: saves whose replies are lost are carried out once, each under its identity."""
+    seen: list[dict[str, Any]] = []
+
+    async def slow(session: Session) -> None:
+        await session.load()
+        session["slow"] = "slow"
+        await session._manager._commit(session, explicit=False)
+        seen.append(dict(session))
+        session["late"] = "late"
+
+    runs = await explore({"in": login, "slow": slow}, one_process, coarse=True, lost=lost)
+    for run in runs:
+        with run:
+            await check_answers(run)
+            assert [name for name, _ in run.arrived] == ["in"]
+            found = await run.found()
+            assert found is not None
+            if login is LOGIN_BY_CLEAR:
+                assert found == {"user": "bob"}
+            else:
+                for key in ("slow", "late"):
+                    assert (key in found) != (key in run.dropped()) or "slow" in run.dropped()
+            record = await run.world.record(run.first)
+            assert record is not None
+            assert int.from_bytes(record.epoch[:4], "big") == 2, "one login"
+    assert not any("user" in values for values in seen)
+
+
+@PROCESSES
+async def test_lost_replies_of_parallel_writers(one_process: bool) -> None:
+    """Promises 4 and 7: two writers whose replies are lost are both saved, in every order."""
+    requests = {"a": write("a"), "b": write("b")}
+    for run in await explore(requests, one_process, lost={"a", "b"}):
+        with run:
+            await check_answers(run)
+            assert await run.found() == {"old": 1, "a": "a", "b": "b"}
+            assert len(run.world.named("saved")) == 2
