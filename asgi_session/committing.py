@@ -51,7 +51,11 @@ class Committer:
                 self._loader.touch_if_due(session, self._policy.clock())
             return
         try:
-            await self._carry_out(pending)
+            key = self._dispatch(pending)
+            if key is not None:
+                await self._loops.current().lanes.save(key, pending)
+            else:
+                await pending.wait()
         finally:
             end_wait(session, pending.deadline, self._policy.deadline)
         if pending.error is not None:
@@ -84,14 +88,6 @@ class Committer:
         pending = Pending(session, changes, mark, session._era, begin_wait(session, self._policy.deadline))
         session._pending = pending
         return pending
-
-    async def _carry_out(self, pending: Pending) -> None:
-        """Wait until the commit has its result. Being cancelled here does not touch the commit."""
-        key = self._dispatch(pending)
-        if key is not None:
-            await self._loops.current().lanes.save(key, pending)
-        else:
-            await pending.wait()
 
     def _dispatch(self, pending: Pending) -> str | None:
         """Send a commit the way that the session's status asks for.
@@ -142,7 +138,9 @@ class Committer:
             if not isinstance(error, Exception):
                 raise
         else:
-            await self._carry_out(pending)
+            key = self._dispatch(pending)
+            if key is not None:
+                await self._loops.current().lanes.save(key, pending)
 
     def _make_ready(self, pending: Pending) -> str:
         """Set what the merge needs to know of the session's record; return that record's key."""
@@ -225,7 +223,8 @@ class Committer:
             self._policy.emit("ended", token.selector)
         else:
             session._committed(pending.changes, pending.era, base, merged=settled.merged)
-            self._policy.emit("saved", token.selector, keys=list(pending.changes), tries=settled.tries)
+            if self._policy.on_event is not None:  # every save comes here
+                self._policy.emit("saved", token.selector, keys=list(pending.changes), tries=settled.tries)
             if settled.merged:
                 self._policy.emit("merged", token.selector, tries=settled.tries)
             if settled.left_behind and pending.token is not None:

@@ -55,42 +55,41 @@ class Settles(Protocol):
         ...
 
 
-class _Attempt:
-    """One version on its way to the store, and whether a reply to it was lost."""
-
-    __slots__ = ("base", "expires_at", "fold", "reply_lost", "verdicts")
-
-    def __init__(self, fold: Fold, base: Base, expires_at: int, verdicts: list[Verdict]) -> None:
-        self.fold = fold
-        self.base = base
-        self.expires_at = expires_at
-        self.verdicts = verdicts  # of the batch, in its order
-        self.reply_lost = False
-
-
 class _Lane:
-    """The commits of one session.
+    """The commits of one session, and the version of its record that is on the wire.
 
     Attributes:
-        batch: those that leave together, or are on the wire.
+        batch: the commits that leave together, or have left.
         queue: those that came since.
-        base: the version that the store is known to have; None if that is not known.
+        known: the version that the store is known to have; None if that is not known.
         tries: how many versions of this batch were sent.
-        attempt: what is on the wire.
+        data: of the version on the wire; empty when none is.
+        base, record, verdicts, expires_at: what that was made of, what it is, what became of each
+            commit of the batch, and its expiry.
+        reply_lost: whether that version may have been saved without our knowing.
     """
 
-    __slots__ = ("attempt", "backoff", "base", "batch", "key", "queue", "tries")
+    __slots__ = (
+        "backoff", "base", "batch", "data", "expires_at", "key", "known", "queue", "record", "reply_lost",
+        "tries", "verdicts",
+    )  # fmt: skip
+
+    base: Base
+    record: Record
+    verdicts: list[Verdict]
+    expires_at: int
 
     def __init__(self, key: str, pending: Pending) -> None:
         self.key = key
         self.queue: list[Pending] = []
-        self.base: Base | None = None
+        self.known: Base | None = None
         self.start([pending])
 
     def start(self, batch: list[Pending]) -> None:
         self.batch = batch
-        self.attempt: _Attempt | None = None
         self.tries = 0
+        self.data = b""
+        self.reply_lost = False
         self.backoff: Backoff | None = None
 
     async def pause(self) -> None:
@@ -178,25 +177,35 @@ class Lanes:
         """
         try:
             while lane.batch and not (leader is not None and leader.done):
-                attempt = lane.attempt or self._begin(lane)
-                if attempt is not None:
-                    answer = await self._send(lane, attempt)
-                    if answer is not None:
-                        lane.attempt = None
-                        self._take(lane, attempt, answer)
-                        if lane.batch:
-                            await lane.pause()
-                            self._expire(lane, "every save met a newer version of the session", False)
+                if not lane.data:
+                    self._begin(lane)
+                    continue
+                batch = lane.batch
+                deadline = batch[0].deadline if len(batch) == 1 else min(one.deadline for one in batch)
+                try:
+                    answer = await self._policy.store.save(
+                        lane.key, lane.data, lane.expires_at, expect=lane.base.tag, deadline=deadline
+                    )
+                except asyncio.CancelledError:
+                    lane.reply_lost = True
+                    raise
+                except StoreUnavailable as error:
+                    await self._unanswered(lane, error, deadline)
+                else:
+                    self._answered(lane, answer)
+                    if lane.batch:
+                        await lane.pause()
+                        self._expire(lane, "every save met a newer version of the session", False)
         except Exception as error:  # SessionCorrupt, or whatever a foreign store raises
-            lane.base = None
+            lane.known = None
             for pending in lane.batch:
                 self._results.fail(pending, error)
             lane.start([])
 
-    def _begin(self, lane: _Lane) -> _Attempt | None:
-        """Fold the batch into the next version; None when no commit of it can be applied."""
+    def _begin(self, lane: _Lane) -> None:
+        """Fold the batch into the next version; what cannot be applied leaves the batch."""
         policy, batch = self._policy, lane.batch
-        base = lane.base
+        base = lane.known
         if base is None or lane.tries == 0:
             # After a conflict it must be the store's, even if somebody has seen a later one: a failover
             # may have lost that.
@@ -205,81 +214,61 @@ class Lanes:
         folded = fold(
             base.record, batch, now=now, idle=policy.idle, absolute=policy.absolute, max_size=policy.max_size
         )
-        verdicts = folded.verdicts
-        if Verdict.OVERTAKEN in verdicts or Verdict.TOO_LARGE in verdicts:
-            lane.batch, verdicts = self._leave_out(batch, folded, base)
-            if not lane.batch:
-                return None
+        record, lane.data, lane.verdicts, _ = folded
+        if Verdict.OVERTAKEN in lane.verdicts or Verdict.TOO_LARGE in lane.verdicts:
+            self._leave_out(lane, folded, base)
+        lane.base, lane.record, lane.reply_lost = base, record, False
+        lane.expires_at = expires_at(now, record.idle, record.deadline)
         lane.tries += 1
-        expires = expires_at(now, folded.record.idle, folded.record.deadline)
-        lane.attempt = _Attempt(folded, base, expires, verdicts)
-        return lane.attempt
 
-    def _leave_out(
-        self, batch: list[Pending], folded: Fold, base: Base
-    ) -> tuple[list[Pending], list[Verdict]]:
-        """Settle the commits that the fold left out; return the others, with their verdicts."""
-        kept: list[tuple[Pending, Verdict]] = []
-        for pending, verdict in zip(batch, folded.verdicts, strict=True):
+    def _leave_out(self, lane: _Lane, folded: Fold, base: Base) -> None:
+        """Settle the commits that the fold left out, and take them out of the batch."""
+        batch, verdicts, lane.batch, lane.verdicts = lane.batch, lane.verdicts, [], []
+        for pending, verdict in zip(batch, verdicts, strict=True):
             if verdict is Verdict.OVERTAKEN:
                 self._results.settle(pending, Settled(verdict, base))
             elif verdict is Verdict.TOO_LARGE:
                 self._results.fail(pending, too_large(folded.size, self._policy.max_size))
             else:
-                kept.append((pending, verdict))
-        return [pending for pending, _ in kept], [verdict for _, verdict in kept]
+                lane.batch.append(pending)
+                lane.verdicts.append(verdict)
 
-    async def _send(self, lane: _Lane, attempt: _Attempt) -> SaveResult | None:
-        """Send one version; None when there is no answer.
+    async def _unanswered(self, lane: _Lane, error: StoreUnavailable, deadline: float) -> None:
+        """Note that there was no answer: the same is to be sent again, by the commits that have time."""
+        if error.executed is False and not lane.reply_lost:
+            # The store repeats by itself what certainly did not execute: this is its last word,
+            # unless it had no more time. Then those that have go on, without the others.
+            had_time = time.monotonic() + _GIVES_UP < deadline
+            latest = deadline + _GIVES_UP
+            batch, lane.data = lane.batch, b""
+            lane.batch = [] if had_time else [pending for pending in batch if pending.deadline > latest]
+            for pending in batch:
+                if pending not in lane.batch:
+                    self._results.fail(pending, error)
+        else:
+            lane.reply_lost = True
+            await lane.pause()
+            self._expire(lane, str(error), None)
 
-        The attempt is to be sent again then, by the commits that still wait, as long as it is the
-        lane's: until its outcome is known.
-        """
-        batch = lane.batch
-        deadline = batch[0].deadline if len(batch) == 1 else min(pending.deadline for pending in batch)
-        try:
-            return await self._policy.store.save(
-                lane.key, attempt.fold.data, attempt.expires_at, expect=attempt.base.tag, deadline=deadline
-            )
-        except asyncio.CancelledError:
-            attempt.reply_lost = True
-            raise
-        except StoreUnavailable as error:
-            if error.executed is False and not attempt.reply_lost:
-                # The store repeats by itself what certainly did not execute: this is its last word,
-                # unless it had no more time. Then those that have go on, without the others.
-                had_time = time.monotonic() + _GIVES_UP < deadline
-                latest = deadline + _GIVES_UP
-                lane.attempt = None
-                lane.batch = [] if had_time else [pending for pending in batch if pending.deadline > latest]
-                for pending in batch:
-                    if pending not in lane.batch:
-                        self._results.fail(pending, error)
-            else:
-                attempt.reply_lost = True
-                await lane.pause()
-                self._expire(lane, str(error), None, attempt)
-            return None
-
-    def _take(self, lane: _Lane, attempt: _Attempt, answer: SaveResult) -> None:
+    def _answered(self, lane: _Lane, answer: SaveResult) -> None:
         """Settle the batch as the store answered; after a conflict it stays, on another base."""
-        batch, folded, results = lane.batch, attempt.fold, self._results
+        batch, results, record = lane.batch, self._results, lane.record
+        lane.data = b""
         if answer is GONE:
-            lane.base = None
-            lane.batch = []
+            lane.known, lane.batch = None, []
             for pending in batch:
                 results.settle(pending, Settled(None, None, tries=lane.tries))
             return
         if isinstance(answer, Saved):
-            saved = Base(folded.record, answer.tag, attempt.expires_at)
+            saved = Base(record, answer.tag, lane.expires_at)
         else:
             data, tag, expiry = answer.current
             saved = Base(self._policy.decode(lane.key, data), tag, expiry)
             # Looked at even when no reply was lost here: a store's client may have sent it twice.
-            applied = records.was_applied(saved.record, folded.record.version, folded.record.nonce)
+            applied = records.was_applied(saved.record, record.version, record.nonce)
             if applied is not Applied.YES:
-                lane.base = saved
-                if applied is Applied.UNKNOWN and attempt.reply_lost:
+                lane.known = saved
+                if applied is Applied.UNKNOWN and lane.reply_lost:
                     lane.batch = []
                     for pending in batch:
                         results.fail(pending, outcome_unknown())
@@ -287,30 +276,29 @@ class Lanes:
                     lane.batch += lane.queue
                     lane.queue = []
                 return
-        alone = len(batch) == 1 and attempt.base is batch[0].base and saved.record is folded.record
-        lane.base, lane.batch = saved, []
-        for pending, verdict in zip(batch, attempt.verdicts, strict=True):
-            if _epoch_after(pending, folded.record) == saved.record.epoch:
+        alone = len(batch) == 1 and lane.base is batch[0].base and saved.record is record
+        lane.known, lane.batch = saved, []
+        for pending, verdict in zip(batch, lane.verdicts, strict=True):
+            if _epoch_after(pending, record) == saved.record.epoch:
                 results.settle(pending, Settled(verdict, saved, not alone, lane.tries))
             else:
                 own = _without_others(pending)
                 results.settle(pending, Settled(verdict, own, tries=lane.tries, left_behind=True))
 
-    def _expire(
-        self, lane: _Lane, reason: str, executed: bool | None, attempt: _Attempt | None = None
-    ) -> None:
-        """Fail the commits of the batch whose deadline has passed."""
+    def _expire(self, lane: _Lane, reason: str, executed: bool | None) -> None:
+        """Fail the commits whose deadline has passed, and take them out of the batch."""
         now = time.monotonic()
-        kept: list[int] = []
-        for index, pending in enumerate(lane.batch):
-            if pending.deadline > now:
-                kept.append(index)
-            else:
-                message = f"the session was not saved within the deadline: {reason}"
-                self._results.fail(pending, StoreUnavailable(message, executed=executed))
-        if attempt is not None:
-            attempt.verdicts = [attempt.verdicts[index] for index in kept]
-        lane.batch = [lane.batch[index] for index in kept]
+        late = [pending for pending in lane.batch if pending.deadline <= now]
+        if lane.data:
+            lane.verdicts = [
+                verdict
+                for pending, verdict in zip(lane.batch, lane.verdicts, strict=True)
+                if pending not in late
+            ]
+        lane.batch = [pending for pending in lane.batch if pending not in late]
+        for pending in late:
+            message = f"the session was not saved within the deadline: {reason}"
+            self._results.fail(pending, StoreUnavailable(message, executed=executed))
 
 
 def _epoch_after(pending: Pending, made: Record) -> bytes:

@@ -99,7 +99,7 @@ class SessionManager:
         self.save_on_error = save_on_error
         self.clock = clock
         self.tokens = Tokens(namespace, _keys(secret_key))
-        self._on_event = on_event
+        self.on_event = on_event
         self._owns_store = isinstance(store, str)
         self.store: Store = stores.store_from_url(store) if isinstance(store, str) else _checked(store)
         self._loops = Loops(lambda state: Lanes(self, self._committer, state.spawn))
@@ -165,9 +165,9 @@ class SessionManager:
 
     def emit(self, name: str, session_id: str | None, **info: Any) -> None:
         """Tell `on_event`; what it raises is logged and goes no further."""
-        if self._on_event is not None:
+        if self.on_event is not None:
             try:
-                self._on_event(name, session_id, **info)
+                self.on_event(name, session_id, **info)
             except Exception:
                 logger.exception("on_event failed for %r", name)
 

@@ -12,6 +12,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -96,7 +97,8 @@ class Connection(asyncio.Protocol):
         self.peer = where.rpartition(":")[0]
         self.closed = False
         self._loop = asyncio.get_running_loop()
-        self._create_future = self._loop.create_future
+        # In C; asyncio's own create_future is a Python function around it.
+        self._create_future = partial(asyncio.Future, loop=self._loop)
         self.gone: asyncio.Future[None] = self._loop.create_future()
         """Done when the socket is closed, too."""
         self._timeout = timeout

@@ -138,8 +138,18 @@ class RedisStore:
         self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
     ) -> SaveResult:
         """Replace the record with that tag."""
+        backend = self._loops.backends.get(get_running_loop()) or self._loops.enter()
         command = commands.save(key, self._name(key), data, expires_at, expect)
-        return commands.saved(await self._backend().execute(command, deadline), data)
+        future = backend.submit(key, command.data, deadline)
+        if future is not None:
+            reply: Any = await future
+            if reply is None or type(reply) is int or type(reply) is bytes:
+                return commands.saved(reply, data)
+            if type(reply) is Failure and reply.executed is None:
+                backend.failed(key)
+                raise StoreUnavailable(f"save: {reply.why}", executed=None)
+        # Not connected, or an error, which means that it was not executed: from here on with patience.
+        return commands.saved(await backend.execute(command, deadline), data)
 
     async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
         """Change the expiry of the record with that tag."""
