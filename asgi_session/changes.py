@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from asgi_session import record as records
 from asgi_session.expiry import ENDED_FOR
@@ -74,6 +74,10 @@ class Verdict(enum.Enum):
     APPLIED_WITHOUT_ROTATION = "applied without rotation"
     OVERTAKEN = "overtaken"
     TOO_LARGE = "too large"
+
+
+# Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
+_APPLIED: Final = Verdict.APPLIED
 
 
 class Fold(NamedTuple):
@@ -151,19 +155,19 @@ def _apply(record: Record, intent: Intent, now: int, idle: int, absolute: int) -
     mark = intent.mark
     if mark is None:
         # Not _replace, which takes three times as long: this is every save.
-        return tuple.__new__(Record, (*record[:-1], merge(record.entries, intent.changes))), Verdict.APPLIED
+        return tuple.__new__(Record, (*record[:-1], merge(record.entries, intent.changes))), _APPLIED
     if mark.kind is Kind.DESTROY or (mark.kind is Kind.CLEAR and not intent.changes):
-        return _ended(record, now), Verdict.APPLIED
+        return _ended(record, now), _APPLIED
     if mark.kind is Kind.CLEAR:
-        return _begun_anew(record, intent, now, idle, absolute), Verdict.APPLIED
+        return _begun_anew(record, intent, now, idle, absolute), _APPLIED
     entries = merge(record.entries, intent.changes)
     if mark.kind is Kind.ROTATE:
-        return _rotated(record, intent.new_digest, entries, now), Verdict.APPLIED
+        return _rotated(record, intent.new_digest, entries, now), _APPLIED
     if record.digest != intent.digest:
         # Another request rotated this very token already: one new cookie is enough, and a second
         # would kill the token that the first has just handed out.
         return record._replace(entries=entries), Verdict.APPLIED_WITHOUT_ROTATION
-    return _rotated_with_grace(record, intent, mark.grace, entries, now), Verdict.APPLIED
+    return _rotated_with_grace(record, intent, mark.grace, entries, now), _APPLIED
 
 
 def _rotated(record: Record, digest: bytes, entries: dict[str, bytes], now: int) -> Record:

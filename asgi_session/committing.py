@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 _ROTATIONS: Final = (Kind.ROTATE, Kind.ROTATE_WITH_GRACE)
 
 logger: Final = logging.getLogger("asgi_session")
+# Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
+_UNLOADED: Final = Status.UNLOADED
+_ENDED: Final = Status.ENDED
+_LIVE: Final = Status.LIVE
+_BLANK: Final = Status.BLANK
+_OVERTAKEN: Final = Verdict.OVERTAKEN
+_APPLIED_WITHOUT_ROTATION: Final = Verdict.APPLIED_WITHOUT_ROTATION
 
 
 class Committer:
@@ -46,7 +53,7 @@ class Committer:
         pending = self._take(session, only_destroy=only_destroy)
         if pending is None:
             if explicit:
-                if session._status in (Status.DETACHED, Status.ENDED):
+                if session._status in (Status.DETACHED, _ENDED):
                     raise gone()
                 self._loader.touch_if_due(session, self._policy.clock())
             return
@@ -65,7 +72,7 @@ class Committer:
 
     def _take(self, session: Session, *, only_destroy: bool = False) -> Pending | None:
         """Take the session's changes for a commit; None when there is nothing to do."""
-        if session._status in (Status.UNLOADED, Status.ENDED):
+        if session._status in (_UNLOADED, _ENDED):
             return None
         if session._replaced:
             for key in session._stale_values():
@@ -96,9 +103,9 @@ class Committer:
         """
         session = pending.session
         status = session._status
-        if status is Status.LIVE and pending.mark is None:
+        if status is _LIVE and pending.mark is None:
             return self._make_ready(pending)
-        if status is Status.BLANK:
+        if status is _BLANK:
             self._loops.current().spawn(self._load_then_carry_out(pending))
             return None
         own = own_keys(pending.changes)
@@ -112,7 +119,7 @@ class Committer:
         if session._sealed and own:
             self._refuse_late(pending)
             own = {}
-        if status is Status.LIVE:
+        if status is _LIVE:
             return self._make_ready(pending)
         if status is Status.ANONYMOUS:
             message = (
@@ -125,7 +132,7 @@ class Committer:
             if status is Status.DETACHED:
                 self._drop(pending, "detached")
             elif pending.mark is not None and pending.mark.kind is Kind.DESTROY:
-                session._status = Status.ENDED
+                session._status = _ENDED
             self._finish(pending)
         return None
 
@@ -205,7 +212,7 @@ class Committer:
     def settle(self, pending: Pending, settled: Settled) -> None:
         """Note in the session what became of a commit that reached the store."""
         session, mark = pending.session, pending.mark
-        if settled.verdict is None or settled.verdict is Verdict.OVERTAKEN:
+        if settled.verdict is None or settled.verdict is _OVERTAKEN:
             own = own_keys(pending.changes)
             if own and begins_anew(mark) and not session._sealed:
                 # A login must not be lost because the session it began on has ended meanwhile.
@@ -217,7 +224,7 @@ class Committer:
         base, token = settled.base, session._token
         assert base is not None and token is not None, "an applied commit has a record"
         if ends(pending):
-            session._status = Status.ENDED if mark is not None and mark.kind is Kind.DESTROY else Status.NEW
+            session._status = _ENDED if mark is not None and mark.kind is Kind.DESTROY else Status.NEW
             session._base = session._token = None
             session._owed = Owed.DELETION
             self._policy.emit("ended", token.selector)
@@ -229,7 +236,7 @@ class Committer:
                 self._policy.emit("merged", token.selector, tries=settled.tries)
             if settled.left_behind and pending.token is not None:
                 self._policy.emit("dropped", token.selector, reason="overtaken", keys=[])
-            elif settled.verdict is Verdict.APPLIED_WITHOUT_ROTATION:
+            elif settled.verdict is _APPLIED_WITHOUT_ROTATION:
                 self._policy.emit("dropped", token.selector, reason="rotated already", keys=[])
             elif pending.token is not None:
                 session._token = pending.token

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from hmac import compare_digest
+from typing import Final
 
 from asgi_session import record as records
 from asgi_session.record import Record
@@ -20,6 +21,10 @@ class Fit(enum.Enum):
     ANOTHERS = "another's"  # the store has answered with the record of another selector
 
 
+# Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
+_OPENS: Final = Fit.OPENS
+
+
 def judge(record: Record, token: Token, expires_at: int, now: int, tokens: Tokens) -> Fit:
     """Tell how `token` fits `record`; times in ms.
 
@@ -33,7 +38,7 @@ def judge(record: Record, token: Token, expires_at: int, now: int, tokens: Token
     if expires_at <= now or record.deadline <= now:
         return Fit.UNKNOWN
     if opens:
-        return Fit.OPENS
+        return _OPENS
     retired, until = records.grace(record)
     if until > now and compare_digest(retired, digest):
         return Fit.OPENS_IN_GRACE

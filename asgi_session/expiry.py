@@ -21,5 +21,7 @@ def touch_due(stored: int, now: int, idle: int, deadline: int) -> int | None:
     Near enough is within 5 % of the idle timeout: idle expiry may so come up to 5 % early, and a
     session that is used all the time is touched at most once per 5 %.
     """
-    right = expires_at(now, idle, deadline)
+    right = now + idle
+    if right > deadline:
+        right = deadline
     return right if (right - stored) * _TOUCH_FRACTION > idle else None

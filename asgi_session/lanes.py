@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 _GIVES_UP: Final = 0.3
 """Seconds before its deadline at which a store may give up, when its next try would come after it."""
+# Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
+_OVERTAKEN: Final = Verdict.OVERTAKEN
+_TOO_LARGE: Final = Verdict.TOO_LARGE
 
 
 class Settles(Protocol):
@@ -215,7 +218,7 @@ class Lanes:
             base.record, batch, now=now, idle=policy.idle, absolute=policy.absolute, max_size=policy.max_size
         )
         record, lane.data, lane.verdicts, _ = folded
-        if Verdict.OVERTAKEN in lane.verdicts or Verdict.TOO_LARGE in lane.verdicts:
+        if _OVERTAKEN in lane.verdicts or _TOO_LARGE in lane.verdicts:
             self._leave_out(lane, folded, base)
         lane.base, lane.record, lane.reply_lost = base, record, False
         lane.expires_at = expires_at(now, record.idle, record.deadline)
@@ -225,9 +228,9 @@ class Lanes:
         """Settle the commits that the fold left out, and take them out of the batch."""
         batch, verdicts, lane.batch, lane.verdicts = lane.batch, lane.verdicts, [], []
         for pending, verdict in zip(batch, verdicts, strict=True):
-            if verdict is Verdict.OVERTAKEN:
+            if verdict is _OVERTAKEN:
                 self._results.settle(pending, Settled(verdict, base))
-            elif verdict is Verdict.TOO_LARGE:
+            elif verdict is _TOO_LARGE:
                 self._results.fail(pending, too_large(folded.size, self._policy.max_size))
             else:
                 lane.batch.append(pending)

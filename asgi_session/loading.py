@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 MAX_CANDIDATES: Final = 3
 """How many cookies of our name one request may make us look at."""
+# Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
+_NEW: Final = Status.NEW
+_LIVE: Final = Status.LIVE
+_OPENS: Final = Fit.OPENS
 
 
 class Loader:
@@ -38,10 +42,10 @@ class Loader:
         """
         texts = session._cookie.read(session._headers) if session._cookie is not None else ()
         if not texts:
-            session._attach(Status.NEW)
+            session._attach(_NEW)
             return
         policy = self._policy
-        status = Status.NEW
+        status = _NEW
         deadline = begin_wait(session, policy.deadline)
         try:
             for text in texts[:MAX_CANDIDATES]:
@@ -57,14 +61,14 @@ class Loader:
                     record = self._decode(token.selector, stored.data)
                     now = policy.clock()
                     fit = judge(record, token, stored.expires_at, now, policy.tokens)
-                    if fit is not Fit.OPENS:
+                    if fit is not _OPENS:
                         fit = self._report(fit, token)
                 except SessionCorrupt:
                     if policy.on_corrupt == "raise":
                         raise
                     continue
-                if fit is Fit.OPENS:
-                    session._attach(Status.LIVE, token, Base(record, stored.tag, stored.expires_at))
+                if fit is _OPENS:
+                    session._attach(_LIVE, token, Base(record, stored.tag, stored.expires_at))
                     self.touch_if_due(session, now)
                     return
                 if fit is Fit.RETIRED:
@@ -83,7 +87,7 @@ class Loader:
         policy = self._policy
         if fit is Fit.OPENS_IN_GRACE:
             policy.emit("retired", token.selector, opens=True)
-            return Fit.OPENS
+            return _OPENS
         if fit is Fit.RETIRED:
             policy.emit("retired", token.selector, opens=False)
         elif fit is Fit.UNKNOWN:
@@ -120,7 +124,7 @@ class Loader:
             await settled(session)
             base, token = session._base, session._token
             if base is None or token is None:
-                if session._status is Status.NEW:
+                if session._status is _NEW:
                     return
                 raise gone()
             deadline = begin_wait(session, self._policy.deadline)

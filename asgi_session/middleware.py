@@ -35,6 +35,10 @@ logger: Final = logging.getLogger("asgi_session")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 section 9.2.1
 _DISCONNECTED: Final = (ClientDisconnect, WebSocketDisconnect, OSError)
 """What an app raises when its client has left."""
+# Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
+_NOTHING: Final = Owed.NOTHING
+_COOKIE: Final = Owed.COOKIE
+_DELETION: Final = Owed.DELETION
 
 
 class ManagerOptions(TypedDict, total=False):
@@ -219,7 +223,7 @@ class SessionMiddleware:
                     _log(error)
                     await send_plain(code, error, after_handler=True)
                     return
-                if session._owed is not Owed.NOTHING:
+                if session._owed is not _NOTHING:
                     # Somebody further out would answer without the cookie, and the client would be
                     # left with a credential that is no longer good.
                     await send_plain(500, error, after_handler=True)
@@ -269,10 +273,10 @@ class SessionMiddleware:
         """Add to a response's headers what the session calls for."""
         if session._accessed:
             vary_on_cookie(headers)
-        owed, session._owed = session._owed, Owed.NOTHING
-        if owed is Owed.DELETION:
+        owed, session._owed = session._owed, _NOTHING
+        if owed is _DELETION:
             value = self.cookie.delete()
-        elif owed is Owed.COOKIE and session._token is not None and session._base is not None:
+        elif owed is _COOKIE and session._token is not None and session._base is not None:
             left = (session._base.record.deadline - self.manager.clock()) // 1000
             value = self.cookie.write(self.manager.tokens.write(session._token), max(left, 0))
         else:  # nothing owed, or somebody else has ended what this request had created or rotated

@@ -67,6 +67,17 @@ class Owed(enum.Enum):
     DELETION = "deletion"
 
 
+# Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
+_UNLOADED: Final = Status.UNLOADED
+_BLANK: Final = Status.BLANK
+_DETACHED: Final = Status.DETACHED
+_ENDED: Final = Status.ENDED
+_LIVE: Final = Status.LIVE
+_NEW: Final = Status.NEW
+_NOTHING: Final = Owed.NOTHING
+_COOKIE: Final = Owed.COOKIE
+
+
 class Session(dict[str, Any]):
     """The session of one request, as a dict of str to values.
 
@@ -80,11 +91,11 @@ class Session(dict[str, Any]):
 
     # Class attributes are the state of an unloaded session, so that a request that does not use its
     # session pays for one small object and nothing else.
-    _status: Status = Status.UNLOADED
+    _status: Status = _UNLOADED
     _opened: bool = False  # somebody has read or changed it (autoload alone does not count)
     _accessed: bool = False
     _sealed: bool = False  # the headers have left: no cookie can be sent any more
-    _owed: Owed = Owed.NOTHING
+    _owed: Owed = _NOTHING
     _token: Token | None = None
     _base: Base | None = None  # the version it was loaded from or last committed to
     _expires_at: int = 0
@@ -122,14 +133,15 @@ class Session(dict[str, Any]):
             StoreUnavailable: the store did not answer within the deadline.
             SessionCorrupt: what the store holds cannot be read (``on_corrupt="new"``: no error).
         """
-        while self._status is Status.UNLOADED:
+        while self._status is _UNLOADED:
             if self._loading is None:
                 self._loading = ()
                 try:
                     await self._manager._load(self)
                 finally:
-                    waiting, self._loading = self._loading, None
-                    wake(waiting)
+                    if self._loading:
+                        wake(self._loading)
+                    self._loading = None
             else:
                 # Somebody else's load. If that one is cancelled or fails, this caller tries itself.
                 waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -160,7 +172,7 @@ class Session(dict[str, Any]):
             SessionGone: the session has ended or moved on.
             StoreUnavailable, SessionCorrupt.
         """
-        if self._status is Status.UNLOADED:
+        if self._status is _UNLOADED:
             return await self.load()
         self._opened = self._accessed = True
         await self._manager._refresh(self)
@@ -171,7 +183,7 @@ class Session(dict[str, Any]):
     @property
     def loaded(self) -> bool:
         """Whether it can be read without an await."""
-        return self._status is not Status.UNLOADED
+        return self._status is not _UNLOADED
 
     @property
     def accessed(self) -> bool:
@@ -192,7 +204,7 @@ class Session(dict[str, Any]):
     def is_new(self) -> bool:
         """Whether there is no stored session behind it yet. Needs a loaded session."""
         self._use()
-        return self._status is Status.NEW
+        return self._status is _NEW
 
     @property
     def id(self) -> str | None:
@@ -218,7 +230,7 @@ class Session(dict[str, Any]):
         what = [self._status.value]
         if self.id is not None:
             what.append(f"id={self.id}")
-        if self._status is not Status.UNLOADED:
+        if self._status is not _UNLOADED:
             what.append(f"keys={list(dict.keys(self))}")
         return f"<Session {' '.join(what)}>"
 
@@ -278,15 +290,15 @@ class Session(dict[str, Any]):
         self._era += 1
         self._origin, self._watched, self._replaced = {}, {}, ()
         self._opened = self._accessed = True
-        if self._status is Status.UNLOADED:
-            self._status = Status.BLANK
+        if self._status is _UNLOADED:
+            self._status = _BLANK
 
     # ---------------------------------------------------------------- reading
 
     def _use(self) -> None:
         """Make sure that it can be read: load it from a worker thread, else refuse."""
         if not self._opened:
-            if self._status is Status.UNLOADED:
+            if self._status is _UNLOADED:
                 self._load_from_thread()
             self._opened = self._accessed = True
 
@@ -405,11 +417,11 @@ class Session(dict[str, Any]):
 
     def _change(self) -> None:
         self._use()
-        if self._mark is not None or self._status is Status.ENDED:
+        if self._mark is not None or self._status is _ENDED:
             self._refuse_if_ended()
 
     def _refuse_if_ended(self) -> None:
-        if self._status is Status.ENDED or (self._mark is not None and self._mark.kind is Kind.DESTROY):
+        if self._status is _ENDED or (self._mark is not None and self._mark.kind is Kind.DESTROY):
             raise SessionGone(
                 "this session was ended by destroy() and cannot be changed any more; to end it and begin "
                 "anew in one request use clear()"
@@ -464,23 +476,22 @@ class Session(dict[str, Any]):
 
     def _attach(self, status: Status, token: Token | None = None, base: Base | None = None) -> None:
         """Take the state that a load has found; of two loads the first counts."""
-        if self._status is not Status.UNLOADED and self._status is not Status.BLANK:
+        unloaded = self._status is _UNLOADED
+        if not unloaded and self._status is not _BLANK:
             return
-        blank = self._status is Status.BLANK
         self._status, self._token, self._base = status, token, base
         if base is not None:
             self._expires_at = base.expires_at
-        if blank:
-            return  # cleared before: what was set since stays
-        dict.clear(self)
-        self._watched, self._replaced = {}, ()
-        if base is not None:
-            self._origin = base.record.entries
-            dict.update(self, dict.fromkeys(self._origin, UNDECODED))
+        if unloaded:  # else it was cleared before, and what was set since stays
+            dict.clear(self)
+            self._watched = {}
+            if base is not None:
+                self._origin = base.record.entries
+                dict.update(self, dict.fromkeys(self._origin, UNDECODED))
 
     def _detach(self) -> None:
         """Become a session whose record has moved on; uncommitted changes are dropped."""
-        self._status, self._base, self._mark = Status.DETACHED, None, None
+        self._status, self._base, self._mark = _DETACHED, None, None
         self._era += 1
         dict.clear(self)
         self._origin, self._watched, self._replaced = {}, {}, ()
@@ -492,7 +503,7 @@ class Session(dict[str, Any]):
             SessionSerializationError: a value cannot be stored.
         """
         changes: Changes = {}
-        if self._status is Status.UNLOADED:
+        if self._status is _UNLOADED:
             return changes
         for key in self._watched:
             value = dict.get(self, key, _ABSENT)
@@ -547,7 +558,7 @@ class Session(dict[str, Any]):
 
     def _reborn(self, token: Token, base: Base, pending: Pending) -> None:
         """Become the new session that `pending` has created, with its own keys and no others."""
-        self._status, self._token, self._owed = Status.LIVE, token, Owed.COOKIE
+        self._status, self._token, self._owed = _LIVE, token, _COOKIE
         self._base, self._expires_at = base, base.expires_at
         if pending.era == self._era:
             for key in self._origin.keys() - base.record.entries.keys():
