@@ -18,7 +18,7 @@ import hiredis
 
 from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.backend import refused, unavailable
-from asgi_session.stores.redis.commands import Command, Kind, kind
+from asgi_session.stores.redis.commands import Command, ReplyKind, kind
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.node import Node
 from asgi_session.stores.redis.target import Address, Target, show
@@ -116,17 +116,17 @@ class Cluster:
                     told = f"{node.where} answered: {reply}"
                     failure = Failure(told, False)
                     found = kind(reply)
-                    if found is Kind.REFUSED:
+                    if found is ReplyKind.REFUSED:
                         refused(command, node.where, reply)
-                    if found is Kind.NOSCRIPT:
+                    if found is ReplyKind.NOSCRIPT:
                         command.with_script_text()  # and to the same node, asking again if that was needed
                     else:
                         asked = self._redirected(found, str(reply), node)
                     redirects += 1
-                    at_once = found in (Kind.MOVED, Kind.ASK, Kind.NOSCRIPT)
+                    at_once = found in (ReplyKind.MOVED, ReplyKind.ASK, ReplyKind.NOSCRIPT)
                     if at_once and redirects <= _REDIRECTS and monotonic() < deadline:
                         continue
-                    if found is not Kind.NOSCRIPT:
+                    if found is not ReplyKind.NOSCRIPT:
                         asked = None
                 else:
                     return reply
@@ -152,14 +152,16 @@ class Cluster:
             node.reconnect(connection)
         return reply
 
-    def _redirected(self, found: Kind, error: str, node: Node) -> Node | None:
+    def _redirected(self, found: ReplyKind, error: str, node: Node) -> Node | None:
         """Learn from an error; the node to ask instead, where it holds for this one command."""
         redirect = (
-            read_redirect(error, node.address, self._remap) if found in (Kind.MOVED, Kind.ASK) else None
+            read_redirect(error, node.address, self._remap)
+            if found in (ReplyKind.MOVED, ReplyKind.ASK)
+            else None
         )
-        if found is Kind.ASK and redirect is not None:
+        if found is ReplyKind.ASK and redirect is not None:
             return self._node(redirect[1])
-        if found is Kind.MOVED and redirect is not None:
+        if found is ReplyKind.MOVED and redirect is not None:
             self._slots[redirect[0]] = self._node(redirect[1])
         if not self._closed and not error.startswith(("TRYAGAIN", "BUSY", "NOAUTH")):
             self._start_refresh()

@@ -140,7 +140,7 @@ def saved(reply: Any, data: bytes) -> SaveResult:
     return Saved(data[:TAG_SIZE])
 
 
-class Kind(enum.Enum):
+class ReplyKind(enum.Enum):
     """What to do about an error reply. In every case the command was not executed."""
 
     RETRY = "wait, then try again"
@@ -151,19 +151,19 @@ class Kind(enum.Enum):
     REFUSED = "give up"
 
 
-_KINDS: Final = {
-    "LOADING": Kind.RETRY,
-    "TRYAGAIN": Kind.RETRY,
-    "CLUSTERDOWN": Kind.RETRY,
-    "MASTERDOWN": Kind.RETRY,
-    "NOREPLICAS": Kind.RETRY,
-    "BUSY": Kind.RETRY,
-    "READONLY": Kind.RECONNECT,
-    "UNBLOCKED": Kind.RECONNECT,
-    "NOAUTH": Kind.RECONNECT,
-    "MOVED": Kind.MOVED,
-    "ASK": Kind.ASK,
-    "NOSCRIPT": Kind.NOSCRIPT,
+_REPLY_KINDS: Final = {
+    "LOADING": ReplyKind.RETRY,
+    "TRYAGAIN": ReplyKind.RETRY,
+    "CLUSTERDOWN": ReplyKind.RETRY,
+    "MASTERDOWN": ReplyKind.RETRY,
+    "NOREPLICAS": ReplyKind.RETRY,
+    "BUSY": ReplyKind.RETRY,
+    "READONLY": ReplyKind.RECONNECT,
+    "UNBLOCKED": ReplyKind.RECONNECT,
+    "NOAUTH": ReplyKind.RECONNECT,
+    "MOVED": ReplyKind.MOVED,
+    "ASK": ReplyKind.ASK,
+    "NOSCRIPT": ReplyKind.NOSCRIPT,
 }
 
 # Redis 6.2 wraps what a script's commands answered:
@@ -171,14 +171,14 @@ _KINDS: Final = {
 _IN_SCRIPT: Final = re.compile(r"@user_script:\s?\d+: -?([A-Z]+) ")
 
 
-def kind(error: hiredis.ReplyError) -> Kind:
+def kind(error: hiredis.ReplyError) -> ReplyKind:
     """Tell what an error reply asks for."""
     text = str(error)
     code = text.split(" ", 1)[0]
     if code == "ERR":
         if text.startswith("ERR max number of clients"):
-            return Kind.RETRY
+            return ReplyKind.RETRY
         wrapped = _IN_SCRIPT.search(text)
         if wrapped is not None:
             code = wrapped[1]
-    return _KINDS.get(code, Kind.REFUSED)
+    return _REPLY_KINDS.get(code, ReplyKind.REFUSED)

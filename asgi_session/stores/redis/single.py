@@ -10,7 +10,7 @@ import hiredis
 
 from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.backend import refused, unavailable
-from asgi_session.stores.redis.commands import Command, Kind, kind
+from asgi_session.stores.redis.commands import Command, ReplyKind, kind
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.node import Node
 
@@ -52,18 +52,18 @@ class Single:
                         unavailable(command, failure)
                 elif isinstance(reply, hiredis.ReplyError):
                     found = kind(reply)
-                    if found in (Kind.MOVED, Kind.ASK):
+                    if found in (ReplyKind.MOVED, ReplyKind.ASK):
                         hint = f"{reply} (a cluster: use redis+cluster://)"
                         refused(command, connection.where, hint)
-                    if found is Kind.REFUSED:
+                    if found is ReplyKind.REFUSED:
                         refused(command, connection.where, reply)
-                    if found is Kind.NOSCRIPT:
+                    if found is ReplyKind.NOSCRIPT:
                         command.with_script_text()
-                    elif found is Kind.RECONNECT:
+                    elif found is ReplyKind.RECONNECT:
                         self._node.reconnect(connection)
                     told = f"{connection.where} answered: {reply}"
                     failure = Failure(told, False)
-                    if found is Kind.NOSCRIPT and tries == 0:
+                    if found is ReplyKind.NOSCRIPT and tries == 0:
                         tries = 1
                         continue
                 else:

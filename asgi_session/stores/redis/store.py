@@ -19,7 +19,7 @@ from asgi_session.stores.redis.commands import Command
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.dial import dial
 from asgi_session.stores.redis.eviction import EvictionCheck
-from asgi_session.stores.redis.loops import Loops
+from asgi_session.stores.redis.loop_backends import LoopBackends
 from asgi_session.stores.redis.node import Dial, Node
 from asgi_session.stores.redis.sentinel import Sentinels
 from asgi_session.stores.redis.single import Single
@@ -76,7 +76,7 @@ class RedisStore:
         )
         self._prefix = prefix + ":{"
         self._eviction = EvictionCheck()
-        self._loops = Loops(_backend_maker(self._target, self._options, self._eviction))
+        self._loops = LoopBackends(_backend_maker(self._target, self._options, self._eviction))
 
     @classmethod
     def from_url(cls, store_url: str, **options: Any) -> RedisStore:

@@ -6,7 +6,7 @@ import hiredis
 import pytest
 
 from asgi_session.stores.redis.backoff import delay
-from asgi_session.stores.redis.commands import Kind, kind
+from asgi_session.stores.redis.commands import ReplyKind, kind
 from asgi_session.stores.redis.topology import read_redirect, read_slots
 
 ASKED = ("10.0.0.1", 6379)
@@ -15,30 +15,30 @@ ASKED = ("10.0.0.1", 6379)
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("LOADING Redis is loading the dataset in memory", Kind.RETRY),
-        ("TRYAGAIN Multiple keys request during rehashing of slot", Kind.RETRY),
-        ("CLUSTERDOWN The cluster is down", Kind.RETRY),
-        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", Kind.RETRY),
-        ("BUSY Redis is busy running a script.", Kind.RETRY),
-        ("ERR max number of clients reached", Kind.RETRY),
-        ("READONLY You can't write against a read only replica.", Kind.RECONNECT),
-        ("NOAUTH Authentication required.", Kind.RECONNECT),
+        ("LOADING Redis is loading the dataset in memory", ReplyKind.RETRY),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", ReplyKind.RETRY),
+        ("CLUSTERDOWN The cluster is down", ReplyKind.RETRY),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", ReplyKind.RETRY),
+        ("BUSY Redis is busy running a script.", ReplyKind.RETRY),
+        ("ERR max number of clients reached", ReplyKind.RETRY),
+        ("READONLY You can't write against a read only replica.", ReplyKind.RECONNECT),
+        ("NOAUTH Authentication required.", ReplyKind.RECONNECT),
         (
             "ERR Error running script (call to f_0123): @user_script:3: @user_script: 3: "
             "-READONLY You can't write against a read only replica.",
-            Kind.RECONNECT,
+            ReplyKind.RECONNECT,
         ),
-        ("MOVED 1 10.0.0.2:6379", Kind.MOVED),
-        ("ASK 1 10.0.0.2:6379", Kind.ASK),
-        ("NOSCRIPT No matching script.", Kind.NOSCRIPT),
-        ("OOM command not allowed when used memory > 'maxmemory'.", Kind.REFUSED),
-        ("NOPERM User x has no permissions to run the 'get' command", Kind.REFUSED),
-        ("WRONGTYPE Operation against a key holding the wrong kind of value", Kind.REFUSED),
-        ("ERR something new", Kind.REFUSED),
-        ("", Kind.REFUSED),
+        ("MOVED 1 10.0.0.2:6379", ReplyKind.MOVED),
+        ("ASK 1 10.0.0.2:6379", ReplyKind.ASK),
+        ("NOSCRIPT No matching script.", ReplyKind.NOSCRIPT),
+        ("OOM command not allowed when used memory > 'maxmemory'.", ReplyKind.REFUSED),
+        ("NOPERM User x has no permissions to run the 'get' command", ReplyKind.REFUSED),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", ReplyKind.REFUSED),
+        ("ERR something new", ReplyKind.REFUSED),
+        ("", ReplyKind.REFUSED),
     ],
 )
-def test_error_replies_are_told_apart(text: str, expected: Kind) -> None:
+def test_error_replies_are_told_apart(text: str, expected: ReplyKind) -> None:
     """Every error reply asks for exactly one thing."""
     assert kind(hiredis.ReplyError(text)) is expected
 

@@ -22,10 +22,10 @@ _inherited: Final[list[object]] = []
 """In a forked child: the parent's connections, kept so that nothing ever closes or uses them. Even an
 unregistering from epoll would act on the parent's."""
 
-_everywhere: Final[weakref.WeakSet[Loops]] = weakref.WeakSet()
+_everywhere: Final[weakref.WeakSet[LoopBackends]] = weakref.WeakSet()
 
 
-class Loops:
+class LoopBackends:
     """The backends of a store, by event loop."""
 
     def __init__(self, make: Callable[[], Backend]) -> None:
@@ -78,7 +78,7 @@ class Loops:
 
 
 async def _until_loop_ends(
-    loops: weakref.ref[Loops], loop: asyncio.AbstractEventLoop, backend: Backend
+    loops: weakref.ref[LoopBackends], loop: asyncio.AbstractEventLoop, backend: Backend
 ) -> AsyncGenerator[None]:
     try:
         yield
