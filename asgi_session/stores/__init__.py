@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from asgi_session.errors import ConfigurationError
+from asgi_session.options import unknown
 
 if TYPE_CHECKING:
     from asgi_session.store import Store
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 _REDIS_SCHEMES = (
     "redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel",
 )  # fmt: skip
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z+]{0,19}://")
 
 
 def store_from_url(url: str, **options: Any) -> Store:
@@ -29,22 +33,33 @@ def store_from_url(url: str, **options: Any) -> Store:
     Raises:
         ConfigurationError: no such scheme, or the URL is wrong; says what to change.
     """
+    if not isinstance(url, str):
+        raise ConfigurationError(f"the store URL must be text (str), not {type(url).__name__}")
     scheme = url.partition(":")[0].lower()
     if scheme == "memory":
         from asgi_session.stores.memory import MemoryStore
 
         _refuse_parts_of_memory_url(url)
+        known = signature(MemoryStore).parameters
+        strange = [name for name in options if name not in known]
+        if strange:
+            raise unknown("MemoryStore", strange, list(known))
         return MemoryStore(**options)
     if scheme in _REDIS_SCHEMES:
         from asgi_session.stores.redis import RedisStore
 
         return RedisStore.from_url(url, **options)
     known = ", ".join(f"{name}://" for name in ("memory", *_REDIS_SCHEMES))
-    raise ConfigurationError(f"no store has URLs that begin with {scheme[:20]!r}. Known are {known}")
+    # What is no scheme may be a password.
+    begin = f" that begin with {scheme!r}" if _SCHEME.match(url) else " of this form"
+    raise ConfigurationError(f"no store has URLs{begin}. Known are {known}")
 
 
 def _refuse_parts_of_memory_url(url: str) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigurationError("memory:// takes nothing after it") from None
     if parts.netloc or parts.path.strip("/") or parse_qs(parts.query):
         raise ConfigurationError("memory:// takes no host, path or query; for options use MemoryStore(...)")
 

@@ -1,7 +1,12 @@
-"""URLs to targets. Splits off what redis-py's parser does not know, and refuses what it would ignore."""
+"""URLs to targets. Splits off what redis-py's parser does not know, and refuses what it would ignore.
+
+A password with a / # ? or @ that is not percent-encoded may end up in any part of a URL. So no message
+repeats a host, port, path, fragment or value.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, NoReturn
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
@@ -37,6 +42,10 @@ _ELSEWHERE: Final = {
     "protocol": "the store always speaks RESP3",
 }
 
+_SCHEME: Final = re.compile(r"[a-z][a-z+]*")
+_PARAMETER: Final = re.compile(r"[a-z_]+")
+_ENCODE: Final = "percent-encode / # ? @ [ ] in user and password (a / is %2F)"
+
 SCHEMES: Final = (
     "redis",
     "rediss",
@@ -55,13 +64,21 @@ def parse(url: str) -> Target:
         ConfigurationError: it names what is wrong, never a password.
 
     """
+    if not isinstance(url, str):
+        raise ConfigurationError(f"the store URL must be text (str), not {type(url).__name__}")
     try:
+        url.encode()
         parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigurationError(f"the store URL cannot be read: {error}") from None
+    except ValueError:
+        raise ConfigurationError(f"the store URL cannot be read: {_ENCODE}") from None
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise ConfigurationError(f"unknown scheme {parts.scheme!r} in the store URL; known are {known}")
+        named = f" {parts.scheme!r}" if "://" in url and _SCHEME.fullmatch(parts.scheme) else ""
+        raise ConfigurationError(f"unknown scheme{named} in the store URL; known are {known}")
+    if "#" in url:
+        _wrong(parts, f"it has a #: {_ENCODE}")
+    if parts.netloc and "@" in parts.path:
+        _wrong(parts, f"it has an @ after the host: {_ENCODE}")
     base, _, mode = parts.scheme.partition("+")
     _check_query(parts, tls=base == "rediss", mode=mode)
     if base == "unix":
@@ -102,7 +119,10 @@ def _check_query(parts: SplitResult, *, tls: bool, mode: str) -> None:
             _wrong(
                 parts, f"query parameter {name!r} needs TLS: use {parts.scheme.replace('redis', 'rediss')}://"
             )
-        _wrong(parts, f"unknown query parameter {name!r}; known are {', '.join(sorted(known))}")
+        # One that is part of a password is none of ours to name.
+        named = f" {name!r}" if _PARAMETER.fullmatch(name) and "@" not in parts.query else ""
+        hint = "" if named else f"; {_ENCODE}"
+        _wrong(parts, f"unknown query parameter{named}; known are {', '.join(sorted(known))}{hint}")
 
 
 def _addresses(parts: SplitResult, default_port: int) -> tuple[Address, ...]:
@@ -112,8 +132,8 @@ def _addresses(parts: SplitResult, default_port: int) -> tuple[Address, ...]:
         try:
             host = urlsplit(f"//{each}")
             name, port = host.hostname, host.port
-        except ValueError as error:
-            _wrong(parts, f"host {each!r}: {error}")
+        except ValueError:
+            _wrong(parts, f"host and port cannot be read; give host:port, port 0 to 65535, and {_ENCODE}")
         if not name:
             _wrong(parts, f"the host is missing, as in {parts.scheme}://localhost:{default_port}")
         found.append((unquote(name), default_port if port is None else port))
@@ -123,7 +143,7 @@ def _addresses(parts: SplitResult, default_port: int) -> tuple[Address, ...]:
 def _database(parts: SplitResult, path: str = "") -> int:
     text = path.strip("/") or _query(parts).get("db", "0")
     if not (text.isascii() and text.isdigit()):
-        _wrong(parts, f"the database must be a number, not {text!r}")
+        _wrong(parts, f"the database must be a number; and {_ENCODE}")
     return int(text)
 
 
@@ -135,7 +155,8 @@ def _settings(parts: SplitResult, base: str, host: str) -> dict[str, Any]:
     try:
         return dict(parse_url(plain.geturl()))
     except ValueError as error:
-        _wrong(parts, str(error))
+        unusable = [name for name in query if f"'{name}'" in str(error)]
+        _wrong(parts, f"unusable value of query parameter {', '.join(unusable)}" if unusable else _ENCODE)
 
 
 def _dialect(parts: SplitResult, base: str, *, db: int = 0) -> Dialect:
@@ -158,7 +179,7 @@ def _sentinel_dialect(parts: SplitResult, primary: Dialect) -> Dialect:
 def _unix(parts: SplitResult) -> Target:
     host = parts.netloc.rpartition("@")[2]
     if host:
-        _wrong(parts, f"no host here but a path with three slashes: unix:///{host}{parts.path}")
+        _wrong(parts, "no host here but a path with three slashes, as in unix:///run/redis.sock")
     path = unquote(parts.path)
     if not path.strip("/"):
         _wrong(parts, "the socket's path is missing, as in unix:///run/redis.sock?db=0")
