@@ -17,6 +17,8 @@ MAX_AGE_LIMIT: Final = 400 * 86400
 # RFC 6265 section 4.1.1, and RFC 9110 section 5.6.2 for the token.
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ATTRIBUTE: Final = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
+# A leading dot is allowed: browsers ignore it (RFC 6265 section 5.2.3).
+_HOST: Final = re.compile(r"\.?[\w\-]+(\.[\w\-]+)*", re.ASCII)
 
 
 class Cookie:
@@ -28,12 +30,13 @@ class Cookie:
         path: default ``/``.
         same_site: ``"lax"`` (default), ``"strict"`` or ``"none"``.
         https_only: adds Secure; default True.
-        domain: default None: this host only.
+        domain: a host name, without scheme and port; default None: this host only.
         partitioned: adds Partitioned (CHIPS); needs https_only.
         persistent: sends Max-Age, so that the cookie outlives the browser; default True.
 
     Raises:
-        ConfigurationError: browsers would refuse this combination; says what to change.
+        ConfigurationError: not of the type or form above, or browsers would refuse this combination;
+            says what to change.
     """
 
     __slots__ = ("_attributes", "_prefix", "domain", "name", "path", "persistent", "secure")
@@ -49,6 +52,13 @@ class Cookie:
         partitioned: bool = False,
         persistent: bool = True,
     ) -> None:
+        for option, value in (
+            ("https_only", https_only),
+            ("partitioned", partitioned),
+            ("persistent", persistent),
+        ):
+            if not isinstance(value, bool):  # "false" from the environment would count as true
+                raise ConfigurationError(f"{option}={value!r}: give True or False, not its text")
         if name is None:
             name = "__Host-session" if https_only and path == "/" and domain is None else "session"
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -57,8 +67,10 @@ class Cookie:
             )
         if not isinstance(path, str) or not path.startswith("/") or not _ATTRIBUTE.fullmatch(path):
             raise ConfigurationError(f"path={path!r}: give a path that begins with / and has no ;")
-        if domain is not None and not (isinstance(domain, str) and _ATTRIBUTE.fullmatch(domain)):
-            raise ConfigurationError(f"domain={domain!r}: give a host name such as 'example.org', or None")
+        if domain is not None and not (isinstance(domain, str) and _HOST.fullmatch(domain)):
+            raise ConfigurationError(
+                f"domain={domain!r}: give a host name such as 'example.org', without scheme and port, or None"
+            )
         if isinstance(same_site, str):
             same_site = same_site.lower()  # type: ignore[assignment]
         choice("same_site", same_site, ("lax", "strict", "none"))
