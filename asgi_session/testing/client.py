@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asgi_session import codec
@@ -41,6 +41,21 @@ class SessionClient(TestClient):
         self._door = _Door(app)
         super().__init__(self._door, base_url=base_url, **options)
         self.app = app
+
+    def websocket_connect(
+        self, url: str, subprotocols: Sequence[str] | None = None, **options: Any
+    ) -> WebSocketTestSession:
+        """Connect a WebSocket that carries the client's session.
+
+        Args:
+            url: relative to `base_url`, as those of requests are, or whole, with ``wss://``.
+            subprotocols: offered to the app.
+            **options: of `TestClient.websocket_connect`.
+        """
+        # TestClient's own joins to ws://testserver, where a Secure cookie is not sent.
+        whole = self.build_request("GET", url).url
+        scheme = {"https": "wss", "http": "ws"}.get(whole.scheme, whole.scheme)
+        return super().websocket_connect(str(whole.copy_with(scheme=scheme)), subprotocols, **options)
 
     @contextmanager
     def session(self) -> Generator[dict[str, Any], None, None]:

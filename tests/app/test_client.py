@@ -106,15 +106,45 @@ def test_nested_values(world: World) -> None:
         assert session["list"] == [1, 2]
 
 
-def test_websockets(world: World) -> None:
-    """The client's WebSockets carry the same session."""
-    client = SessionClient(world.starlette(ROUTES), base_url="https://testserver")
+@pytest.mark.parametrize(
+    ("base_url", "options", "url"),
+    [
+        ("https://testserver", {}, "/ws"),
+        ("https://testserver", {}, "ws"),
+        ("https://testserver", {}, "wss://testserver/ws"),
+        ("https://testserver", {}, "https://testserver/ws"),
+        ("https://www.example.org:8443", {"domain": "example.org"}, "/ws"),
+        ("https://example.org/v1", {}, "/ws"),
+        ("http://testserver", {"https_only": False}, "/ws"),
+    ],
+)
+def test_websockets(world: World, base_url: str, options: dict[str, Any], url: str) -> None:
+    """The client's WebSockets carry the same session, wherever the client's requests go."""
+    routes = [*ROUTES, WebSocketRoute("/v1/ws", socket)]
+    client = SessionClient(world.starlette(routes, **options), base_url=base_url)
     with client.session() as session:
         session["n"] = 7
-    with client.websocket_connect("wss://testserver/ws") as ws:
+    with client.websocket_connect(url) as ws:
         assert ws.receive_json() == {"n": 7}
     with client.session() as session:
         assert session == {"n": 7, "seen": True}
+
+
+def test_websockets_go_where_requests_go(world: World) -> None:
+    """A WebSocket has the client's host, scheme, query and subprotocol."""
+    seen: list[tuple[str, list[str]]] = []
+
+    async def look(ws: WebSocket) -> None:
+        seen.append((str(ws.url), ws.scope["subprotocols"]))
+        await ws.accept()
+        await ws.close()
+
+    client = SessionClient(
+        world.starlette([WebSocketRoute("/look", look)]), base_url="https://www.example.org:8443"
+    )
+    with client.websocket_connect("/look?a=1", subprotocols=["chat"]):
+        pass
+    assert seen == [("wss://www.example.org:8443/look?a=1", ["chat"])]
 
 
 def test_errors_reach_the_test(world: World) -> None:
