@@ -40,10 +40,10 @@ def store_from_url(url: str, **options: Any) -> Store:
         from asgi_session.stores.memory import MemoryStore
 
         _refuse_parts_of_memory_url(url)
-        known = signature(MemoryStore).parameters
-        strange = [name for name in options if name not in known]
+        own = signature(MemoryStore).parameters
+        strange = [name for name in options if name not in own]
         if strange:
-            raise unknown("MemoryStore", strange, list(known))
+            raise unknown("MemoryStore", strange, list(own))
         return MemoryStore(**options)
     if scheme in _REDIS_SCHEMES:
         from asgi_session.stores.redis import RedisStore

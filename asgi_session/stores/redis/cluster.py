@@ -8,6 +8,7 @@ the commands of its own slots and no others.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from binascii import crc_hqx
 from collections.abc import Callable
@@ -154,11 +155,10 @@ class Cluster:
 
     def _redirected(self, found: ReplyKind, error: str, node: Node) -> Node | None:
         """Learn from an error; the node to ask instead, where it holds for this one command."""
-        redirect = (
-            read_redirect(error, node.address, self._remap)
-            if found in (ReplyKind.MOVED, ReplyKind.ASK)
-            else None
-        )
+        redirect: tuple[int, Address] | None = None
+        if found in (ReplyKind.MOVED, ReplyKind.ASK):
+            with contextlib.suppress(Exception):  # address_remap's; the refresh tells
+                redirect = read_redirect(error, node.address, self._remap)
         if found is ReplyKind.ASK and redirect is not None:
             return self._node(redirect[1])
         if found is ReplyKind.MOVED and redirect is not None:
@@ -177,7 +177,7 @@ class Cluster:
         """Drop the connection that answers for a key."""
         node = self._slots[crc_hqx(key.encode(), 0) & 16383]
         if node is not None:
-            node.drop("it delivered another key's record")
+            node.distrust()
 
     # the topology
 
@@ -272,7 +272,10 @@ class Cluster:
         reply = await connection.request(_CLUSTER_SLOTS, monotonic() + self._timeout)
         if isinstance(reply, Failure):
             return reply
-        topology = read_slots(reply, address, self._remap)
+        try:
+            topology = read_slots(reply, address, self._remap)
+        except Exception as error:  # a shape that is documented nowhere, or address_remap's
+            return Failure(f"{show(address)}: topology unusable: {type(error).__name__}: {error}", False)
         if topology is None:
             detail = f"answered: {reply}" if isinstance(reply, hiredis.ReplyError) else "knows of no slots"
             return Failure(f"{show(address)} {detail}", False)

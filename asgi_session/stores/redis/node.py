@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from math import inf
 from time import monotonic
 from typing import Final, TypeAlias
 
@@ -18,6 +19,9 @@ _STABLE: Final = 1.0
 """Seconds a connection must have lived for the next dial to be free of a wait."""
 
 _RETRY_RENEWAL: Final = 30.0
+
+_TRUST: Final = 10.0
+"""Seconds between two connections that are dropped for a record they delivered."""
 
 _GRACE: Final = 0.25
 """Seconds that a closing socket may take."""
@@ -37,6 +41,7 @@ class Node:
         "__weakref__",
         "_dial",
         "_dialing",
+        "_distrusted",
         "_failures",
         "_max_age",
         "_not_before",
@@ -57,6 +62,7 @@ class Node:
         self._dial = dial
         self._max_age = max_age
         self._dialing: asyncio.Task[Connection | Failure] | None = None
+        self._distrusted = -inf
         self._failures = 0
         self._trouble = ""  # why the last dial failed
         self._not_before = 0.0
@@ -88,10 +94,18 @@ class Node:
             self._note_end()
             bad.retire()
 
-    def drop(self, why: str) -> None:
-        """Drop the connection at once; requests on it fail."""
-        if self.connection is not None:
-            self.connection.abort(why)
+    def distrust(self) -> None:
+        """Drop a connection that delivered another key's record; requests on it fail.
+
+        Not often: what looks like that may also be a record that somebody wrote under the wrong key,
+        and then every load of it would take the other requests' connection away. For the same reason
+        the next dial is not delayed.
+        """
+        connection, now = self.connection, monotonic()
+        if connection is not None and now - self._distrusted >= _TRUST:
+            self._distrusted = now
+            self.connection = None
+            connection.abort("it delivered another key's record")
 
     @property
     def empty(self) -> bool:

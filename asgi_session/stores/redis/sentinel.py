@@ -6,10 +6,14 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
+import hiredis
+
 from asgi_session.stores.redis.commands import pack
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.dial import dial
-from asgi_session.stores.redis.target import Address, Dialect, Options, Target, show
+from asgi_session.stores.redis.target import Address, Dialect, Options, Target, remapped, show
+
+_ROLE: Final = b"*1\r\n$4\r\nROLE\r\n"
 
 _SENTINEL_TIMEOUT: Final = 0.5
 """Seconds one sentinel may take before the next is asked."""
@@ -30,6 +34,17 @@ async def _ask(dialect: Dialect, address: Address, options: Options, *command: b
         connection.close()
 
 
+def _read_address(reply: Any) -> Address | None:
+    """Read [host, port]; None for anything else."""
+    if not isinstance(reply, list):
+        return None
+    try:
+        host, port = reply
+        return host.decode(), int(port)
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
 class Sentinels:
     """Finds and dials the primary of a service."""
 
@@ -48,20 +63,26 @@ class Sentinels:
         found = await self._primary()
         if isinstance(found, Failure):
             return found
-        if self._target.address_remap is not None:
-            found = self._target.address_remap(found)
-        connection = await dial(self._target.dialect, found, self._options, on_close)
+        try:
+            address = remapped(found, self._target.address_remap)
+        except Exception as error:
+            return Failure(f"address_remap failed for {show(found)}: {type(error).__name__}: {error}", False)
+        connection = await dial(self._target.dialect, address, self._options, on_close)
         if isinstance(connection, Failure):
             return connection
-        role: Any = await connection.request(b"*1\r\n$4\r\nROLE\r\n", monotonic() + self._options.timeout)
+        try:
+            role: Any = await connection.request(_ROLE, monotonic() + self._options.timeout)
+        except BaseException:  # cancelled, and nobody else knows of this connection
+            connection.abort("the store was closed")
+            raise
         if isinstance(role, Failure):
             connection.abort("no answer to ROLE")
             return role
         # Without the right to ROLE the server is taken at its word; READONLY tells in the end.
-        if isinstance(role, list) and role[0] != b"master":
-            connection.close()
-            return Failure(f"{show(found)} is not the primary (any more)", False)
-        return connection
+        if isinstance(role, hiredis.ReplyError) or (isinstance(role, list) and role[:1] == [b"master"]):
+            return connection
+        connection.close()
+        return Failure(f"{show(address)} is not the primary (any more)", False)
 
     async def _primary(self) -> Address | Failure:
         problems: list[str] = []
@@ -69,15 +90,17 @@ class Sentinels:
             reply = await _ask(
                 self._dialect, address, self._quick, b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._service
             )
-            if isinstance(reply, list):
+            found = _read_address(reply)
+            if found is not None:
                 self._addresses.remove(address)
                 self._addresses.insert(0, address)  # ask the one that works first next time
-                host, port = reply
-                return host.decode(), int(port)
+                return found
             if isinstance(reply, Failure):
                 problems.append(reply.why)
             elif reply is None:
                 problems.append(f"{show(address)} knows no service {self._target.service!r}")
-            else:
+            elif isinstance(reply, hiredis.ReplyError):
                 problems.append(f"{show(address)} answered: {reply}")
+            else:
+                problems.append(f"{show(address)} answered with something that is no address")
         return Failure("no sentinel names a primary: " + "; ".join(problems), False)

@@ -77,7 +77,7 @@ class Single:
 
     def distrust(self, key: str) -> None:
         """Drop the connection."""
-        self._node.drop("it delivered another key's record")
+        self._node.distrust()
 
     async def close(self) -> None:
         """Close the connection."""

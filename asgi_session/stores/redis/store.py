@@ -162,7 +162,7 @@ class RedisStore:
         return bool(await self._backend().execute(command, deadline))
 
     def distrust(self, key: str) -> None:
-        """Drop the connection that answers for `key`, at once."""
+        """Drop the connection that answers for `key`, at once; at most one per server in 10 seconds."""
         backend = self._loops.backends.get(get_running_loop())
         if backend is not None:
             backend.distrust(key)

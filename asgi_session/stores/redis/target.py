@@ -12,6 +12,14 @@ Address: TypeAlias = tuple[str, int]
 AddressRemap: TypeAlias = Callable[[Address], Address]
 
 
+def remapped(address: Address, remap: AddressRemap | None) -> Address:
+    """Return the address to connect to; raises whatever the function raises."""
+    if remap is None:
+        return address
+    host, port = remap(address)
+    return str(host), int(port)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How the store behaves towards any server. Seconds."""

@@ -74,6 +74,24 @@ def test_a_node_that_knows_nothing(reply: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "reply",
+    [
+        [5],
+        [[]],
+        [[0, 16384, [b"h", 1]]],
+        [[-1, 5, [b"h", 1]]],
+        [[0, 1, []]],
+        [[0, 1, [b"\xff", 1]]],
+        [[0, 1, 5]],
+    ],
+)
+def test_a_topology_that_makes_no_sense(reply: object) -> None:
+    """It raises rather than being half believed; the router makes a failure of it."""
+    with pytest.raises((ValueError, TypeError, IndexError)):
+        read_slots(reply, ASKED, None)
+
+
+@pytest.mark.parametrize(
     ("error", "expected"),
     [
         ("MOVED 7 10.0.0.2:8", (7, ("10.0.0.2", 8))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Sentinel
@@ -12,7 +13,7 @@ from asgi_session.errors import StoreUnavailable
 from asgi_session.stores.redis import RedisStore
 from tests.servers import SentinelSetup
 from tests.stores.redis.load import Load, in_an_hour, record, soon
-from tests.stores.redis.scripted import scripted
+from tests.stores.redis.scripted import Answer, scripted
 from tests.stores.redis.test_cluster import in_step
 
 KEYS = [f"{n:022d}" for n in range(8)]
@@ -78,6 +79,87 @@ async def test_an_unknown_service_is_named(sentinel: SentinelSetup) -> None:
     with pytest.raises(StoreUnavailable, match="knows no service 'other'"):
         await store.load(KEYS[0], deadline=soon(1))
     await store.close()
+
+
+def naming(port: int) -> Answer:
+    """Answer as a sentinel that names the server at `port`."""
+    text = b"%d" % port
+
+    def answer(number: int, command: tuple[bytes, ...]) -> bytes:
+        return b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%b\r\n" % (len(text), text)
+
+    return answer
+
+
+async def test_closing_while_a_server_is_asked_for_its_role() -> None:
+    """The connection that waits for ROLE is closed with the store, though it serves nobody yet."""
+    asked = asyncio.Event()
+
+    def silent(number: int, command: tuple[bytes, ...]) -> bytes:
+        asked.set()
+        return b""
+
+    # `scripted` fails at its end if a client has left a connection open.
+    async with scripted(silent) as primary, scripted(naming(primary.port)) as watcher:
+        store = RedisStore.from_url(f"redis+sentinel://127.0.0.1:{watcher.port}/svc")
+        loading = asyncio.create_task(store.load(KEYS[0], deadline=soon(5)))
+        await asyncio.wait_for(asked.wait(), 5)
+        await store.close()
+        with pytest.raises(StoreUnavailable):
+            await loading
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"*0\r\n", b"*1\r\n:5\r\n", b"*1\r\n*0\r\n", b":1\r\n", b"_\r\n", b"%1\r\n+a\r\n+b\r\n"],
+)
+async def test_a_role_that_makes_no_sense(reply: bytes) -> None:
+    """A server that says anything but that it is the primary is not used, and the error names it."""
+    async with scripted(lambda *_: reply) as primary, scripted(naming(primary.port)) as watcher:
+        store = RedisStore.from_url(f"redis+sentinel://127.0.0.1:{watcher.port}/svc")
+        with pytest.raises(StoreUnavailable, match=f"{primary.port} is not the primary"):
+            await store.load(KEYS[0], deadline=soon(0.3))
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"*0\r\n",
+        b"*1\r\n$1\r\nh\r\n",
+        b"*2\r\n$1\r\nh\r\n$1\r\nx\r\n",
+        b"*2\r\n$1\r\n\xff\r\n$1\r\n1\r\n",
+        b"*2\r\n:1\r\n:1\r\n",
+        b"*2\r\n_\r\n_\r\n",
+        b":1\r\n",
+    ],
+)
+async def test_a_sentinel_that_makes_no_sense(reply: bytes) -> None:
+    """What is no address is an error of the store's, not of Python's."""
+    async with scripted(lambda *_: reply) as watcher:
+        store = RedisStore.from_url(f"redis+sentinel://127.0.0.1:{watcher.port}/svc")
+        with pytest.raises(StoreUnavailable, match="no address"):
+            await store.load(KEYS[0], deadline=soon(0.3))
+        await store.close()
+
+
+@pytest.mark.parametrize("answer", [None, 5, ("h", "x"), ZeroDivisionError()])
+@pytest.mark.parametrize("scheme", ["redis+sentinel", "redis+cluster"])
+async def test_an_address_remap_that_fails(scheme: str, answer: Any) -> None:
+    """It is told by StoreUnavailable, with what it raised."""
+
+    def remap(address: tuple[str, int]) -> tuple[str, int]:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    slots = b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$1\r\nh\r\n:1\r\n"
+    async with scripted(naming(1) if scheme == "redis+sentinel" else lambda *_: slots) as server:
+        url = f"{scheme}://127.0.0.1:{server.port}/" + ("svc" if scheme == "redis+sentinel" else "")
+        store = RedisStore.from_url(url, address_remap=remap)
+        with pytest.raises(StoreUnavailable, match=r"(Type|Value|ZeroDivision)Error"):
+            await store.load(KEYS[0], deadline=soon(0.3))
+        await store.close()
 
 
 async def test_a_sentinel_that_lags_behind_is_not_believed() -> None:

@@ -14,6 +14,7 @@ import pytest
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import GONE, Conflict, Distrusts, Saved, Stored
 from asgi_session.stores.redis import RedisStore
+from asgi_session.stores.redis import node as node_module
 from asgi_session.stores.redis.connection import Connection
 from tests.servers import FakeredisServer, ServerProcess, start_redis62, start_valkey
 from tests.stores.redis.load import in_an_hour, record, soon
@@ -370,6 +371,35 @@ async def test_distrust_drops_the_connection(valkey: ServerProcess) -> None:
         assert first.closed
         assert await store.load(KEY, deadline=soon()) is None
         assert connection_of(store) is not first
+
+
+async def test_distrust_drops_one_connection_and_then_none_for_a_while(
+    valkey: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that can bring it about does not keep the others' connection from working."""
+    async with opened(valkey.url) as store:
+        store.distrust(KEY)
+        assert await store.load(KEY, deadline=soon()) is None
+        second = connection_of(store)
+        for _ in range(20):
+            store.distrust(KEY)
+            assert await store.load(KEY, deadline=soon()) is None
+        assert connection_of(store) is second
+        monkeypatch.setattr(node_module, "_TRUST", 0.0)
+        store.distrust(KEY)
+        assert second.closed
+
+
+async def test_distrust_does_not_delay_the_next_connection(
+    valkey: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections dropped for what they delivered do not count as ones that the server lost."""
+    monkeypatch.setattr(node_module, "_TRUST", 0.0)
+    monkeypatch.setattr(node_module.backoff, "delay", lambda *_, **__: 60.0)
+    async with opened(valkey.url) as store:
+        for _ in range(10):
+            store.distrust(KEY)
+            assert await store.load(KEY, deadline=soon()) is None
 
 
 @pytest.mark.parametrize(("policy", "warned"), [("allkeys-lru", 1), ("volatile-ttl", 1), ("noeviction", 0)])
