@@ -88,7 +88,7 @@ def decode(data: bytes) -> Any:
     except SessionCorrupt:
         raise
     except Exception as error:  # whatever msgpack, datetime, Decimal or ZoneInfo find wrong
-        raise SessionCorrupt(f"a stored value cannot be decoded: {error!r}") from error
+        raise SessionCorrupt(f"a stored value cannot be decoded ({type(error).__name__})") from error
 
 
 def is_mutable(value: Any) -> bool:

@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING, Final
 
 from asgi_session import record as records
 from asgi_session.changes import Changes, Kind, Mark, Verdict, own_keys
-from asgi_session.errors import StoreUnavailable
+from asgi_session.errors import SessionError, StoreUnavailable
 from asgi_session.expiry import expires_at
-from asgi_session.loading import Loader, begin_wait, drop, end_wait, gone, settled
+from asgi_session.loading import (
+    Loader,
+    begin_wait,
+    drop,
+    end_wait,
+    gone,
+    is_unconfirmed,
+    report_stale,
+    settled,
+)
 from asgi_session.loops import Loops
 from asgi_session.pending import Backoff, Base, Pending, Settled, shutting_down, too_large
 from asgi_session.session import Owed, Session, Status
 from asgi_session.store import TAG_SIZE
-from asgi_session.token import new_token
+from asgi_session.token import Token, new_token
 
 if TYPE_CHECKING:
     from asgi_session.manager import SessionManager
@@ -30,6 +39,12 @@ _LIVE: Final = Status.LIVE
 _BLANK: Final = Status.BLANK
 _OVERTAKEN: Final = Verdict.OVERTAKEN
 _APPLIED_WITHOUT_ROTATION: Final = Verdict.APPLIED_WITHOUT_ROTATION
+
+
+_LATE: Final = (
+    "they were set after the response had started (or the WebSocket was accepted), in a session that needs "
+    "a new cookie for them. Set something in the session, or commit it, before that"
+)
 
 
 class Committer:
@@ -67,6 +82,8 @@ class Committer:
             end_wait(session, pending.deadline, self._policy.deadline)
         if pending.error is not None:
             raise pending.error
+        if explicit and pending.dropped == "late":
+            raise SessionError(_LATE)
         if explicit and pending.dropped:
             raise gone()
 
@@ -74,12 +91,7 @@ class Committer:
         """Take the session's changes for a commit; None when there is nothing to do."""
         if session._status in (_UNLOADED, _ENDED):
             return None
-        if session._replaced:
-            for key in session._stale_values():
-                self._policy.emit("stale_value", session.id, key=key)
-                logger.warning(
-                    "session[%r]: a value that refresh() had replaced was changed; that is lost", key
-                )
+        report_stale(self._policy, session)
         mark = session._mark
         if only_destroy:
             if mark is None or mark.kind is not Kind.DESTROY:
@@ -155,6 +167,7 @@ class Committer:
         base, token = session._base, session._token
         assert base is not None and token is not None, "a live session has both"
         pending.base, pending.epoch = base, base.record.epoch
+        pending.unconfirmed = is_unconfirmed(session)
         if mark is not None and not ends(pending):
             pending.token = new_token(token.selector)
             pending.digest = self._policy.tokens.digest(token)
@@ -163,51 +176,53 @@ class Committer:
 
     async def _create(self, pending: Pending, own: dict[str, bytes]) -> None:
         """Create a new session of `own`, under a new selector."""
+        try:
+            token, base = await self._store_new(own, pending.deadline)
+        except Exception as error:
+            self.fail(pending, error)
+        except BaseException:
+            self.fail(pending, shutting_down())
+            raise
+        else:
+            pending.token = token
+            pending.session._reborn(token, base, pending)
+            self._policy.emit("created", token.selector)
+            self._finish(pending)
+
+    async def _store_new(self, own: dict[str, bytes], deadline: float) -> tuple[Token, Base]:
+        policy = self._policy
         backoff = Backoff()
         while True:
             token = new_token()
-            now = self._policy.clock()
+            now = policy.clock()
             record = records.new_record(
                 now=now,
-                idle=self._policy.idle,
-                absolute=self._policy.absolute,
-                digest=self._policy.tokens.digest(token),
-                check=self._policy.tokens.check(token.selector),
+                idle=policy.idle,
+                absolute=policy.absolute,
+                digest=policy.tokens.digest(token),
+                check=policy.tokens.check(token.selector),
                 entries=own,
             )
             data = records.encode(record)
-            if len(data) > self._policy.max_size:
-                self.fail(pending, too_large(len(data), self._policy.max_size))
-                return
-            expires = expires_at(now, self._policy.unconfirmed, record.deadline)
+            if len(data) > policy.max_size:
+                raise too_large(len(data), policy.max_size)
+            expires = expires_at(now, policy.unconfirmed, record.deadline)
             try:
-                created = await self._policy.store.create(
-                    token.selector, data, expires, deadline=pending.deadline
+                if await policy.store.create(token.selector, data, expires, deadline=deadline):
+                    return token, Base(record, data[:TAG_SIZE], expires)
+                # 128 random bits are not taken twice: something is wrong with this store.
+                problem = StoreUnavailable(
+                    "the store takes every new session's key for taken", executed=False
                 )
             except StoreUnavailable as error:
                 # Whether it was executed does not matter: the cookie has not left, so nobody knows
                 # that selector, and the next try takes another.
-                if error.executed is False or time.monotonic() >= pending.deadline:
-                    self.fail(pending, error)
-                    return
-                await backoff.pause(pending.deadline)
-            except BaseException as error:
-                self.fail(pending, error if isinstance(error, Exception) else shutting_down())
-                raise
-            else:
-                if created:
-                    break
-                # 128 random bits are not taken twice: something is wrong with this store.
-                if time.monotonic() >= pending.deadline:
-                    message = "the store takes every new session's key for taken"
-                    self.fail(pending, StoreUnavailable(message, executed=False))
-                    return
-                await backoff.pause(pending.deadline)
-        session = pending.session
-        pending.token = token
-        session._reborn(token, Base(record, data[:TAG_SIZE], expires), pending)
-        self._policy.emit("created", token.selector)
-        self._finish(pending)
+                if error.executed is False:
+                    raise
+                problem = error
+            if time.monotonic() >= deadline:
+                raise problem
+            await backoff.pause(deadline)
 
     def settle(self, pending: Pending, settled: Settled) -> None:
         """Note in the session what became of a commit that reached the store."""
@@ -226,7 +241,9 @@ class Committer:
         if ends(pending):
             session._status = _ENDED if mark is not None and mark.kind is Kind.DESTROY else Status.NEW
             session._base = session._token = None
-            session._owed = Owed.DELETION
+            # A session that this request has created itself never had a cookie; the client's own may be
+            # another one by now.
+            session._owed = Owed.DELETION if session._confirmed else Owed.NOTHING
             self._policy.emit("ended", token.selector)
         else:
             session._committed(pending.changes, pending.era, base, merged=settled.merged)
@@ -261,7 +278,7 @@ class Committer:
         pending.finish()
 
     def _drop(self, pending: Pending, reason: str) -> None:
-        pending.dropped = True
+        pending.dropped = reason
         session = pending.session
         cleared = session._era != pending.era and begins_anew(session._mark)
         drop(self._policy, session, reason, list(pending.changes), keep=cleared)
@@ -269,14 +286,10 @@ class Committer:
     def _refuse_late(self, pending: Pending) -> None:
         """Report data that cannot be kept: its cookie can no longer reach the client."""
         keys = list(pending.changes)
-        logger.error(
-            "session keys %s were set after the response had started, and need a new cookie: they are lost. "
-            "Set something in the session, or commit it, before the response starts",
-            keys,
-        )
+        logger.error("session keys %s are lost: %s", keys, _LATE)
         self._policy.emit("dropped", pending.session.id, reason="late", keys=keys)
         pending.changes = {}
-        pending.dropped = True
+        pending.dropped = "late"
 
 
 def begins_anew(mark: Mark | None) -> bool:

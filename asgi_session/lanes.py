@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from copy import copy
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asgi_session import record as records
@@ -129,6 +130,10 @@ class Lanes:
         except asyncio.CancelledError:
             self._spawn(self._run(lane))
             raise
+        except BaseException:  # the caller's coroutine was closed: its event loop is gone
+            del self._lanes[key]
+            self._fail([*lane.batch, *lane.queue], shutting_down())
+            raise
         if lane.batch or lane.queue:
             self._spawn(self._run(lane))
         else:
@@ -168,8 +173,7 @@ class Lanes:
                 await self._save_batch(lane)
         finally:
             # Something is left only if this task was cancelled: the loop is closing.
-            for pending in [*lane.batch, *lane.queue]:
-                self._results.fail(pending, shutting_down())
+            self._fail([*lane.batch, *lane.queue], shutting_down())
             del self._lanes[lane.key]
 
     async def _save_batch(self, lane: _Lane, leader: Pending | None = None) -> None:
@@ -201,8 +205,7 @@ class Lanes:
                         self._expire(lane, "every save met a newer version of the session", False)
         except Exception as error:  # SessionCorrupt, or whatever a foreign store raises
             lane.known = None
-            for pending in lane.batch:
-                self._results.fail(pending, error)
+            self._fail(lane.batch, error)
             lane.start([])
 
     def _begin(self, lane: _Lane) -> None:
@@ -221,7 +224,10 @@ class Lanes:
         if _OVERTAKEN in lane.verdicts or _TOO_LARGE in lane.verdicts:
             self._leave_out(lane, folded, base)
         lane.base, lane.record, lane.reply_lost = base, record, False
-        lane.expires_at = expires_at(now, record.idle, record.deadline)
+        idle = record.idle
+        if all(pending.unconfirmed for pending in batch):
+            idle = min(idle, policy.unconfirmed)
+        lane.expires_at = expires_at(now, idle, record.deadline)
         lane.tries += 1
 
     def _leave_out(self, lane: _Lane, folded: Fold, base: Base) -> None:
@@ -245,9 +251,7 @@ class Lanes:
             latest = deadline + _GIVES_UP
             batch, lane.data = lane.batch, b""
             lane.batch = [] if had_time else [pending for pending in batch if pending.deadline > latest]
-            for pending in batch:
-                if pending not in lane.batch:
-                    self._results.fail(pending, error)
+            self._fail([pending for pending in batch if pending not in lane.batch], error)
         else:
             lane.reply_lost = True
             await lane.pause()
@@ -273,8 +277,7 @@ class Lanes:
                 lane.known = saved
                 if applied is Applied.UNKNOWN and lane.reply_lost:
                     lane.batch = []
-                    for pending in batch:
-                        results.fail(pending, outcome_unknown())
+                    self._fail(batch, outcome_unknown())
                 else:
                     lane.batch += lane.queue
                     lane.queue = []
@@ -287,6 +290,11 @@ class Lanes:
             else:
                 own = _without_others(pending)
                 results.settle(pending, Settled(verdict, own, tries=lane.tries, left_behind=True))
+
+    def _fail(self, batch: list[Pending], error: Exception) -> None:
+        """Fail each of `batch`, with an error of its own: a traceback belongs to one request."""
+        for pending in batch:
+            self._results.fail(pending, copy(error))
 
     def _expire(self, lane: _Lane, reason: str, executed: bool | None) -> None:
         """Fail the commits whose deadline has passed, and take them out of the batch."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from asgi_session import record as records
+from asgi_session.changes import Kind
 from asgi_session.credentials import Fit, judge
 from asgi_session.errors import SessionCorrupt, SessionGone, StoreUnavailable
 from asgi_session.expiry import touch_due
@@ -19,6 +21,8 @@ from asgi_session.token import Token
 
 if TYPE_CHECKING:
     from asgi_session.manager import SessionManager
+
+logger: Final = logging.getLogger("asgi_session")
 
 MAX_CANDIDATES: Final = 3
 """How many cookies of our name one request may make us look at."""
@@ -35,24 +39,28 @@ class Loader:
         self._policy = policy
         self._loops = loops
 
-    async def load(self, session: Session) -> None:
+    async def load(self, session: Session, *, required: bool = False) -> None:
         """Find the record of the session's cookie and attach it.
 
-        Of several cookies the first that verifies counts.
+        Of several cookies the first that verifies counts. With `required` a store that is away is an
+        error, whatever `on_unavailable` says.
         """
         texts = session._cookie.read(session._headers) if session._cookie is not None else ()
         if not texts:
             session._attach(_NEW)
             return
         policy = self._policy
-        status = _NEW
+        status, looked_at, corrupt = _NEW, 0, None
         deadline = begin_wait(session, policy.deadline)
         try:
-            for text in texts[:MAX_CANDIDATES]:
+            for text in texts:
                 token = policy.tokens.read(text)
                 if token is None:
                     policy.emit("malformed", None)
                     continue
+                if looked_at == MAX_CANDIDATES:
+                    break
+                looked_at += 1
                 stored = await policy.store.load(token.selector, deadline=deadline)
                 if stored is None:
                     policy.emit("unknown", token.selector)
@@ -63,19 +71,21 @@ class Loader:
                     fit = judge(record, token, stored.expires_at, now, policy.tokens)
                     if fit is not _OPENS:
                         fit = self._report(fit, token)
-                except SessionCorrupt:
-                    if policy.on_corrupt == "raise":
-                        raise
+                except SessionCorrupt as error:
+                    corrupt = error
                     continue
                 if fit is _OPENS:
                     session._attach(_LIVE, token, Base(record, stored.tag, stored.expires_at))
-                    self.touch_if_due(session, now)
+                    if session._mark is None:  # else it is about to be ended or to begin anew
+                        self.touch_if_due(session, now)
                     return
                 if fit is Fit.RETIRED:
                     status = Status.DETACHED
+            if corrupt is not None and policy.on_corrupt == "raise":
+                raise corrupt
         except StoreUnavailable as error:
             policy.emit("unavailable", None, error=error)
-            if policy.on_unavailable == "fail":
+            if policy.on_unavailable == "fail" or required:
                 raise
             status = Status.ANONYMOUS
         finally:
@@ -120,9 +130,15 @@ class Loader:
 
     async def refresh(self, session: Session) -> None:
         """Take over the newest record under the session's uncommitted changes."""
+        if session._status is Status.ANONYMOUS:
+            await self._load_again(session)
+            return
+        report_stale(self._policy, session)
         while True:
             await settled(session)
             base, token = session._base, session._token
+            if _about_to_end(session):
+                return
             if base is None or token is None:
                 if session._status is _NEW:
                     return
@@ -133,6 +149,8 @@ class Loader:
             finally:
                 end_wait(session, deadline, self._policy.deadline)
             await settled(session)
+            if _about_to_end(session):
+                return
             if session._base is base:  # else a commit has overtaken this load
                 break
         newest = None
@@ -144,10 +162,21 @@ class Loader:
         session._refreshed(Base(newest, stored.tag, stored.expires_at))
         self.touch_if_due(session, self._policy.clock())
 
+    async def _load_again(self, session: Session) -> None:
+        """Load a session that was anonymous, since the store was away; what was set since stays."""
+        own = {key: session[key] for key in session._watched if key in session}
+        session._status = Status.UNLOADED
+        try:
+            await self.load(session, required=True)
+        except BaseException:
+            session._status = Status.ANONYMOUS
+            raise
+        session.update(own)
+
     def touch_if_due(self, session: Session, now: int) -> None:
         """Send a touch if one is due at `now` (ms). Nobody waits for it; its failure is only an event."""
         base, token = session._base, session._token
-        if base is None or token is None:
+        if base is None or token is None or is_unconfirmed(session):
             return
         record = base.record
         due = touch_due(session._expires_at, now, record.idle, record.deadline)
@@ -177,6 +206,30 @@ async def settled(session: Session) -> None:
     """Wait for the commit of this session that is on its way, if there is one."""
     while session._pending is not None:
         await session._pending.wait()
+
+
+def is_unconfirmed(session: Session) -> bool:
+    """Whether its cookie has not come back yet, and may be on its way to a client that never returns it.
+
+    Once the headers have left that can no longer be known: another request may have come with it.
+    """
+    return not session._confirmed and not session._sealed
+
+
+def report_stale(policy: SessionManager, session: Session) -> None:
+    """Report values that a refresh had replaced and that were changed all the same; forget the others."""
+    if session._replaced:
+        for key in session._stale_values():
+            policy.emit("stale_value", session.id, key=key)
+            logger.warning("session[%r]: a value that refresh() had replaced was changed; that is lost", key)
+
+
+def _about_to_end(session: Session) -> bool:
+    """Whether nothing of its record may come back into it: it was cleared; SessionGone if destroyed."""
+    mark = session._mark
+    if session._status is Status.ENDED or (mark is not None and mark.kind is Kind.DESTROY):
+        raise gone()
+    return mark is not None and mark.kind is Kind.CLEAR
 
 
 def begin_wait(session: Session, whole: float) -> float:

@@ -58,6 +58,9 @@ class Loops:
             return recent[1]
         state = self._states.get(running)
         if state is None:
+            # A loop that was closed with a task in it is kept alive by that task.
+            for loop in [loop for loop in self._states if loop.is_closed()]:
+                del self._states[loop]
             state = self._states[running] = LoopState()
             state.lanes = self._make_lanes(state)
         self._recent = (ref(running), state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -127,7 +128,11 @@ class SessionManager:
         await self._loops.current().drain()
 
     async def __aenter__(self) -> Self:
-        await self.open()
+        """Open; a store that is away is only a warning, since the app can serve once it is there."""
+        try:
+            await self.open()
+        except StoreUnavailable as error:
+            logger.warning("the session store is not there yet: %s", error)
         return self
 
     async def __aexit__(
@@ -140,7 +145,8 @@ class SessionManager:
     async def revoke(self, session_id: str) -> bool:
         """End a session from outside, by its public id (`Session.id`); whether there was one.
 
-        Its record is deleted: requests in flight can no longer save to it.
+        Its record is deleted: requests in flight can no longer save to it. When a reply of the store
+        was lost, so that nobody can tell who has deleted it, the answer is True.
 
         Raises:
             ValueError: this is not a session id.
@@ -150,6 +156,7 @@ class SessionManager:
             raise ValueError("not a session id: give Session.id, the 22 characters, not the cookie's value")
         deadline = time.monotonic() + self.deadline
         backoff = Backoff()
+        reply_lost = False
         while True:
             try:
                 deleted = await self.store.delete(session_id, deadline=deadline)
@@ -157,18 +164,19 @@ class SessionManager:
                 # Deleting twice is the same as once, so a lost reply is no reason to give up.
                 if error.executed is False or time.monotonic() >= deadline:
                     raise
+                reply_lost = True
                 await backoff.pause(deadline)
             else:
-                if deleted:
+                if deleted or reply_lost:
                     self.emit("revoked", session_id)
-                return deleted
+                return deleted or reply_lost
 
     def emit(self, name: str, session_id: str | None, **info: Any) -> None:
         """Tell `on_event`; what it raises is logged and goes no further."""
         if self.on_event is not None:
             try:
                 self.on_event(name, session_id, **info)
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # the latter: from a future that it looks at
                 logger.exception("on_event failed for %r", name)
 
 

@@ -146,9 +146,17 @@ class SessionMiddleware:
         """Serve one request, WebSocket or lifespan."""
         kind = scope["type"]
         if kind == "http":
-            await self._http(scope, receive, send, self._new_session(scope))
+            session = self._new_session(scope)
+            try:
+                await self._http(scope, receive, send, session)
+            finally:
+                session._served = True
         elif kind == "websocket":
-            await self._websocket(scope, receive, send, self._new_session(scope))
+            session = self._new_session(scope)
+            try:
+                await self._websocket(scope, receive, send, session)
+            finally:
+                session._served = True
         elif kind == "lifespan" and self._owns_manager:
             await self._lifespan(scope, receive, send)
         else:
@@ -156,7 +164,8 @@ class SessionMiddleware:
 
     def _new_session(self, scope: Scope) -> Session:
         outer = scope.get("session")
-        if outer is not None and isinstance(outer, Session) and outer._cookie is not None:
+        # One whose request is over was left by an earlier try of something further out.
+        if isinstance(outer, Session) and outer._cookie is not None and not outer._served:
             _refuse_same(outer._cookie.name, self.cookie.name)
         session = scope["session"] = Session(self.manager, self.cookie, scope["headers"])
         return session
@@ -375,11 +384,7 @@ class SessionMiddleware:
 
         async def send_with_manager(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                try:
-                    await self.manager.open()
-                except StoreUnavailable as error:
-                    # A server that starts while the store is away answers 503 until it is back.
-                    logger.warning("the session store is not there yet: %s", error)
+                await self.manager.__aenter__()
             elif message["type"] in (
                 "lifespan.startup.failed",
                 "lifespan.shutdown.complete",

@@ -33,8 +33,9 @@ class Pending(Intent):
         deadline: by when it must have a result, as `time.monotonic`.
         base: the version that the session was loaded from or last committed to, if any.
         token: the new credential, if the commit hands one out.
+        unconfirmed: whether the session's cookie has not come back yet.
         timer: fails it at its deadline while it waits in a queue.
-        dropped: set when nothing was written because the session is gone or has moved on.
+        dropped: set, to the reason, when nothing was written: "gone", "overtaken", "detached", "late".
         done: whether it has its result.
         error: set when it failed.
     """
@@ -50,6 +51,7 @@ class Pending(Intent):
         "session",
         "timer",
         "token",
+        "unconfirmed",
     )
 
     base: Base  # set for a session that has a record
@@ -64,8 +66,9 @@ class Pending(Intent):
         self.era = era
         self.deadline = deadline
         self.token: Token | None = None
+        self.unconfirmed = False
         self.timer: asyncio.TimerHandle | None = None
-        self.dropped = False
+        self.dropped = ""
         self.done = False
         self.error: Exception | None = None
         self._waiters: list[asyncio.Future[None]] = []

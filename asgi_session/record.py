@@ -11,7 +11,7 @@ Format 1, all numbers big-endian::
     31      6     idle timeout, ms
     37      6     absolute deadline, ms since the Unix epoch
     43      16    digest of (namespace, selector, verifier); zeros: nobody's
-    59      4     check: hash of (namespace, selector)
+    59      4     check: hash of the selector
     63      1     n, the length of the ring: 0 to 7
     64      4n    ring: the first 4 bytes of the nonces of the n versions before, newest first
     64+4n   1     m, how many optional parts follow
@@ -47,6 +47,10 @@ FORMAT: Final = 1
 NOBODY: Final = bytes(16)
 """The digest of a record that no token opens: an ended session."""
 RING_LENGTH: Final = 7
+
+MAX_TIME: Final = 253_402_300_799_999
+"""The last millisecond that a datetime can hold, at the end of the year 9999."""
+_MAX_VERSION: Final = (1 << 63) - 1
 
 GRACE: Final = 1
 MOVED: Final = 2
@@ -219,9 +223,14 @@ def decode(data: bytes) -> Record:
         "".join(entries)
         b"".join(entries.values())
     except Exception as error:  # whatever struct or msgpack find wrong
-        raise SessionCorrupt(f"the record cannot be read: {error!r}") from error
+        # Not the error's text: that of a UnicodeDecodeError is the session's content.
+        raise SessionCorrupt(f"the record cannot be read ({type(error).__name__})") from error
+    created |= created_high << 32
+    deadline |= deadline_high << 32
     if count > RING_LENGTH or type(entries) is not dict:
         raise SessionCorrupt("the record cannot be read: it has not the form of format 1")
+    if version > _MAX_VERSION or created > MAX_TIME or deadline > MAX_TIME:
+        raise SessionCorrupt("the record cannot be read: a number in it is out of range")
     # Not Record(...): the constructor of a NamedTuple takes twice as long, and this is every load.
     return tuple.__new__(
         Record,
@@ -229,9 +238,9 @@ def decode(data: bytes) -> Record:
             version,
             nonce,
             epoch,
-            created_high << 32 | created,
+            created,
             idle_high << 32 | idle,
-            deadline_high << 32 | deadline,
+            deadline,
             digest,
             check,
             ring,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import threading
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ import anyio.from_thread
 from asgi_session import codec
 from asgi_session.changes import Changes, Kind, Mark
 from asgi_session.errors import SessionError, SessionGone, SessionNotLoaded, SessionSerializationError
+from asgi_session.record import MAX_TIME
 from asgi_session.token import Token
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 UNDECODED: Final[Any] = type("undecoded session value, pass dict(session) instead", (), {"__slots__": ()})()
 _UNLOADED_KEY: Final = "session not loaded"
 _ABSENT: Final = object()
+_handing_out: Final = threading.Lock()  # two threads of one request must get the same list
 _RAISE: Final = object()
 
 _NOT_LOADED: Final = (
@@ -95,6 +98,8 @@ class Session(dict[str, Any]):
     _opened: bool = False  # somebody has read or changed it (autoload alone does not count)
     _accessed: bool = False
     _sealed: bool = False  # the headers have left: no cookie can be sent any more
+    _confirmed: bool = False  # the request's own cookie has opened it
+    _served: bool = False  # its request is over
     _owed: Owed = _NOTHING
     _token: Token | None = None
     _base: Base | None = None  # the version it was loaded from or last committed to
@@ -282,7 +287,8 @@ class Session(dict[str, Any]):
 
         Writing to it afterwards raises `SessionGone`.
         """
-        self._empty(Mark(Kind.DESTROY))
+        if self._status is not _ENDED:
+            self._empty(Mark(Kind.DESTROY))
 
     def _empty(self, mark: Mark) -> None:
         dict.clear(self)
@@ -318,9 +324,13 @@ class Session(dict[str, Any]):
         if type(key) is not str:
             key = _plain_key(key)
         value = codec.decode(self._origin[key])
-        dict.__setitem__(self, key, value)
-        if codec.is_mutable(value):
-            self._watched[key] = None
+        with _handing_out:
+            held = dict.get(self, key, _ABSENT)
+            if held is not UNDECODED:
+                return held if held is not _ABSENT else value  # another thread of this request was first
+            dict.__setitem__(self, key, value)
+            if codec.is_mutable(value):
+                self._watched[key] = None
         return value
 
     def _decode_all(self) -> None:
@@ -351,7 +361,7 @@ class Session(dict[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         self._use()
-        return dict.__iter__(self)
+        return iter(list(dict.keys(self)))  # a commit in the loop's body may bring in others' keys
 
     def __reversed__(self) -> Iterator[str]:
         self._use()
@@ -482,6 +492,7 @@ class Session(dict[str, Any]):
         self._status, self._token, self._base = status, token, base
         if base is not None:
             self._expires_at = base.expires_at
+            self._confirmed = True
         if unloaded:  # else it was cleared before, and what was set since stays
             dict.clear(self)
             self._watched = {}
@@ -560,6 +571,7 @@ class Session(dict[str, Any]):
         """Become the new session that `pending` has created, with its own keys and no others."""
         self._status, self._token, self._owed = _LIVE, token, _COOKIE
         self._base, self._expires_at = base, base.expires_at
+        self._confirmed = False
         if pending.era == self._era:
             for key in self._origin.keys() - base.record.entries.keys():
                 # Of another identity: what this session was before it had to begin anew.
@@ -664,4 +676,4 @@ def _plain_key(key: Any) -> str:
 
 
 def _utc(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return datetime.fromtimestamp(min(milliseconds, MAX_TIME) / 1000, UTC)

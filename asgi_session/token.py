@@ -69,7 +69,9 @@ class Tokens:
     def __init__(self, namespace: str, secret_keys: Sequence[str | bytes] = ()) -> None:
         name = namespace.encode()
         self._digest = hashlib.blake2b(name + b"\0", digest_size=DIGEST_SIZE, person=b"asgi-ses digest")
-        self._check = hashlib.blake2b(name + b"\0", digest_size=CHECK_SIZE, person=b"asgi-ses check")
+        # Of the selector alone: with the namespace in it, a cookie of another namespace would look like a
+        # wrong answer of the store.
+        self._check = hashlib.blake2b(digest_size=CHECK_SIZE, person=b"asgi-ses check")
         # Keyed BLAKE2b is a MAC by itself (RFC 7693 section 2.9). Keys of any length are hashed to
         # one that fits.
         self._signers = [

@@ -7,7 +7,7 @@ import logging
 import threading
 
 from asgi_session.clock import Clock, system_clock
-from asgi_session.errors import StoreUnavailable
+from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import GONE, TAG_SIZE, Conflict, Saved, SaveResult, Stored
 
 _log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ class MemoryStore:
             `StoreUnavailable`.
         clock: tells the time in milliseconds; the system's.
 
+    Raises:
+        ConfigurationError: an argument that cannot work.
+
     """
 
     def __init__(
@@ -41,8 +44,11 @@ class MemoryStore:
         max_bytes: int = 256 * 1024 * 1024,
         clock: Clock = system_clock,
     ) -> None:
-        if max_records < 1 or max_bytes < 1:
-            raise ValueError("max_records and max_bytes must be at least 1")
+        for name, value in (("max_records", max_records), ("max_bytes", max_bytes)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigurationError(f"{name}={value!r}: give a whole number of at least 1")
+        if not callable(clock):
+            raise ConfigurationError(f"clock={clock!r}: give a function that returns milliseconds")
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._clock = clock

@@ -346,7 +346,7 @@ async def test_cancelled_before_the_headers_creates_nothing(
     await exchange.cancel()
     await world.drain(app)
     assert world.calls() == {}
-    assert "they are lost" in caplog.text
+    assert "are lost" in caplog.text
 
 
 async def test_cancelled_in_a_stream_commits_what_it_set(world: World) -> None:

@@ -149,6 +149,7 @@ async def test_a_late_commit_does_not_unconfirm() -> None:
     session["a"] = 1
     await session.commit()
     token = credential(session)
+    session._sealed = True  # the response has started: its cookie may come back from now on
     world.clock.advance(30)
     await visit(world, token)
     confirmed = await world.expiry(token)

@@ -74,9 +74,9 @@ def test_judge(record: Record, token: Token, expires_at: int, now: int, fit: Fit
     assert judge(record, token, expires_at, now, TOKENS) is fit
 
 
-def test_another_namespace_is_anothers() -> None:
-    """Promise 9: a record of staging is no record to production, though selector and verifier match."""
-    assert judge(PLAIN, TOKEN, LATER, NOW, Tokens("production")) is Fit.ANOTHERS
+def test_another_namespace_is_unknown() -> None:
+    """Promise 9: a cookie of staging opens nothing in production, and is no sign of a broken store."""
+    assert judge(PLAIN, TOKEN, LATER, NOW, Tokens("production")) is Fit.UNKNOWN
 
 
 @pytest.mark.parametrize("kind", Kind)

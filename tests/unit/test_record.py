@@ -17,6 +17,7 @@ from asgi_session.record import GRACE, MOVED, RING_LENGTH, Applied, Record
 
 NOW = 1_790_000_000_000
 U48 = st.integers(0, 2**48 - 1)
+TIME = st.integers(0, records.MAX_TIME)
 _entries = st.dictionaries(st.text(max_size=8), st.binary(max_size=12), max_size=5)
 _unknown = st.dictionaries(st.integers(3, 255), st.binary(max_size=30), max_size=3)
 
@@ -37,12 +38,12 @@ def _parts(draw: st.DrawFn) -> dict[int, bytes]:
 
 any_record = st.builds(
     Record,
-    version=st.integers(1, 2**63),
+    version=st.integers(1, 2**62),
     nonce=raw(8),
     epoch=raw(8),
-    created=U48,
+    created=TIME,
     idle=U48,
-    deadline=U48,
+    deadline=TIME,
     digest=raw(16),
     check=raw(4),
     ring=st.integers(0, RING_LENGTH).flatmap(lambda length: raw(4 * length)),

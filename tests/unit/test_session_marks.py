@@ -316,7 +316,7 @@ async def test_clearing_while_the_session_is_created(world: World) -> None:
     gate.release()
     await saving
     await session.commit()
-    assert (session, world.owed(session)) == ({}, "deletion")
+    assert (session, world.owed(session)) == ({}, "nothing")  # its cookie has never left
     world.clock.advance(60)
     assert len(world.memory) == 0
 

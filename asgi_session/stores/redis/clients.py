@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import redis
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from asgi_session.errors import ConfigurationError
+from asgi_session.stores.redis.arguments import text
 from asgi_session.stores.redis.target import Address, Dialect, Target
 
 _TAKEN: Final = frozenset(
@@ -37,6 +39,8 @@ def describe(client: object, service_name: str | None = None) -> Target:
         ConfigurationError: not such a client, or a Sentinel without the service's name.
 
     """
+    if service_name is not None:
+        text("service_name", service_name)
     if isinstance(client, Sentinel):
         if not service_name:
             raise ConfigurationError(
@@ -57,8 +61,16 @@ def describe(client: object, service_name: str | None = None) -> Target:
             cls = SSLConnection if issubclass(pool.connection_class, SSLConnection) else Connection
             return _sentinel(pool.sentinel_manager, pool.service_name, _dialect(cls, pool.connection_kwargs))
         return _single(pool.connection_class, pool.connection_kwargs)
+    if isinstance(client, (str, bytes)):
+        # A URL, which may hold a password.
+        raise ConfigurationError("RedisStore takes a client object; for a URL use RedisStore.from_url(url)")
+    kind = type(client)
+    if isinstance(client, (redis.Redis, redis.RedisCluster, redis.Sentinel)):
+        raise ConfigurationError(
+            f"RedisStore got a blocking {kind.__module__}.{kind.__name__}: make it from redis.asyncio"
+        )
     raise ConfigurationError(
-        f"RedisStore takes a redis.asyncio Redis, RedisCluster or Sentinel object, not {type(client)!r}"
+        f"RedisStore takes a redis.asyncio Redis, RedisCluster or Sentinel object, not {kind!r}"
     )
 
 

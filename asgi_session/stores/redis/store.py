@@ -7,11 +7,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from asgi_session.errors import ConfigurationError, StoreUnavailable
+from asgi_session.errors import StoreUnavailable
 from asgi_session.store import SaveResult, Stored
 from asgi_session.stores.redis import commands, url
+from asgi_session.stores.redis.arguments import (
+    RedisOptions,
+    read_options,
+    read_prefix,
+    read_remap,
+    refuse_unknown,
+)
 from asgi_session.stores.redis.backend import Backend
 from asgi_session.stores.redis.clients import describe
 from asgi_session.stores.redis.cluster import Cluster
@@ -24,6 +31,9 @@ from asgi_session.stores.redis.node import Dial, Node
 from asgi_session.stores.redis.sentinel import Sentinels
 from asgi_session.stores.redis.single import Single
 from asgi_session.stores.redis.target import Address, AddressRemap, Options, Target, show
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis, RedisCluster, Sentinel
 
 
 class RedisStore:
@@ -54,7 +64,7 @@ class RedisStore:
 
     def __init__(
         self,
-        client: object,
+        client: Redis | RedisCluster | Sentinel,
         *,
         service_name: str | None = None,
         prefix: str = "asgi_session",
@@ -65,22 +75,15 @@ class RedisStore:
         tls_server_name: str | None = None,
     ) -> None:
         target = client if isinstance(client, Target) else describe(client, service_name)
-        if "{" in prefix or "}" in prefix:
-            raise ConfigurationError("prefix must not contain braces: they would decide the cluster slot")
-        self._target = replace(target, address_remap=address_remap or target.address_remap)
-        self._options = Options(
-            timeout=_seconds("timeout", timeout),
-            connect_timeout=_seconds("connect_timeout", connect_timeout),
-            max_age=_seconds("max_connection_age", max_connection_age),
-            tls_server_name=tls_server_name,
-        )
-        self._prefix = prefix + ":{"
+        self._prefix = read_prefix(prefix)
+        self._target = replace(target, address_remap=read_remap(address_remap) or target.address_remap)
+        self._options = read_options(timeout, connect_timeout, max_connection_age, tls_server_name)
         self._eviction = EvictionCheck()
         self._loops = LoopBackends(_backend_maker(self._target, self._options, self._eviction))
 
     @classmethod
-    def from_url(cls, store_url: str, **options: Any) -> RedisStore:
-        """Make a store from a URL; `options` are those of the class.
+    def from_url(cls, store_url: str, **options: Unpack[RedisOptions]) -> Self:
+        """Make a store from a URL; `options` are those of the class but for `service_name`.
 
         * ``redis://[user:password@]host[:port][/db]``, ``rediss://`` with TLS
         * ``unix:///path/to.sock[?db=0]``
@@ -95,7 +98,9 @@ class RedisStore:
             ConfigurationError: the URL or an option is wrong.
 
         """
-        return cls(url.parse(store_url), **options)
+        refuse_unknown(options)
+        target: Any = url.parse(store_url)  # the constructor takes one, but nobody else has any
+        return cls(target, **options)
 
     def __repr__(self) -> str:
         servers = ", ".join(show(address) for address in self._target.addresses)
@@ -172,13 +177,6 @@ class RedisStore:
 
     def _backend(self) -> Backend:
         return self._loops.backends.get(get_running_loop()) or self._loops.enter()
-
-
-def _seconds(name: str, value: timedelta | float) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
-    if not seconds > 0:
-        raise ConfigurationError(f"{name} must be more than zero")
-    return seconds
 
 
 def _backend_maker(target: Target, options: Options, eviction: EvictionCheck) -> Callable[[], Backend]:
