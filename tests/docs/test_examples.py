@@ -12,8 +12,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from asgi_session import SessionMiddleware
+from asgi_session.fastapi import SessionDep
 from asgi_session.testing import SessionClient
 from tests.docs.pages import PAGES, ROOT, Block, blocks, name, python
 from tests.servers import ServerProcess
@@ -131,21 +134,48 @@ def test_answering_errors(requests_page: dict[str, Any]) -> None:
 
 def test_websocket(requests_page: dict[str, Any]) -> None:
     """The WebSocket counts messages, and a second one goes on counting in the same session."""
-    with TestClient(requests_page["chat"], base_url="https://testserver") as client:
-        for number in (1, 2):
-            with client.websocket_connect("wss://testserver/chat") as websocket:
+    with SessionClient(requests_page["chat"]) as client:
+        with client.session() as session:  # or the accept's cookie would be lost on the client
+            session["messages"] = 5
+        for number in (6, 7):
+            with client.websocket_connect("/chat") as websocket:
                 websocket.send_text("hello")
                 assert websocket.receive_json() == [number, "hello"]
-                headers: list[tuple[bytes, bytes]] = websocket.extra_headers or []
-                for header, value in headers:
-                    if header == b"set-cookie":  # a browser keeps it, TestClient leaves that to us
-                        client.headers["cookie"] = value.decode().split(";")[0]
+        with client.session() as session:
+            assert session == {"chatting": True, "messages": 7}
 
 
 def test_manager_of_ones_own(requests_page: dict[str, Any]) -> None:
-    """The admin page's revoke answers whether there was such a session."""
+    """The admin page's revoke answers whether there was such a session, and 404 to what is no id."""
     with TestClient(requests_page["admin"], base_url="https://testserver") as client:
         assert client.delete(f"/sessions/{'A' * 22}").json() is False
+        assert client.delete("/sessions/nonsense").status_code == 404
+
+
+async def test_ending_from_outside(valkey: ServerProcess) -> None:
+    """The page on security keeps the id of a session that is new, and ends it by that."""
+    page = ROOT / "docs/security.md"
+    names: dict[str, Any] = {"__name__": page.stem}
+    for block in python(page):
+        await run(page, block, names, valkey.url)
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, manager=names["manager"])
+
+    @app.post("/login/{user_id}")
+    async def login(user_id: int, session: SessionDep) -> None:
+        await names["log_in_and_remember"](session, user_id)
+
+    @app.post("/everywhere/{user_id}")
+    async def everywhere(user_id: int) -> int:
+        return int(await names["log_out_everywhere"](names["manager"], user_id))
+
+    phone, laptop = SessionClient(app), SessionClient(app)
+    for client in (phone, laptop, laptop):
+        assert client.post("/login/7").status_code == 200
+    assert phone.post("/everywhere/7").json() == 2
+    for client in (phone, laptop):
+        with client.session() as session:
+            assert session == {}
 
 
 def test_coming_from_starlette() -> None:
