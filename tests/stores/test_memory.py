@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import random
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from asgi_session.errors import StoreUnavailable
+from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import GONE, Saved
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import ManualClock
@@ -178,7 +179,16 @@ async def test_len_and_clear(clock: ManualClock) -> None:
 
 def test_bounds_must_be_positive() -> None:
     """A bound of nothing is a mistake, found when the store is made."""
-    with pytest.raises(ValueError, match="at least 1"):
-        MemoryStore(max_records=0)
-    with pytest.raises(ValueError, match="at least 1"):
-        MemoryStore(max_bytes=0)
+    bad: Any
+    for bad in (0, -1, "5", 1.5, True, None):
+        with pytest.raises(ConfigurationError, match="max_records="):
+            MemoryStore(max_records=bad)
+        with pytest.raises(ConfigurationError, match="max_bytes="):
+            MemoryStore(max_bytes=bad)
+
+
+def test_a_clock_must_be_a_function() -> None:
+    """Anything else is found when the store is made."""
+    clock: Any = 5
+    with pytest.raises(ConfigurationError, match="clock=5"):
+        MemoryStore(clock=clock)

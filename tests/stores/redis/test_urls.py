@@ -175,12 +175,53 @@ def test_stores_by_url() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"prefix": "a{b"}, {"timeout": 0}, {"connect_timeout": -1}, {"max_connection_age": timedelta(0)}],
+    [
+        {"prefix": "a{b"},
+        {"prefix": None},
+        {"prefix": b"a"},
+        {"prefix": "\ud800"},
+        {"timeout": 0},
+        {"timeout": "abc"},
+        {"timeout": None},
+        {"timeout": True},
+        {"timeout": float("nan")},
+        {"timeout": timedelta.max},
+        {"connect_timeout": -1},
+        {"max_connection_age": timedelta(0)},
+        {"max_connection_age": float("inf")},
+        {"address_remap": "host"},
+        {"tls_server_name": 5},
+    ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
     """A prefix that would move all keys to one slot, and timeouts of nothing."""
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         RedisStore.from_url("redis://h", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("tiemout", "use 'timeout'"),
+        ("socket_timeout", "use timeout"),
+        ("password", "the URL"),
+        ("service_name", "the URL"),
+        ("zzz", "It has: address_remap, connect_timeout"),
+    ],
+)
+def test_unknown_options_are_refused(name: str, says: str) -> None:
+    """A slip, or another library's option, gets ours named."""
+    options: dict[str, Any] = {name: "x"}
+    for make in (RedisStore.from_url, store_from_url):
+        with pytest.raises(ConfigurationError, match=name) as caught:
+            make("redis://h", **options)
+        assert says in str(caught.value)
+
+
+def test_unknown_options_of_memory_are_refused() -> None:
+    """The other store's too."""
+    with pytest.raises(ConfigurationError, match="did you mean 'max_records'"):
+        store_from_url("memory://", max_record=1)
 
 
 def test_a_redis_object() -> None:
@@ -235,7 +276,22 @@ def test_objects_that_will_not_do() -> None:
     """Blocking clients, replicas and Sentinels without a service are refused with a reason."""
     sentinel = Sentinel([("a", 1)])
     with pytest.raises(ConfigurationError, match=r"redis\.asyncio"):
-        RedisStore(redis.Redis())
+        RedisStore(5)  # type: ignore[arg-type]
+    blocking: Any
+    for blocking in (redis.Redis(), redis.Sentinel([("a", 1)])):
+        with pytest.raises(ConfigurationError, match=r"blocking redis\..*make it from redis\.asyncio"):
+            RedisStore(blocking)
+    url: Any
+    for url in ("redis://:hunter2@h", b"redis://:hunter2@h"):
+        with pytest.raises(ConfigurationError, match=r"RedisStore\.from_url") as caught:
+            RedisStore(url)
+        assert SECRET not in str(caught.value)
+    service: Any
+    for service in (5, "\ud800"):
+        with pytest.raises(ConfigurationError, match="service_name="):
+            RedisStore(sentinel, service_name=service)
+    with pytest.raises(ConfigurationError, match="service_name="):
+        RedisStore(sentinel, service_name="")
     with pytest.raises(ConfigurationError, match="service_name="):
         RedisStore(sentinel)
     with pytest.raises(ConfigurationError, match="master_for"):

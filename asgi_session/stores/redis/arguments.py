@@ -1,0 +1,102 @@
+"""The arguments of `RedisStore`, checked when they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import Any, Final, TypedDict
+
+from asgi_session.errors import ConfigurationError
+from asgi_session.stores.redis.target import AddressRemap, Options
+
+_LONGEST: Final = 100 * 366 * 86400
+
+
+class RedisOptions(TypedDict, total=False):
+    """The options of `RedisStore.from_url`: those of `RedisStore`."""
+
+    prefix: str
+    timeout: timedelta | float
+    connect_timeout: timedelta | float
+    max_connection_age: timedelta | float
+    address_remap: AddressRemap | None
+    tls_server_name: str | None
+
+
+_ELSEWHERE: Final = {
+    "socket_timeout": "timeout",
+    "socket_connect_timeout": "connect_timeout",
+    "key_prefix": "prefix",
+    "db": "the URL: redis://host/1",
+    "password": "the URL: redis://user:password@host",
+    "username": "the URL: redis://user:password@host",
+    "service_name": "the URL: redis+sentinel://host:26379/mymaster",
+}
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Refuse options that do not exist, naming the ones that were meant."""
+    known = sorted(RedisOptions.__annotations__)
+    for name in names:
+        if name in known:
+            continue
+        close = get_close_matches(name, known, n=1)
+        meant = _ELSEWHERE.get(name) or (repr(close[0]) if close else "")
+        hint = f" (use {meant})" if meant else ""
+        raise ConfigurationError(
+            f"RedisStore.from_url has no option {name!r}{hint}. It has: {', '.join(known)}"
+        )
+
+
+def read_options(
+    timeout: Any, connect_timeout: Any, max_connection_age: Any, tls_server_name: Any
+) -> Options:
+    """Check and convert."""
+    if tls_server_name is not None:
+        text("tls_server_name", tls_server_name)
+    return Options(
+        timeout=_seconds("timeout", timeout),
+        connect_timeout=_seconds("connect_timeout", connect_timeout),
+        max_age=_seconds("max_connection_age", max_connection_age),
+        tls_server_name=tls_server_name,
+    )
+
+
+def read_prefix(prefix: Any) -> str:
+    """Return what a key's name begins with."""
+    text("prefix", prefix)
+    if "{" in prefix or "}" in prefix:
+        raise ConfigurationError("prefix must not contain braces: they would decide the cluster slot")
+    return f"{prefix}:{{"
+
+
+def read_remap(remap: Any) -> AddressRemap | None:
+    """Check that it is a function or None."""
+    if remap is not None and not callable(remap):
+        raise ConfigurationError(
+            f"address_remap={remap!r}: give a function of (host, port) that returns both"
+        )
+    return remap  # type: ignore[no-any-return]
+
+
+def text(name: str, value: Any) -> None:
+    """Refuse what is no text, or text that no server could be sent."""
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name}={value!r}: give text (str)")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{name}={value!r} cannot be encoded as UTF-8: give other text") from None
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = value
+    else:
+        raise ConfigurationError(f"{name}={value!r}: give a timedelta or a number of seconds")
+    if not 0 < seconds <= _LONGEST:  # nor is NaN
+        raise ConfigurationError(f"{name}={value!r}: give more than zero and at most 100 years")
+    return float(seconds)
