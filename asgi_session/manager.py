@@ -7,8 +7,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from inspect import signature
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypedDict, Unpack
 
 from asgi_session import stores
 from asgi_session.clock import Clock, system_clock
@@ -17,7 +18,7 @@ from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.lanes import Lanes
 from asgi_session.loading import Loader
 from asgi_session.loops import Loops
-from asgi_session.options import choice, milliseconds
+from asgi_session.options import choice, milliseconds, unknown
 from asgi_session.pending import Backoff
 from asgi_session.store import Store
 from asgi_session.token import Tokens, is_selector
@@ -26,6 +27,10 @@ logger: Final = logging.getLogger("asgi_session")
 
 OnEvent = Callable[..., None]
 """Called as ``on_event(name, session_id, **info)``; it must return quickly and not raise."""
+
+
+class _NoOthers(TypedDict):
+    """No further options: what is not known to type checkers is refused with a helpful text."""
 
 
 class SessionManager:
@@ -76,11 +81,15 @@ class SessionManager:
         save_on_error: bool = False,
         on_event: OnEvent | None = None,
         clock: Clock = system_clock,
+        **options: Unpack[_NoOthers],
     ) -> None:
-        self.idle = milliseconds("idle_timeout", idle_timeout)
-        self.absolute = milliseconds("absolute_timeout", absolute_timeout)
-        self.unconfirmed = min(milliseconds("unconfirmed_timeout", unconfirmed_timeout), self.idle)
-        self.deadline = milliseconds("deadline", deadline) / 1000
+        if options:
+            known = [name for name in signature(SessionManager).parameters if name != "options"]
+            raise unknown("SessionManager", list(options), known)
+        self.idle: int = milliseconds("idle_timeout", idle_timeout)
+        self.absolute: int = milliseconds("absolute_timeout", absolute_timeout)
+        self.unconfirmed: int = min(milliseconds("unconfirmed_timeout", unconfirmed_timeout), self.idle)
+        self.deadline: float = milliseconds("deadline", deadline) / 1000
         if self.idle > self.absolute:
             raise ConfigurationError(
                 f"idle_timeout={idle_timeout!r} is longer than absolute_timeout={absolute_timeout!r}: no "
@@ -90,17 +99,21 @@ class SessionManager:
             raise ConfigurationError(f"max_size={max_size!r}: give bytes, at least 256")
         if not isinstance(namespace, str) or not namespace or "\0" in namespace:
             raise ConfigurationError(f"namespace={namespace!r}: give a name that is not empty")
+        if not _encodable(namespace):
+            raise ConfigurationError(f"namespace={namespace!r} cannot be encoded as UTF-8: give another name")
+        if not callable(clock):
+            raise ConfigurationError(f"clock={clock!r}: give a function that returns milliseconds")
         choice("on_unavailable", on_unavailable, ("fail", "anonymous"))
         choice("on_corrupt", on_corrupt, ("raise", "new"))
         if on_event is not None and not callable(on_event):
             raise ConfigurationError(f"on_event={on_event!r}: give a function")
-        self.max_size = max_size
-        self.on_unavailable = on_unavailable
-        self.on_corrupt = on_corrupt
-        self.save_on_error = save_on_error
-        self.clock = clock
-        self.tokens = Tokens(namespace, _keys(secret_key))
-        self.on_event = on_event
+        self.max_size: int = max_size
+        self.on_unavailable: Literal["fail", "anonymous"] = on_unavailable
+        self.on_corrupt: Literal["raise", "new"] = on_corrupt
+        self.save_on_error: bool = save_on_error
+        self.clock: Clock = clock
+        self.tokens: Tokens = Tokens(namespace, _keys(secret_key))
+        self.on_event: OnEvent | None = on_event
         self._owns_store = isinstance(store, str)
         self.store: Store = stores.store_from_url(store) if isinstance(store, str) else _checked(store)
         self._loops = Loops(lambda state: Lanes(self, self._committer, state.spawn))
@@ -186,7 +199,18 @@ def _keys(secret_key: str | bytes | Sequence[str | bytes] | None) -> Sequence[st
     keys = [secret_key] if isinstance(secret_key, (str, bytes)) else secret_key
     if not (isinstance(keys, Sequence) and keys and all(isinstance(key, (str, bytes)) for key in keys)):
         raise ConfigurationError("secret_key: give text or bytes, a list of them (the first signs), or None")
+    if not all(_encodable(key) for key in keys):
+        raise ConfigurationError("secret_key cannot be encoded as UTF-8: give other text, or bytes")
     return keys
+
+
+def _encodable(text: str | bytes) -> bool:
+    try:
+        if isinstance(text, str):
+            text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _checked(store: Store) -> Store:
@@ -195,11 +219,15 @@ def _checked(store: Store) -> Store:
         for name in ("load", "create", "save", "touch", "delete", "open", "close")
         if not callable(getattr(store, name, None))
     ]
+    if isinstance(store, bytes):
+        raise ConfigurationError("store=...: a URL must be text (str), not bytes")
     if isinstance(store, type):
         raise ConfigurationError(f"store={store.__name__} is a class: make one, {store.__name__}(...)")
     if missing:
         raise ConfigurationError(
-            f"store={store!r} is no store: it lacks {', '.join(missing)}. Give a URL such as "
+            # Its repr may hold a password.
+            f"store=... got a {type(store).__name__}, which is no store: it lacks {', '.join(missing)}. "
+            "Give a URL such as "
             "'redis://localhost:6379', or a Store such as RedisStore(client) or MemoryStore()"
         )
     return store

@@ -100,8 +100,8 @@ class SessionMiddleware:
         autoload: bool | Callable[[HTTPConnection], bool] = False,
         **options: Unpack[ManagerOptions],
     ) -> None:
-        self.app = app
-        self.cookie = Cookie(
+        self.app: ASGIApp = app
+        self.cookie: Cookie = Cookie(
             name=session_cookie,
             path=path,
             same_site=same_site,
@@ -116,8 +116,9 @@ class SessionMiddleware:
             raise unknown("SessionMiddleware", strange, sorted(known - {"app", "options"}))
         if manager is not None:
             if not isinstance(manager, SessionManager):
-                raise ConfigurationError(
-                    f"manager={manager!r} is no SessionManager; a URL or a store goes into store=..."
+                raise ConfigurationError(  # without its repr: a URL may hold a password
+                    f"manager=... got a {type(manager).__name__}, which is no SessionManager; "
+                    "a URL or a store goes into store=..."
                 )
             if store is not None or options:
                 given = ["store"] * (store is not None) + list(options)

@@ -148,6 +148,14 @@ def test_a_store_in_the_managers_place_is_refused(manager: Any) -> None:
         SessionMiddleware(app, manager)
 
 
+@pytest.mark.parametrize("manager", ["redis://:hunter2@h", b"redis://:hunter2@h"])
+def test_a_url_in_the_managers_place_is_not_shown(manager: Any) -> None:
+    """It may hold a password, so the message names its type alone."""
+    with pytest.raises(ConfigurationError, match=type(manager).__name__) as caught:
+        SessionMiddleware(app, manager)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_an_empty_store_is_a_store() -> None:
     """A MemoryStore has a length and is false while empty; it is taken all the same."""
     store = MemoryStore()
