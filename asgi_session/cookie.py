@@ -90,8 +90,11 @@ class Cookie:
             raise ConfigurationError(
                 f"session_cookie={name!r}: a name that begins with __Secure- needs https_only=True"
             )
-        self.name, self.path, self.domain = name, path, domain
-        self.persistent, self.secure = persistent, https_only
+        self.name: str = name
+        self.path: str = path
+        self.domain: str | None = domain
+        self.persistent: bool = persistent
+        self.secure: bool = https_only
         self._prefix = f"{name}=".encode()
         self._attributes = "".join(
             (

@@ -20,6 +20,7 @@ from asgi_session.loading import Loader
 from asgi_session.loops import Loops
 from asgi_session.options import choice, milliseconds, unknown
 from asgi_session.pending import Backoff
+from asgi_session.record import Record
 from asgi_session.store import Store
 from asgi_session.token import Tokens, is_selector
 
@@ -122,7 +123,7 @@ class SessionManager:
         # For the session and the middleware.
         self._load, self._refresh = loader.load, loader.refresh
         self._commit = self._committer.commit
-        self.decode = loader.decode
+        self.decode: Callable[[str, bytes], Record] = loader.decode
 
     # ---------------------------------------------------------------- life
 

@@ -17,7 +17,7 @@ class ManualClock:
     """
 
     def __init__(self, start_ms: int | None = None) -> None:
-        self.ms = system_clock() if start_ms is None else start_ms
+        self.ms: int = system_clock() if start_ms is None else start_ms
 
     def __call__(self) -> int:
         """Return the time in milliseconds."""

@@ -74,7 +74,7 @@ class Gate(_Rule):
     ) -> None:
         super().__init__(verb, nth, times, match)
         self.when: When = when
-        self.arrived = 0
+        self.arrived: int = 0
         """How many calls have come so far."""
         self._obeys_deadline = obeys_deadline
         self._arrival = asyncio.Event()
