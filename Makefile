@@ -29,8 +29,8 @@ test: $(VENV)/.has-test
 check: $(VENV)/.has-test $(VENV)/.has-check
 	$(RUN) -m ruff format --check $(wildcard $(STYLED))
 	$(RUN) -m ruff check $(wildcard $(STYLED))
-	$(RUN) -m mypy --strict asgi_session
-	$(RUN) -m pyright asgi_session
+	$(RUN) -m mypy --strict asgi_session tests/typing
+	$(RUN) -m pyright asgi_session tests/typing
 	$(RUN) -m pytest -q tests/unit/test_exports.py
 
 ifeq ($(wildcard benchmarks/middleware.py),)

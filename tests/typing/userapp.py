@@ -1,0 +1,228 @@
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+"""An app that uses the whole public API, for type checkers alone: `make check`. It is never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, assert_type
+
+import redis.asyncio
+from fastapi import FastAPI, WebSocket
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from asgi_session import (
+    ConfigurationError,
+    LockLost,
+    LockTimeout,
+    Session,
+    SessionConflict,
+    SessionCorrupt,
+    SessionError,
+    SessionGone,
+    SessionManager,
+    SessionMiddleware,
+    SessionNotLoaded,
+    SessionSerializationError,
+    SessionTooLarge,
+    StoreUnavailable,
+    load_session,
+)
+from asgi_session.fastapi import SessionDep
+from asgi_session.store import GONE, Conflict, Saved, Store, Stored
+from asgi_session.stores import MemoryStore, RedisStore, store_from_url
+from asgi_session.testing import Call, FaultStore, ManualClock, SessionClient, StoreConformance
+
+# stores
+
+
+def remap(address: tuple[str, int]) -> tuple[str, int]:
+    return ("localhost", address[1])
+
+
+def make_stores(cluster: redis.asyncio.RedisCluster, sentinel: redis.asyncio.Sentinel) -> list[Store]:
+    return [
+        MemoryStore(max_records=10, max_bytes=1000, clock=ManualClock()),
+        RedisStore(redis.asyncio.Redis(), prefix="app", timeout=timedelta(seconds=1)),
+        RedisStore(cluster, address_remap=remap),
+        RedisStore(sentinel, service_name="mymaster", tls_server_name="redis.example.com"),
+        RedisStore.from_url("rediss://localhost", connect_timeout=2, max_connection_age=3600.0),
+        store_from_url("redis+cluster://localhost", prefix="app"),
+    ]
+
+
+def refused(client: object) -> None:
+    # A comment whose error has gone is itself an error to both checkers.
+    RedisStore(client)  # type: ignore[arg-type]
+    RedisStore.from_url("redis://h", tiemout=1)  # type: ignore[call-arg]
+    SessionManager("memory://", max_age=1)  # type: ignore[call-arg]
+
+
+async def use_store(store: Store) -> bytes:
+    found = await store.load("key", deadline=1.0)
+    assert_type(found, Stored | None)
+    result = await store.save("key", b"", 0, expect=b"", deadline=1.0)
+    if result is GONE:
+        return b""
+    if isinstance(result, Conflict):
+        return result.current.data
+    assert_type(result, Saved)
+    return result.tag
+
+
+# the manager
+
+
+def on_event(name: str, session_id: str | None, **info: Any) -> None:
+    print(name, session_id, info)
+
+
+manager = SessionManager(
+    "memory://",
+    secret_key=["k" * 16, b"k" * 16],
+    idle_timeout=timedelta(days=1),
+    absolute_timeout=90 * 86400,
+    unconfirmed_timeout=60.0,
+    max_size=1000,
+    deadline=2.5,
+    namespace="app",
+    on_unavailable="anonymous",
+    on_corrupt="new",
+    save_on_error=True,
+    on_event=on_event,
+    clock=ManualClock(),
+)
+
+
+async def administer(session_id: str) -> None:
+    async with manager as opened:
+        assert_type(opened, SessionManager)
+        assert_type(await manager.revoke(session_id), bool)
+        await manager.drain()
+    await manager.open()
+    await manager.close()
+    assert_type(manager.idle, int)
+    assert_type(manager.deadline, float)
+
+
+# handlers
+
+
+async def session_api(session: Session) -> None:
+    assert_type(await session.load(), Session)
+    assert_type(await session.refresh(), Session)
+    await session.commit()
+    assert_type(session.id, str | None)
+    assert_type(session.created_at, datetime | None)
+    assert_type(session.expires_at, datetime | None)
+    flags: list[bool] = [session.loaded, session.accessed, session.modified, session.is_new]
+    session["flags"] = flags
+    session["n"] = session.get("n", 0) + 1
+    session.update({"a": 1}, b=2)
+    session.setdefault("list", []).append(1)
+    session |= {"c": 3}
+    del session["a"]
+    plain: dict[str, Any] = {**session, **dict(session)}
+    print(plain, session.pop("b", None), "c" in session, len(session), list(session.items()))
+    session.rotate()
+    session.rotate(grace=timedelta(seconds=5))
+    session.clear()
+    session.destroy()
+
+
+async def homepage(request: Request) -> Response:
+    session = await load_session(request)
+    assert_type(session, Session)
+    return JSONResponse({"session": session})
+
+
+def needs_session(connection: HTTPConnection) -> bool:
+    return connection.url.path.startswith("/admin")
+
+
+starlette_app = Starlette(
+    routes=[Route("/", homepage)],
+    middleware=[Middleware(SessionMiddleware, store="memory://", autoload=needs_session)],
+)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    async with manager:
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+app.add_middleware(
+    SessionMiddleware,
+    manager,
+    session_cookie="sid",
+    path="/",
+    same_site="strict",
+    https_only=True,
+    domain=None,
+    partitioned=False,
+    persistent=False,
+    autoload=True,
+)
+any_app = SessionMiddleware(app, store=MemoryStore(), idle_timeout=60, session_cookie="other")
+assert_type(any_app.manager, SessionManager)
+assert_type(any_app.cookie.name, str)
+
+
+@app.post("/cart/{sku}")
+async def add(sku: str, session: SessionDep) -> dict[str, Any]:
+    assert_type(session, Session)
+    session[f"cart:{sku}"] = session.get(f"cart:{sku}", 0) + 1
+    return dict(session)
+
+
+@app.websocket("/ws")
+async def socket(websocket: WebSocket, session: SessionDep) -> None:
+    await websocket.accept()
+    try:
+        await session.commit()
+    except SessionConflict as error:
+        assert_type(error.outcome_unknown, bool)
+    except SessionTooLarge as error:
+        assert_type(error.size + error.max_size, int)
+    except SessionSerializationError as error:
+        assert_type(error.key, str | None)
+    except StoreUnavailable as error:
+        assert_type(error.executed, bool | None)
+    except (SessionGone, SessionCorrupt, SessionNotLoaded, LockTimeout, LockLost, ConfigurationError):
+        raise
+    except SessionError as error:
+        print(error)
+
+
+# tests
+
+
+class TestMyStore(StoreConformance):
+    pass
+
+
+async def use_testing() -> None:
+    clock = ManualClock(0)
+    assert_type(clock.advance(timedelta(hours=1)), int)
+    assert_type(clock.ms, int)
+    store = FaultStore(MemoryStore(clock=clock))
+    store.fail("save", "lost reply", nth=2, times=None, match=lambda call: call.key == "key")
+    gate = store.pause("load", when="after")
+    await gate.reached()
+    gate.release()
+    assert_type(gate.arrived, int)
+    store.hang(None).release()
+    store.heal()
+    assert_type(store.calls, list[Call])
+    assert_type(store.counts(), dict[str, int])
+    client = SessionClient(app)
+    with client.session() as session:
+        session["user"] = 1
+    client.get("/")
