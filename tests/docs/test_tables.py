@@ -49,14 +49,14 @@ def test_options() -> None:
 
 def test_errors() -> None:
     """The table error -> status has every error that can come out of a session, with its status."""
-    from asgi_session.middleware import _status
+    from asgi_session.exchange import status_of
 
     examples: dict[str, Exception] = {
         "SessionTooLarge": errors.SessionTooLarge("", size=1, max_size=1),
     }
     shown = {row[0].strip("`"): int(row[1]) for row in table(ROOT / "docs/requests.md", "error")}
     for error, status in shown.items():
-        assert _status(examples.get(error) or getattr(errors, error)("")) == status
+        assert status_of(examples.get(error) or getattr(errors, error)("")) == status
     apart = {"SessionError", "ConfigurationError", "LockLost", "LockTimeout"}
     known = {key for key, value in vars(errors).items() if isinstance(value, type) and key[0].isupper()}
     assert shown.keys() == known - apart

@@ -23,7 +23,7 @@ MODULES = {
 LEAVES = {"errors", "clock"}
 PURE = {"token", "cookie", "codec", "record", "changes", "credentials", "expiry", "options"}
 CONTRACT = {"store"}
-ASGI = {"middleware", "fastapi"}
+ASGI = {"exchange", "fastapi", "middleware"}
 
 
 def test_all_is_sorted_and_complete() -> None:
@@ -151,7 +151,7 @@ def test_stores_know_neither_the_core_nor_each_other(name: str) -> None:
 
 
 def test_only_the_edge_knows_the_frameworks() -> None:
-    """Starlette is known to two files, FastAPI to one, redis and hiredis to their store."""
+    """Starlette is known to three files, FastAPI to one, redis and hiredis to their store."""
     for name, path in MODULES.items():
         known = {module.partition(".")[0] for module in imports(path)}
         short = name.removeprefix("asgi_session.")
