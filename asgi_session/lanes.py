@@ -225,7 +225,7 @@ class Lanes:
             self._leave_out(lane, folded, base)
         lane.base, lane.record, lane.reply_lost = base, record, False
         idle = record.idle
-        if all(pending.unconfirmed for pending in batch):
+        if batch[0].unconfirmed and all(pending.unconfirmed for pending in batch):
             idle = min(idle, policy.unconfirmed)
         lane.expires_at = expires_at(now, idle, record.deadline)
         lane.tries += 1

@@ -63,12 +63,12 @@ def read_options(
     )
 
 
-def read_prefix(prefix: Any) -> str:
+def read_prefix(prefix: Any) -> bytes:
     """Return what a key's name begins with."""
     text("prefix", prefix)
     if "{" in prefix or "}" in prefix:
         raise ConfigurationError("prefix must not contain braces: they would decide the cluster slot")
-    return f"{prefix}:{{"
+    return f"{prefix}:{{".encode()
 
 
 def read_remap(remap: Any) -> AddressRemap | None:

@@ -126,7 +126,8 @@ def stored(value: bytes) -> Stored:
     """Split a value. One too short to be a record is handed on all the same, to be found corrupt."""
     if len(value) >= _HEAD.size:
         expires_at, tag = _unpack(value)
-        return Stored(value[EXPIRY_SIZE:], tag, expires_at)
+        # Not Stored(...): the constructor of a NamedTuple takes twice as long, and this is every load.
+        return tuple.__new__(Stored, (value[EXPIRY_SIZE:], tag, expires_at))
     expires_at = int.from_bytes(value[:EXPIRY_SIZE], "big", signed=True)
     return Stored(value[EXPIRY_SIZE:], value[EXPIRY_SIZE:], expires_at)
 

@@ -173,7 +173,7 @@ class RedisStore:
             backend.distrust(key)
 
     def _name(self, key: str) -> bytes:
-        return f"{self._prefix}{key}}}".encode()
+        return self._prefix + key.encode() + b"}"
 
     def _backend(self) -> Backend:
         return self._loops.backends.get(get_running_loop()) or self._loops.enter()
