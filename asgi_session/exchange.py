@@ -189,10 +189,13 @@ class HttpExchange(Exchange):
             self.status = message["status"]
             session = self.session
             if session._accessed:
-                started = await self.start(message)
-                if started is None:
-                    return
-                message = started
+                if session._unchanged():  # the most frequent case by far, and one without I/O
+                    message = {**message, "headers": self.add_headers([*message.get("headers", ())])}
+                else:
+                    started = await self.start(message)
+                    if started is None:
+                        return
+                    message = started
             session._sealed = True
         await self.send(message)
 
