@@ -72,6 +72,8 @@ async def scripted(answer: Answer) -> AsyncIterator[Scripted]:
         yield server
     finally:
         listener.close()
+        for _ in range(10):  # a connection that was being accepted becomes a task
+            await asyncio.sleep(0)
         if tasks:
             await asyncio.wait(tasks, timeout=5)  # the clients are gone, so these end
         assert not tasks, "a client has not closed its connection"
