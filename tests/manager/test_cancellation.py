@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,12 @@ from tests.manager.kit import World, credential, start
 
 LIMIT = 400
 """More turns of the event loop than any of these takes."""
+
+
+@pytest.fixture(autouse=True)
+def _pauses_take_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause before a retry is measured in turns here, not in milliseconds."""
+    monkeypatch.setattr("asgi_session.pending.random", SimpleNamespace(uniform=lambda low, high: low))
 
 
 class SlowWorld(World):
