@@ -88,13 +88,11 @@ class Connection(asyncio.Protocol):
         "_watch",
         "closed",
         "gone",
-        "peer",
         "where",
     )
 
     def __init__(self, where: str, timeout: float, on_close: Callable[[Connection], None]) -> None:
         self.where = where
-        self.peer = where.rpartition(":")[0]
         self.closed = False
         self._loop = asyncio.get_running_loop()
         # In C; asyncio's own create_future is a Python function around it.
