@@ -1,1 +1,1 @@
-"""Benchmarks: figures as ratios to something else in the same run."""
+"""The benchmark suite: session layers side by side, and where our own time goes."""

@@ -1,0 +1,40 @@
+"""The session layers that are compared, each in a file of its own.
+
+A layer's module has:
+
+* ``TITLE``: its name in tables and plots
+* ``STORE``: the server it needs: ``"redis"``, ``"cluster"`` or ``None``
+* ``BARE``: the module name of the bare app of its framework
+* ``build(action, store_url)``: an ASGI app with one route, ``/``, that carries out the action
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Literal, Protocol, cast
+
+from benchmarks.actions import Action
+
+LAYERS = (
+    "bare",
+    "signed_cookie",
+    "starsessions",
+    "asgi_session_memory",
+    "asgi_session_redis",
+    "asgi_session_cluster",
+)
+
+
+class Layer(Protocol):
+    """What a layer's module has."""
+
+    TITLE: str
+    STORE: Literal["redis", "cluster"] | None
+    BARE: str
+    build: Callable[[Action, str], Any]
+
+
+def layer(name: str) -> Layer:
+    """Return a layer's module."""
+    return cast(Layer, import_module(f"benchmarks.layers.{name}"))

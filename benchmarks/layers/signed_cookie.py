@@ -1,0 +1,25 @@
+"""Starlette's own `SessionMiddleware`: the whole session in a signed cookie.
+
+It has no store, cannot be revoked, and browsers refuse cookies of more than 4 KB.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+
+from benchmarks.actions import Action
+from benchmarks.layers.starlette_app import starlette_app
+
+TITLE: Final = "Starlette signed cookie"
+STORE: Final = None
+BARE: Final = "bare"
+
+
+def build(action: Action, store_url: str) -> Starlette:
+    """Return the app."""
+    secret = "0123456789abcdef0123456789abcdef"
+    return starlette_app(action, [Middleware(SessionMiddleware, secret_key=secret, https_only=True)])

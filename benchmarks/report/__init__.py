@@ -1,0 +1,1 @@
+"""From figures to what a person looks at: terminal, plots, results page."""
