@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from benchmarks.actions import Action
 
@@ -23,7 +23,17 @@ LAYERS = (
     "asgi_session_memory",
     "asgi_session_redis",
     "asgi_session_cluster",
+    "fastapi_bare",
+    "fastapi_redis_sdk",
+    "asgi_session_fastapi",
+    "litestar_bare",
+    "litestar_sessions",
 )
+
+CONNECTIONS: Final = 512
+"""The most that redis-py's pool may open, for the layers that use one. With its default of 100 the
+101st command at a time fails instead of waiting. A busy site would raise that, and the suite makes up
+to 256 requests at a time."""
 
 
 class Layer(Protocol):

@@ -1,6 +1,9 @@
 """Starlette's own `SessionMiddleware`: the whole session in a signed cookie.
 
-It has no store, cannot be revoked, and browsers refuse cookies of more than 4 KB.
+https://starlette.dev/middleware/#sessionmiddleware: a ``secret_key``, and ``https_only=True``, which a
+production site sets; a session lasts 14 days by default, and ends when it is empty. It has no store
+and cannot be revoked, its content is readable by the client, and browsers refuse cookies of more than
+4 KB.
 """
 
 from __future__ import annotations

@@ -28,7 +28,12 @@ async def in_scope(request: Request) -> Any:
 
 
 def starlette_app(
-    action: Action, middleware: list[Middleware], load: Load = in_scope, end: End = clear
+    action: Action,
+    middleware: list[Middleware],
+    load: Load = in_scope,
+    end: End = clear,
+    *,
+    lifespan: Any = None,
 ) -> Starlette:
     """Return an app with one route; `load` gets a request's session in the way that the layer recommends."""
     act = action.act
@@ -49,4 +54,4 @@ def starlette_app(
         async def endpoint(request: Request) -> Response:
             return PlainTextResponse(await act(await load(request), request))
 
-    return Starlette(routes=[Route("/", endpoint)], middleware=middleware)
+    return Starlette(routes=[Route("/", endpoint)], middleware=middleware, lifespan=lifespan)

@@ -1,9 +1,23 @@
-"""starsessions on Redis, set up as its documentation does, loading on use."""
+"""starsessions on Redis, as its README sets it up.
+
+https://github.com/alex-oleshkevich/starsessions#readme: ``lifetime=3600 * 24 * 14``, a
+``RedisStore(connection=...)`` whose client is closed when the app ends ("The recommended solution is
+to pass a Redis instance"), and ``load_session`` in the handler: "For performance reasons, the session
+is not autoloaded by default". A session ends when it is empty. The cookie is Secure by default;
+sessions are not rolling by default.
+
+What differs from that: the size of the connection pool, see `benchmarks.layers.CONNECTIONS`.
+
+Once loaded, a session is stored again in every response, whether it was changed or not.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
+from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -11,6 +25,7 @@ from starsessions import SessionMiddleware, load_session
 from starsessions.stores.redis import RedisStore
 
 from benchmarks.actions import Action
+from benchmarks.layers import CONNECTIONS
 from benchmarks.layers.starlette_app import starlette_app
 
 TITLE: Final = "starsessions"
@@ -25,5 +40,12 @@ async def _load(request: Request) -> Any:
 
 def build(action: Action, store_url: str) -> Starlette:
     """Return the app."""
-    store = RedisStore(store_url)
-    return starlette_app(action, [Middleware(SessionMiddleware, store=store, lifetime=14 * 24 * 3600)], _load)
+    client = Redis.from_url(store_url, max_connections=CONNECTIONS)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await client.aclose()
+
+    middleware = Middleware(SessionMiddleware, store=RedisStore(connection=client), lifetime=3600 * 24 * 14)
+    return starlette_app(action, [middleware], _load, lifespan=lifespan)

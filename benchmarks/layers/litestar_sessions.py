@@ -1,0 +1,36 @@
+"""Litestar's server-side sessions on its `RedisStore`, as its documentation sets them up.
+
+https://docs.litestar.dev/2/usage/middleware/builtin-middleware.html#server-side-sessions and
+https://docs.litestar.dev/2/usage/stores.html#using-the-registry-to-configure-integrations:
+``stores={"sessions": RedisStore.with_client(...)}`` and ``ServerSideSessionConfig().middleware``; a
+session ends with ``request.clear_session()``. A session lasts 14 days by default; ``renew_on_access``
+is left off, as it is by default.
+
+What differs from the defaults: the cookie is Secure, and the size of the connection pool, see
+`benchmarks.layers.CONNECTIONS`.
+
+The middleware loads before the handler and stores after it in every request, whether the session
+was used or changed or not.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from litestar import Litestar
+from litestar.middleware.session.server_side import ServerSideSessionConfig
+from litestar.stores.redis import RedisStore
+
+from benchmarks.actions import Action
+from benchmarks.layers import CONNECTIONS
+from benchmarks.layers.litestar_app import litestar_app
+
+TITLE: Final = "Litestar sessions"
+STORE: Final = "redis"
+BARE: Final = "litestar_bare"
+
+
+def build(action: Action, store_url: str) -> Litestar:
+    """Return the app."""
+    store = RedisStore.with_client(f"{store_url}?max_connections={CONNECTIONS}")
+    return litestar_app(action, [ServerSideSessionConfig(secure=True).middleware], {"sessions": store})
