@@ -1,0 +1,179 @@
+"""Memory in the store: what one session takes in Valkey, by layer and size of the session.
+
+Each case has a server of its own, in which the layer's app creates the sessions, 64 at a time, each
+with another ``user_id``. What counts is the growth of the server's ``used_memory`` from before the
+app's process has started to after it has ended, divided by the number of sessions: so the payload as
+the layer encodes it is in it, what the layer adds, the key, the expiry and the server's own tables, but
+no connections. "Over the payload" is what that is above the session's bare msgpack. The server's
+tables grow by leaps and something is allocated only once, so few sessions look larger than many; a
+table of its own shows that. Another has sessions that have also been changed nine times, because a
+record of ours notes its last eight changes, and because a larger value may need a larger block.
+
+It does not show fragmentation, replicas' buffers and what a server reserves on top (``used_memory_rss``
+is larger), nor other servers: Valkey 9 may keep a hash whose fields expire, which fastapi-redis-sdk
+uses, in another form than Redis 8. fastapi-redis-sdk's figure has its index of each user's sessions in
+it, which the other layers don't offer; here each session is another user's, where a user has several
+the index costs less for each. A signed cookie takes no memory in a store. Our layers on a cluster and
+on FastAPI store what "asgi-session, redis" does, and are left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import msgpack
+
+from benchmarks.actions import Action
+from benchmarks.bench import Bench
+from benchmarks.client import Browser
+from benchmarks.layers import LAYERS, layer
+from benchmarks.report.style import bars, number
+from benchmarks.results import Row, Table, Target, pick
+from benchmarks.sessions import USUAL, session_of_size
+from benchmarks.worker import Bed, _lifespan
+from tests.servers import ServerProcess, start_valkey, wait_until
+
+TITLE: Final = "Memory in the store"
+
+AT_A_TIME: Final = 64
+FIRST_USER: Final = 1_000_000
+SAME: Final = ("asgi_session_cluster", "asgi_session_fastapi")
+"""Layers that store what asgi_session_redis does."""
+
+
+def cases(quick: bool) -> list[tuple[int, int, int]]:
+    """Return (size of the session, number of sessions, changes after that) of each case."""
+    if quick:
+        return [(USUAL, 2_000, 0)]
+    return [
+        (USUAL, 100_000, 0),
+        (USUAL, 10_000, 0),
+        (USUAL, 2_000, 0),
+        (USUAL, 2_000, 9),
+        (100, 10_000, 0),
+        (10_000, 10_000, 0),
+    ]
+
+
+@functools.cache
+def _template(size: int) -> dict[str, Any]:
+    return session_of_size(size)
+
+
+async def _sign_up(session: MutableMapping[str, Any], request: Any) -> str:
+    session.update(_template(int(request.query_params["size"])))
+    session["user_id"] = int(request.query_params["user"])
+    return "ok"
+
+
+async def fill(bed: Bed, size: int, sessions: int, changes: int) -> None:
+    """Create sessions, each of another user, and change each of them so many times."""
+    users = iter(range(FIRST_USER, FIRST_USER + sessions))
+    write = await bed.app("write")
+
+    app = bed.layer.build(Action("sign up", _sign_up), bed.store_url)
+
+    async def run() -> None:
+        for user in users:
+            browser = Browser()
+            await browser.request(app, b"size=%d&user=%d" % (size, user))
+            for _ in range(changes):
+                await browser.request(write)
+
+    async with _lifespan(app):
+        await asyncio.gather(*[run() for _ in range(AT_A_TIME)])
+
+
+def payload(size: int) -> int:
+    """Return the bytes of one session's bare msgpack."""
+    return len(msgpack.packb({**_template(size), "user_id": FIRST_USER}))
+
+
+def measure(bench: Bench) -> list[Row]:
+    """Measure the layers that have a store."""
+    names = [name for name in LAYERS if layer(name).STORE == "redis" and name not in SAME]
+    todo = [(name, *case) for case in cases(bench.quick) for name in names]
+    rows: list[Row] = []
+    for done, (name, size, sessions, changes) in enumerate(todo):
+        bench.say(f"{layer(name).TITLE}, {sessions:,} sessions of {size} B", done / len(todo))
+        case = {"size": size, "sessions": sessions, "changes": changes}
+        server = start_valkey()
+        try:
+            before = _used(server)
+            with bench.workers(name, store_url=server.url) as workers:
+                workers[name].call(fill, **case)
+            each = (_used(server) - before) / sessions
+        finally:
+            server.stop()
+        rows.append({"layer": name, **case, "payload": payload(size), "bytes": each})
+    return rows
+
+
+def _used(server: ServerProcess) -> int:
+    """Return the server's memory once all connections but the asking one are gone."""
+    wait_until("connections closed", lambda: int(server.info("clients")["connected_clients"]) == 1)
+    return int(server.info("memory")["used_memory"])
+
+
+def tables(rows: list[Row]) -> list[Table]:
+    """Bytes by size; and whether the number of sessions, and changes, matter."""
+    made = [
+        _table(
+            rows, "Memory in the store, bytes per session (over the payload), by size", "size", {"changes": 0}
+        ),
+        _table(
+            rows,
+            f"Bytes per session of {USUAL} B (over the payload), by number of sessions",
+            "sessions",
+            {"size": USUAL, "changes": 0},
+        ),
+        _table(
+            rows,
+            f"Bytes per session of {USUAL} B (over the payload), by changes after the first",
+            "changes",
+            {"size": USUAL, "sessions": 2_000},
+        ),
+    ]
+    return [table for at, table in enumerate(made) if at == 0 or len(table.columns) > 2]
+
+
+def _table(rows: list[Row], title: str, varied: str, wanted: Row) -> Table:
+    values = sorted({row[varied] for row in rows if wanted.items() <= row.items()})
+    lines = [
+        [layer(name).TITLE, *(_cell(pick(rows, layer=name, **wanted, **{varied: value})) for value in values)]
+        for name in LAYERS
+        if pick(rows, layer=name)
+    ]
+    if varied == "size":
+        lines.append(["(msgpack of the session)", *(number(payload(value)) for value in values)])
+    return Table(title, ["layer", *(f"{value:,}" for value in values)], lines)
+
+
+def _cell(row: Row | None) -> str:
+    return f"{row['bytes']:,.0f} (+{row['bytes'] - row['payload']:,.0f})" if row is not None else ""
+
+
+def plots(rows: list[Row]) -> dict[str, Any]:
+    """What a session takes, in sizes of its payload."""
+    groups: dict[str, dict[str, float]] = {}
+    for size in sorted({row["size"] for row in rows}):
+        group = groups.setdefault(f"{size:,} B", {})
+        for name in LAYERS:
+            if (row := pick(rows, layer=name, size=size, changes=0)) is not None:
+                group[layer(name).TITLE] = row["bytes"] / row["payload"]
+    return {
+        "store-memory": bars(
+            groups,
+            title="Memory in the store per session",
+            unit="bytes in the store per byte of payload",
+            note="size of the session as msgpack",
+        )
+    }
+
+
+def targets(rows: list[Row]) -> list[Target]:
+    """None: nothing is promised about memory."""
+    return []
