@@ -1,0 +1,224 @@
+"""What a request costs the store: CPU time, commands and bytes, and how many requests one core carries.
+
+The store is what all application servers share, so it is what cannot be multiplied as they can. The
+*mix* is a site's traffic: 60 % of the requests leave the session alone, 30 % read it, 10 % write to
+it, each in one of 256 browsers picked at random; the order is the same for every layer. From it
+follows how many such requests per second one core of the store can carry: one second divided by the
+CPU time of one request. CPU time and bytes are the server's own count (INFO) over some thousand
+requests, what it spends idle and on being asked subtracted; the median of rounds in which the layers
+take turns. Commands are those that a client sent, counted with MONITOR in a round of their own: what
+a script calls is in the CPU time, and is no command here.
+
+It does not show a store that is full (see "scaling"), or at its limit: there it finds more commands
+in each read and works cheaper, for every layer. How cheap depends on how many requests of one
+process are under way, since a layer that sends them together spares the store system calls: see the
+table by concurrency. Of the cluster the three primaries are counted together, which have one core
+between them here; its replicas, which repeat each write, are not.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import ExitStack
+from statistics import median
+from typing import Any, Final
+
+from benchmarks.bench import Bench, Worker
+from benchmarks.client import Browser
+from benchmarks.layers import LAYERS, layer
+from benchmarks.plans import Plan, carry_out, follow
+from benchmarks.report.style import bars, number
+from benchmarks.results import Row, Table, Target, pick
+from benchmarks.sessions import USUAL
+from benchmarks.store_meter import StoreMeter
+from benchmarks.worker import Bed
+
+TITLE: Final = "Store cost per request"
+
+MIX: Final = {"untouched": 60, "read": 30, "write": 10}
+"""Percent of the requests."""
+KINDS: Final = ("untouched", "read", "write", "new", "destroy")
+BROWSERS: Final = 256
+FIGURES: Final = {
+    "cpu": "store CPU µs per request",
+    "commands": "commands per request",
+    "bytes_in": "bytes to the store per request",
+    "bytes_out": "bytes from the store per request",
+}
+
+
+def sequence(kind: str, requests: int) -> list[tuple[str, int]]:
+    """Return (action, number of the browser) of each request: always the same ones.
+
+    The mix is exact if `requests` is a multiple of 10.
+    """
+    shares = MIX if kind == "mix" else {kind: 100}
+    actions = [action for action, share in shares.items() for _ in range(requests * share // 100)]
+    chance = random.Random(20)
+    chance.shuffle(actions)
+    return [(action, chance.randrange(BROWSERS)) for action in actions]
+
+
+async def prepare(bed: Bed, kind: str, requests: int) -> None:
+    """Make a plan ready, and the sessions that it needs."""
+    plan: Plan
+    if kind in ("new", "destroy"):
+        new = await bed.app("new")
+        plan = [(new, Browser(), b"size=%d" % USUAL) for _ in range(requests)]
+        if kind == "destroy":
+            await follow(plan, 64)
+            read, destroy = await bed.app("read"), await bed.app("destroy")
+            await follow([(read, browser, b"") for _, browser, _ in plan], 64)
+            plan = [(destroy, browser, b"") for _, browser, _ in plan]
+    else:
+        browsers = await bed.browsers(BROWSERS, USUAL)
+        plan = [(await bed.app(action), browsers[at], b"") for action, at in sequence(kind, requests)]
+    bed.kept["plan"] = plan
+
+
+def cases(quick: bool) -> list[tuple[str, int, int, int]]:
+    """Return (kind of request, concurrent requests, requests in a round, rounds) of each case."""
+    if quick:
+        return [("mix", 64, 1000, 3), ("read", 64, 200, 1), ("destroy", 64, 200, 1)]
+    mixes = [("mix", 64, 6000, 9), ("mix", 8, 6000, 5), ("mix", 1, 3000, 3)]
+    return [*mixes, *((kind, 64, 2000, 5) for kind in KINDS)]
+
+
+def measure(bench: Bench) -> list[Row]:
+    """Measure all layers that have a store."""
+    names = [name for name in LAYERS if layer(name).STORE]
+    if bench.quick:
+        names = [name for name in names if layer(name).STORE != "cluster"]
+    servers = {kind: bench.server(kind) for kind in dict.fromkeys(layer(name).STORE for name in names)}
+    meters = {kind: StoreMeter(server) for kind, server in servers.items()}
+    rows: list[Row] = []
+    with bench.workers(*names) as workers:
+        todo = cases(bench.quick)
+        for at, (kind, concurrency, requests, rounds) in enumerate(todo):
+            bench.say(f"{kind}, {concurrency} at a time", at / len(todo))
+            commands = {
+                name: _commands(servers[layer(name).STORE], worker, kind, concurrency, requests)
+                for name, worker in workers.items()
+            }
+            for meter in meters.values():
+                meter.calibrate(0.1 if bench.quick else 1.0)
+            taken: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+            for _ in range(rounds):
+                for name, worker in workers.items():
+                    meter = meters[layer(name).STORE]
+                    taken[name].append(_round(meter, worker, kind, concurrency, requests))
+            for name, figures in taken.items():
+                middle = {key: median(one[key] for one in figures) for key in figures[0]}
+                case = {"layer": name, "kind": kind, "concurrency": concurrency}
+                rows.append({**case, **middle, "commands": commands[name]})
+    for server in servers.values():
+        server.flush()
+    return rows
+
+
+def _round(meter: StoreMeter, worker: Worker, kind: str, concurrency: int, requests: int) -> dict[str, float]:
+    """Return what one request of a round has cost the store."""
+    worker.call(prepare, kind=kind, requests=requests)
+    before = meter.read()
+    _carry_out(worker, concurrency)
+    spent = meter.since(before)
+    return {
+        "cpu": spent.cpu / requests * 1e6,
+        "bytes_in": spent.bytes_in / requests,
+        "bytes_out": spent.bytes_out / requests,
+    }
+
+
+def _commands(server: Any, worker: Worker, kind: str, concurrency: int, requests: int) -> float:
+    """Return the client commands of a request; the connections are there after this, too."""
+    requests = min(requests, 500)
+    for _ in range(2):  # first to connect as often as the layer needs for so many at a time
+        worker.call(prepare, kind=kind, requests=requests)
+        with ExitStack() as stack:
+            nodes = getattr(server, "primaries", [server])
+            seen = [stack.enter_context(node.monitor()) for node in nodes]
+            _carry_out(worker, concurrency)
+    return sum(command.source != "lua" for commands in seen for command in commands) / requests
+
+
+def _carry_out(worker: Worker, concurrency: int) -> None:
+    answer = worker.call(carry_out, concurrency=concurrency)
+    if answer["failed"]:
+        raise RuntimeError(f"requests of {worker.name} failed: {answer['error']}")
+
+
+def tables(rows: list[Row]) -> list[Table]:
+    """The mix; each kind of request alone; the mix by concurrency."""
+    layers = [name for name in LAYERS if pick(rows, layer=name)]
+    mixes = [(name, row) for name in layers if (row := pick(rows, layer=name, kind="mix", concurrency=64))]
+    made = [
+        Table(
+            "The mix, 64 at a time: cost of a request to the store",
+            ["layer", "CPU µs", "commands", "bytes in", "bytes out", "requests/s one core carries"],
+            [
+                [layer(name).TITLE, *(number(row[figure]) for figure in FIGURES), number(carried(row))]
+                for name, row in mixes
+            ],
+        )
+    ]
+    for figure, unit in FIGURES.items():
+        made.append(_table(f"Kinds of requests, 64 at a time: {unit}", rows, figure, "kind", concurrency=64))
+    by_concurrency = _table(
+        "The mix, by concurrency: store CPU µs per request", rows, "cpu", "concurrency", kind="mix"
+    )
+    return [table for table in (*made, by_concurrency) if table.rows and len(table.columns) > 2]
+
+
+def _table(title: str, rows: list[Row], figure: str, varied: str, **wanted: Any) -> Table:
+    """Return a line a layer and a column a value of what is `varied`."""
+    values = sorted({row[varied] for row in rows if wanted.items() <= row.items()} - {"mix"}, key=_place)
+    lines = []
+    for name in LAYERS:
+        found = [pick(rows, layer=name, **wanted, **{varied: value}) for value in values]
+        if any(found):
+            cells = ["" if row is None else number(max(row[figure], 0.0)) for row in found]
+            lines.append([layer(name).TITLE, *cells])
+    return Table(title, ["layer", *map(str, values)], lines)
+
+
+def _place(value: Any) -> int:
+    return KINDS.index(value) if value in KINDS else value
+
+
+def carried(row: Row) -> float:
+    """Return how many such requests per second one core of the store can carry."""
+    return float(1e6 / row["cpu"]) if row["cpu"] > 0 else float("inf")
+
+
+def plots(rows: list[Row]) -> dict[str, Any]:
+    """CPU of the mix and of each kind; requests per second that a core carries."""
+    usual = [row for row in rows if row["concurrency"] == 64]
+    groups = {
+        kind: {layer(row["layer"]).TITLE: max(row["cpu"], 0.0) for row in usual if row["kind"] == kind}
+        for kind in ("mix", *KINDS)
+        if pick(usual, kind=kind)
+    }
+    note = f"64 requests at a time, sessions of about {USUAL} B; mix: 60 % untouched, 30 % read, 10 % write"
+    capacity = {
+        "mix": {layer(row["layer"]).TITLE: carried(row) for row in usual if row["kind"] == "mix"},
+    }
+    return {
+        "store-cost": bars(
+            groups, title="What a request costs the store", unit="store CPU µs per request", note=note
+        ),
+        "store-capacity": bars(
+            capacity, title="What one core of the store can carry", unit="requests per second", note=note
+        ),
+    }
+
+
+def targets(rows: list[Row]) -> list[Target]:
+    """Store CPU of the mix, against the others on Redis."""
+    found = []
+    mine = pick(rows, layer="asgi_session_redis", kind="mix", concurrency=64)
+    for theirs, times in (("starsessions", 7), ("fastapi_redis_sdk", 12)):
+        other = pick(rows, layer=theirs, kind="mix", concurrency=64)
+        if mine is not None and other is not None:
+            text = f"60/30/10 mix over Redis, 64 at a time, against {layer(theirs).TITLE}: store CPU"
+            found.append(Target(text, mine["cpu"] / other["cpu"], "at most", round(1 / times, 3)))
+    return found
