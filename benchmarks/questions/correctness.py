@@ -227,7 +227,7 @@ def plots(rows: list[Row]) -> dict[str, Any]:
             groups,
             title="What goes wrong when requests of one user overlap",
             unit="% of the requests",
-            note=f"{AT_A_TIME} writes at a time; a logout during a slow request. No bar: 0 %",
+            note=f"{AT_A_TIME} writes at a time; a logout during each slow request",
         )
     }
 

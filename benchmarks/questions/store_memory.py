@@ -164,6 +164,8 @@ def plots(rows: list[Row]) -> dict[str, Any]:
         for name in LAYERS:
             if (row := pick(rows, layer=name, size=size, changes=0)) is not None:
                 group[layer(name).TITLE] = row["bytes"] / row["payload"]
+    if not groups:
+        return {}
     return {
         "store-memory": bars(
             groups,
