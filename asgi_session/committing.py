@@ -89,9 +89,10 @@ class Committer:
 
     def _take(self, session: Session, *, only_destroy: bool = False) -> Pending | None:
         """Take the session's changes for a commit; None when there is nothing to do."""
-        if session._status in (_UNLOADED, _ENDED):
+        if session._status is _UNLOADED or session._status is _ENDED:
             return None
-        report_stale(self._policy, session)
+        if session._replaced:
+            report_stale(self._policy, session)
         mark = session._mark
         if only_destroy:
             if mark is None or mark.kind is not Kind.DESTROY:

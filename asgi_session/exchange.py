@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -65,7 +66,7 @@ class Exchange:
         """Answer the client with `code` in the app's place."""
         raise NotImplementedError
 
-    async def send_on(self, message: Message) -> None:
+    def send_on(self, message: Message) -> Awaitable[None]:
         """Send what the app sends, and commit first where a response starts."""
         raise NotImplementedError
 
@@ -102,19 +103,22 @@ class Exchange:
             return False
         return True
 
-    async def start(self, message: Message) -> Message | None:
-        """Commit, then return the start of the response with the session's headers; None if that failed."""
+    async def start(self, message: Message) -> None:
+        """Commit if there is something to commit, then send the start of the response, or refuse."""
         session, manager = self.session, self.middleware.manager
-        try:
-            if not session._unchanged():
-                only_destroy = self.status >= 500 and not manager.save_on_error
-                await manager._commit(session, explicit=False, only_destroy=only_destroy)
-            return {**message, "headers": self.add_headers([*message.get("headers", ())])}
-        except Exception as error:
-            self.failed = True
-            log(error)
-            await self.refuse(status_of(error), after_handler=True)
-            return None
+        if session._accessed:
+            try:
+                if not session._unchanged():
+                    only_destroy = self.status >= 500 and not manager.save_on_error
+                    await manager._commit(session, explicit=False, only_destroy=only_destroy)
+                message = {**message, "headers": self.add_headers([*message.get("headers", ())])}
+            except Exception as error:
+                self.failed = True
+                log(error)
+                await self.refuse(status_of(error), after_handler=True)
+                return
+        session._sealed = True
+        await self.send(message)
 
     async def _after_error(self, error: Exception) -> bool:
         """Do what is left to do after the app has raised; whether the error ends here."""
@@ -180,24 +184,17 @@ class HttpExchange(Exchange):
 
     __slots__ = ()
 
-    async def send_on(self, message: Message) -> None:
-        """Send what the app sends, and commit first where the response starts."""
+    def send_on(self, message: Message) -> Awaitable[None]:
+        """Send what the app sends, and commit first where the response starts.
+
+        Not a coroutine function: what it returns is awaited at once, and one coroutine less.
+        """
         if self.failed:
-            await discard(self.scope, message)
-            return
+            return discard(self.scope, message)
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            session = self.session
-            if session._accessed:
-                if session._unchanged():  # the most frequent case by far, and one without I/O
-                    message = {**message, "headers": self.add_headers([*message.get("headers", ())])}
-                else:
-                    started = await self.start(message)
-                    if started is None:
-                        return
-                    message = started
-            session._sealed = True
-        await self.send(message)
+            return self.start(message)
+        return self.send(message)
 
     async def refuse(self, code: int, *, after_handler: bool) -> None:
         """Answer with a plain text."""
@@ -228,11 +225,10 @@ class WebSocketExchange(Exchange):
         """Receive what the client sends; its leaving once the handshake was refused here."""
         return {"type": "websocket.disconnect", "code": 1006} if self.failed else await self._receive()
 
-    async def send_on(self, message: Message) -> None:
+    def send_on(self, message: Message) -> Awaitable[None]:
         """Send what the app sends, and commit first where the handshake is answered."""
         if self.failed:
-            await discard(self.scope, message)
-            return
+            return discard(self.scope, message)
         if self.status == 0:
             kind, session = message["type"], self.session
             if kind == "websocket.close":
@@ -240,13 +236,8 @@ class WebSocketExchange(Exchange):
                 session._sealed = True
             elif kind in ("websocket.accept", "websocket.http.response.start"):
                 self.status = message.get("status", 101)
-                if session._accessed:
-                    started = await self.start(message)
-                    if started is None:
-                        return
-                    message = started
-                session._sealed = True
-        await self.send(message)
+                return self.start(message)
+        return self.send(message)
 
     async def refuse(self, code: int, *, after_handler: bool) -> None:
         """Refuse the handshake, with a status where the server can send one."""

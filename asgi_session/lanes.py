@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -83,13 +83,14 @@ class _Lane:
     verdicts: list[Verdict]
     expires_at: int
 
+    # Tuples, because an empty one costs nothing: most lanes have one commit, and live for one save.
     def __init__(self, key: str, pending: Pending) -> None:
         self.key = key
-        self.queue: list[Pending] = []
+        self.queue: tuple[Pending, ...] = ()
         self.known: Base | None = None
-        self.start([pending])
+        self.start((pending,))
 
-    def start(self, batch: list[Pending]) -> None:
+    def start(self, batch: tuple[Pending, ...]) -> None:
         self.batch = batch
         self.tries = 0
         self.data = b""
@@ -116,30 +117,15 @@ class Lanes:
         self._spawn = spawn
         self._lanes: dict[str, _Lane] = {}
 
-    async def save(self, key: str, pending: Pending) -> None:
-        """Have a commit saved to the record `key`, and wait until it is settled or failed.
+    def save(self, key: str, pending: Pending) -> Coroutine[Any, Any, None]:
+        """Have a commit saved to the record `key`; await the result until it is settled or failed.
 
-        Being cancelled here does not touch the commit: it has its result by its deadline.
+        Being cancelled there does not touch the commit: it has its result by its deadline.
         """
         if self._join(key, pending):
-            await pending.wait()
-            return
+            return pending.wait()
         lane = self._lanes[key] = _Lane(key, pending)
-        try:
-            await self._save_batch(lane, pending)
-        except asyncio.CancelledError:
-            self._spawn(self._run(lane))
-            raise
-        except BaseException:  # the caller's coroutine was closed: its event loop is gone
-            del self._lanes[key]
-            self._fail([*lane.batch, *lane.queue], shutting_down())
-            raise
-        if lane.batch or lane.queue:
-            self._spawn(self._run(lane))
-        else:
-            del self._lanes[key]
-        if not pending.done:  # it goes on as a new session
-            await pending.wait()
+        return self._save_batch(lane, pending)
 
     def unfinished(self) -> Iterator[Pending]:
         """Give the commits that have no result yet."""
@@ -150,7 +136,7 @@ class Lanes:
         lane = self._lanes.get(key)
         if lane is None:
             return False
-        lane.queue.append(pending)
+        lane.queue = (*lane.queue, pending)
         # What is on the wire is watched by the store. What waits behind it needs a watch of its own.
         pending.timer = asyncio.get_running_loop().call_later(
             max(pending.deadline - time.monotonic(), 0), self._expire_queued, lane, pending
@@ -159,7 +145,7 @@ class Lanes:
 
     def _expire_queued(self, lane: _Lane, pending: Pending) -> None:
         if pending in lane.queue:
-            lane.queue.remove(pending)
+            lane.queue = tuple(queued for queued in lane.queue if queued is not pending)
             message = "the saves of this session ahead of this one took longer than the deadline"
             self._results.fail(pending, StoreUnavailable(message, executed=False))
 
@@ -169,18 +155,21 @@ class Lanes:
             while lane.batch or lane.queue:
                 if not lane.batch:
                     lane.start(lane.queue)
-                    lane.queue = []
+                    lane.queue = ()
                 await self._save_batch(lane)
         finally:
             # Something is left only if this task was cancelled: the loop is closing.
-            self._fail([*lane.batch, *lane.queue], shutting_down())
-            del self._lanes[lane.key]
+            self._abandon(lane)
+
+    def _abandon(self, lane: _Lane) -> None:
+        self._fail([*lane.batch, *lane.queue], shutting_down())
+        del self._lanes[lane.key]
 
     async def _save_batch(self, lane: _Lane, leader: Pending | None = None) -> None:
         """Save the batch, and what joins it after a conflict, until each commit has its result.
 
-        With a `leader` until that one has its own. It can be called again, also after it was
-        cancelled, and goes on where it was.
+        With a `leader` until that one has its own, and then the rest is left to a task. It can be
+        called again, also after it was cancelled, and goes on where it was.
         """
         try:
             while lane.batch and not (leader is not None and leader.done):
@@ -206,7 +195,22 @@ class Lanes:
         except Exception as error:  # SessionCorrupt, or whatever a foreign store raises
             lane.known = None
             self._fail(lane.batch, error)
-            lane.start([])
+            lane.start(())
+        except asyncio.CancelledError:
+            if leader is not None:
+                self._spawn(self._run(lane))
+            raise
+        except BaseException:
+            if leader is not None:  # its coroutine was closed: its event loop is gone
+                self._abandon(lane)
+            raise
+        if leader is not None:
+            if lane.batch or lane.queue:
+                self._spawn(self._run(lane))
+            else:
+                del self._lanes[lane.key]
+            if not leader.done:  # it goes on as a new session
+                await leader.wait()
 
     def _begin(self, lane: _Lane) -> None:
         """Fold the batch into the next version; what cannot be applied leaves the batch."""
@@ -232,15 +236,16 @@ class Lanes:
 
     def _leave_out(self, lane: _Lane, folded: Fold, base: Base) -> None:
         """Settle the commits that the fold left out, and take them out of the batch."""
-        batch, verdicts, lane.batch, lane.verdicts = lane.batch, lane.verdicts, [], []
-        for pending, verdict in zip(batch, verdicts, strict=True):
+        left: list[tuple[Pending, Verdict]] = []
+        for pending, verdict in zip(lane.batch, lane.verdicts, strict=True):
             if verdict is _OVERTAKEN:
                 self._results.settle(pending, Settled(verdict, base))
             elif verdict is _TOO_LARGE:
                 self._results.fail(pending, too_large(folded.size, self._policy.max_size))
             else:
-                lane.batch.append(pending)
-                lane.verdicts.append(verdict)
+                left.append((pending, verdict))
+        lane.batch = tuple(pending for pending, _ in left)
+        lane.verdicts = [verdict for _, verdict in left]
 
     async def _unanswered(self, lane: _Lane, error: StoreUnavailable, deadline: float) -> None:
         """Note that there was no answer: the same is to be sent again, by the commits that have time."""
@@ -250,7 +255,7 @@ class Lanes:
             had_time = time.monotonic() + _GIVES_UP < deadline
             latest = deadline + _GIVES_UP
             batch, lane.data = lane.batch, b""
-            lane.batch = [] if had_time else [pending for pending in batch if pending.deadline > latest]
+            lane.batch = () if had_time else tuple(pending for pending in batch if pending.deadline > latest)
             self._fail([pending for pending in batch if pending not in lane.batch], error)
         else:
             lane.reply_lost = True
@@ -262,12 +267,19 @@ class Lanes:
         batch, results, record = lane.batch, self._results, lane.record
         lane.data = b""
         if answer is GONE:
-            lane.known, lane.batch = None, []
+            lane.known, lane.batch = None, ()
             for pending in batch:
                 results.settle(pending, Settled(None, None, tries=lane.tries))
             return
         if isinstance(answer, Saved):
-            saved = Base(record, answer.tag, lane.expires_at)
+            # Not Base(...), which takes twice as long: this is every save.
+            saved: Base = tuple.__new__(Base, (record, answer.tag, lane.expires_at))
+            if len(batch) == 1 and lane.base is batch[0].base:  # nothing of anybody else's in it
+                lane.known, lane.batch = saved, ()
+                results.settle(
+                    batch[0], tuple.__new__(Settled, (lane.verdicts[0], saved, False, lane.tries, False))
+                )
+                return
         else:
             data, tag, expiry = answer.current
             saved = Base(self._policy.decode(lane.key, data), tag, expiry)
@@ -276,22 +288,21 @@ class Lanes:
             if applied is not Applied.YES:
                 lane.known = saved
                 if applied is Applied.UNKNOWN and lane.reply_lost:
-                    lane.batch = []
+                    lane.batch = ()
                     self._fail(batch, outcome_unknown())
                 else:
                     lane.batch += lane.queue
-                    lane.queue = []
+                    lane.queue = ()
                 return
-        alone = len(batch) == 1 and lane.base is batch[0].base and saved.record is record
-        lane.known, lane.batch = saved, []
+        lane.known, lane.batch = saved, ()
         for pending, verdict in zip(batch, lane.verdicts, strict=True):
             if _epoch_after(pending, record) == saved.record.epoch:
-                results.settle(pending, Settled(verdict, saved, not alone, lane.tries))
+                results.settle(pending, Settled(verdict, saved, True, lane.tries))
             else:
                 own = _without_others(pending)
                 results.settle(pending, Settled(verdict, own, tries=lane.tries, left_behind=True))
 
-    def _fail(self, batch: list[Pending], error: Exception) -> None:
+    def _fail(self, batch: Sequence[Pending], error: Exception) -> None:
         """Fail each of `batch`, with an error of its own: a traceback belongs to one request."""
         for pending in batch:
             self._results.fail(pending, copy(error))
@@ -300,13 +311,15 @@ class Lanes:
         """Fail the commits whose deadline has passed, and take them out of the batch."""
         now = time.monotonic()
         late = [pending for pending in lane.batch if pending.deadline <= now]
+        if not late:
+            return
         if lane.data:
             lane.verdicts = [
                 verdict
                 for pending, verdict in zip(lane.batch, lane.verdicts, strict=True)
                 if pending not in late
             ]
-        lane.batch = [pending for pending in lane.batch if pending not in late]
+        lane.batch = tuple(pending for pending in lane.batch if pending not in late)
         for pending in late:
             message = f"the session was not saved within the deadline: {reason}"
             self._results.fail(pending, StoreUnavailable(message, executed=executed))
@@ -326,7 +339,7 @@ def _without_others(pending: Pending) -> Base:
     return Base(record._replace(entries=merge(record.entries, pending.changes)), tag, expiry)
 
 
-def _newest(batch: list[Pending], known: Base | None) -> Base:
+def _newest(batch: Sequence[Pending], known: Base | None) -> Base:
     newest = known or batch[0].base
     for pending in batch:
         if pending.base.record.version > newest.record.version:

@@ -221,10 +221,9 @@ def is_unconfirmed(session: Session) -> bool:
 
 def report_stale(policy: SessionManager, session: Session) -> None:
     """Report values that a refresh had replaced and that were changed all the same; forget the others."""
-    if session._replaced:
-        for key in session._stale_values():
-            policy.emit("stale_value", session.id, key=key)
-            logger.warning("session[%r]: a value that refresh() had replaced was changed; that is lost", key)
+    for key in session._stale_values():
+        policy.emit("stale_value", session.id, key=key)
+        logger.warning("session[%r]: a value that refresh() had replaced was changed; that is lost", key)
 
 
 def _about_to_end(session: Session) -> bool:

@@ -71,13 +71,13 @@ class Pending(Intent):
         self.dropped = ""
         self.done = False
         self.error: Exception | None = None
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: tuple[asyncio.Future[None], ...] = ()
 
     async def wait(self) -> None:
         """Wait until it has a result. Being cancelled here does not touch the commit."""
         if not self.done:
             waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
+            self._waiters = (*self._waiters, waiter)
             await waiter
 
     def finish(self, error: Exception | None = None) -> None:

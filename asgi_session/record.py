@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import enum
 import os
+import random
 import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -60,6 +61,11 @@ _HEADER: Final = struct.Struct(">Q8sB8sHIHIHI16s4sB")
 # so no other thread gets in between.
 _pack: Final[Callable[[dict[str, bytes]], bytes]] = msgpack.Packer().pack
 _U48: Final = struct.Struct(">HI")
+# Nonces tell writes apart and protect no secret, so they need not cost a system call each. Of our own,
+# since an app may seed the module's; and another in a forked child, or it would draw its parent's.
+_nonces: Final = random.Random()  # noqa: S311
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_nonces.seed)
 _NO_PARTS: Final[dict[int, bytes]] = {}
 
 
@@ -93,7 +99,7 @@ def new_record(
     """Return the first version of a new session's record; times in ms."""
     return Record(
         version=1,
-        nonce=os.urandom(8),
+        nonce=_nonces.randbytes(8),
         epoch=next_epoch(bytes(8)),
         created=now,
         idle=idle,
@@ -115,16 +121,20 @@ def next_epoch(epoch: bytes) -> bytes:
     return (counter & 0xFFFFFFFF).to_bytes(4, "big") + os.urandom(4)
 
 
-def next_version(record: Record, now: int) -> Record:
-    """Return `record` as the next save writes it: version, nonce and ring moved on, past parts gone."""
-    version, nonce, epoch, created, idle, deadline, digest, check, ring, parts, entries = record
+def next_version(record: Record, now: int, entries: dict[str, bytes] | None = None) -> Record:
+    """Return `record` as the next save writes it: version, nonce and ring moved on, past parts gone.
+
+    With `entries` those take the place of the record's.
+    """
+    version, nonce, epoch, created, idle, deadline, digest, check, ring, parts, own = record
     if parts:
         parts = {kind: part for kind, part in parts.items() if not _is_past(kind, part, now)}
+    # Not Record(...): the constructor of a NamedTuple takes twice as long, and this is every save.
     return tuple.__new__(
         Record,
         (
             version + 1,
-            os.urandom(8),
+            _nonces.getrandbits(64).to_bytes(8, "big"),
             epoch,
             created,
             idle,
@@ -133,7 +143,7 @@ def next_version(record: Record, now: int) -> Record:
             check,
             (nonce[:4] + ring)[: 4 * RING_LENGTH],
             parts,
-            entries,
+            own if entries is None else entries,
         ),
     )
 

@@ -95,9 +95,28 @@ def _instant(expires_at: int) -> bytes:
     return b"%d" % max(expires_at, 1)
 
 
+# The two frequent ones are put together by hand: hiredis takes four times as long.
+
+
 def get(name: bytes) -> bytes:
     """Pack `load`."""
     return b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(name), name)
+
+
+def try_save(name: bytes, data: bytes, expires_at: int, expect: bytes) -> bytes:
+    """Pack the first try of `save`, for a server that knows the script."""
+    instant = b"%d" % expires_at if expires_at > 0 else b"1"
+    return _TRY_SAVE % (
+        len(name), name, len(expect), expect,
+        EXPIRY_SIZE + len(data), expires_at.to_bytes(EXPIRY_SIZE, "big", signed=True), data,
+        len(instant), instant,
+    )  # fmt: skip
+
+
+_TRY_SAVE: Final = (
+    b"*7\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n" % _SAVE.sha
+    + b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b%b\r\n$%d\r\n%b\r\n"
+)
 
 
 def create(key: str, name: bytes, data: bytes, expires_at: int) -> Command:
@@ -136,9 +155,9 @@ def saved(reply: Any, data: bytes) -> SaveResult:
     """Read the answer to `save`."""
     if reply is None:
         return GONE
-    if isinstance(reply, bytes):
+    if type(reply) is bytes:
         return Conflict(stored(reply))
-    return Saved(data[:TAG_SIZE])
+    return tuple.__new__(Saved, (data[:TAG_SIZE],))  # half of Saved(...)'s time
 
 
 class ReplyKind(enum.Enum):

@@ -27,8 +27,13 @@ _IDLE_PING: Final = 30.0
 _MAX_IN_FLIGHT: Final = 1024 * 1024
 """Bytes of requests that may be written and unanswered; what comes on top waits its turn."""
 
+_FEED: Final = 16 * 1024
+"""Bytes given to the parser at a time. It moves what is left to the front after every few replies,
+which is quadratic in what it was given."""
+
 _PING: Final = b"*1\r\n$4\r\nPING\r\n"
 _NOTHING_YET: Final = object()
+_Push: Final = hiredis.PushNotification
 
 
 class Failure(NamedTuple):
@@ -180,15 +185,16 @@ class Connection(asyncio.Protocol):
         self._heard = True
         pending, gets, in_flight = self._pending, self._gets, self._in_flight
         try:
-            self._reader.feed(data)
-            while (reply := gets()) is not _NOTHING_YET:
-                if type(reply) is hiredis.PushNotification:
-                    continue
-                entry = pending.popleft()
-                in_flight -= len(entry[2])
-                future = entry[0]
-                if not future.done():
-                    future.set_result(reply)
+            for start in range(0, len(data), _FEED):
+                self._reader.feed(data, start, min(_FEED, len(data) - start))
+                while (reply := gets()) is not _NOTHING_YET:
+                    if type(reply) is _Push:
+                        continue
+                    entry = pending.popleft()
+                    in_flight -= len(entry[2])
+                    future = entry[0]
+                    if not future.done():
+                        future.set_result(reply)
         except (hiredis.HiredisError, IndexError):
             # Not RESP, or a reply to nothing: whose reply is whose can no longer be known.
             self.abort("the replies are out of step")

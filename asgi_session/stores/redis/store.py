@@ -118,7 +118,7 @@ class RedisStore:
     async def load(self, key: str, *, deadline: float) -> Stored | None:
         """Read the record."""
         backend = self._loops.backends.get(get_running_loop()) or self._loops.enter()
-        data = commands.get(self._name(key))
+        data = commands.get(self._prefix + key.encode() + b"}")
         future = backend.submit(key, data, deadline)
         if future is not None:
             value: Any = await future
@@ -144,8 +144,8 @@ class RedisStore:
     ) -> SaveResult:
         """Replace the record with that tag."""
         backend = self._loops.backends.get(get_running_loop()) or self._loops.enter()
-        command = commands.save(key, self._name(key), data, expires_at, expect)
-        future = backend.submit(key, command.data, deadline)
+        name = self._name(key)
+        future = backend.submit(key, commands.try_save(name, data, expires_at, expect), deadline)
         if future is not None:
             reply: Any = await future
             if reply is None or type(reply) is int or type(reply) is bytes:
@@ -154,6 +154,7 @@ class RedisStore:
                 backend.failed(key)
                 raise StoreUnavailable(f"save: {reply.why}", executed=None)
         # Not connected, or an error, which means that it was not executed: from here on with patience.
+        command = commands.save(key, name, data, expires_at, expect)
         return commands.saved(await backend.execute(command, deadline), data)
 
     async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
