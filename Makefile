@@ -17,13 +17,13 @@ help:
 	@echo "make demo    a page served by two processes that share their sessions; needs a browser"
 	@echo "make test    all tests, with real servers; options for pytest in ARGS, as in ARGS='-k cookie -x'"
 	@echo "make check   formatting, lint, types, the rules of import and export"
-	@echo "make bench   what a request costs, beside other session packages"
+	@echo "make bench   session layers measured side by side; options in ARGS, as in ARGS='--quick --only latency'"
 	@echo "make clean   remove $(VENV) and the caches"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) examples/demo
 
-test: $(VENV)/.has-test
+test: $(VENV)/.has-test $(VENV)/.has-bench
 	$(RUN) -m pytest $(ARGS)
 
 check: $(VENV)/.has-test $(VENV)/.has-check
@@ -33,13 +33,8 @@ check: $(VENV)/.has-test $(VENV)/.has-check
 	$(RUN) -m pyright asgi_session tests/typing
 	$(RUN) -m pytest -q tests/unit/test_exports.py
 
-ifeq ($(wildcard benchmarks/middleware.py),)
-bench:
-	@echo "not yet"
-else
 bench: $(VENV)/.has-test $(VENV)/.has-bench
-	$(RUN) -m benchmarks.middleware $(ARGS)
-endif
+	$(RUN) -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

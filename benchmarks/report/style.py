@@ -89,6 +89,7 @@ def bars(
 ) -> Any:
     """Draw a panel of horizontal bars for each group; the same name has the same place in all of them.
 
+    Groups without values are left out.
     Each panel has a scale of its own, that begins at 0; the values stand beside the bars.
 
     Args:
@@ -98,6 +99,7 @@ def bars(
         note: what else a reader has to know.
         columns: the most panels beside each other.
     """
+    groups = {heading: group for heading, group in groups.items() if group}
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     height = 0.24 * len(names) + 0.75
     wide = 3.6 if len(groups) > 2 else 5.0

@@ -1,0 +1,187 @@
+"""The results page, and the command that makes what it is made from."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from benchmarks.__main__ import parse
+from benchmarks.bench import Bench
+from benchmarks.environment import environment
+from benchmarks.layers import LAYERS, layer
+from benchmarks.questions import questions
+from benchmarks.report.page import page, write
+from benchmarks.report.style import bars, lines
+from benchmarks.results import Question, Row, Table, Target, name_of
+from benchmarks.run import Run, ask, load
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT: dict[str, Any] = {
+    "date": "2026-11-23T12:00:00+00:00",
+    "quick": False,
+    "commit": None,
+    "cpu": "A processor",
+    "cores": 2,
+    "pinned": True,
+    "system": "Linux",
+    "python": "CPython 3.11",
+    "server": "Valkey 9.1.2",
+    "libraries": {"starlette": "1.10.0", "redis": "8.1.0"},
+}
+
+
+def question(name: str, measure: Any) -> Question:
+    """Make a question as a module would be one."""
+    return cast(
+        Question,
+        SimpleNamespace(
+            __name__=f"benchmarks.questions.{name}",
+            __doc__=f"What {name} shows, in ``code``.\n\nWhat it does not.\n",
+            TITLE=f"About {name}",
+            measure=measure,
+            tables=lambda rows: [
+                Table(
+                    f"{name}: table {n}", ["layer", "a|b"], [[row["layer"], str(row["cpu"])] for row in rows]
+                )
+                for n in (1, 2)
+            ],
+            plots=lambda rows: {
+                f"{name}-bars": bars(
+                    {"read": {row["layer"]: row["cpu"] for row in rows}}, title="Bars", unit="µs"
+                ),
+                f"{name}-lines": lines(
+                    {row["layer"]: [(1, row["cpu"]), (64, 2 * row["cpu"])] for row in rows},
+                    title="Lines",
+                    across="requests at a time",
+                    unit="µs",
+                ),
+            },
+            targets=lambda rows: [
+                Target(f"{name}: met", 0.5, "at most", 0.7),
+                Target(f"{name}: missed", 1.5, "at least", 8),
+            ],
+        ),
+    )
+
+
+def rows_of_all_layers(bench: Any) -> list[Row]:
+    return [{"layer": layer(name).TITLE, "cpu": 10.0 + place} for place, name in enumerate(LAYERS)]
+
+
+def fails(bench: Any) -> list[Row]:
+    raise RuntimeError("no server")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run of three questions, one of which has failed."""
+    monkeypatch.setattr("benchmarks.run.environment", lambda bench: dict(ENVIRONMENT))
+    asked = [
+        question("first", rows_of_all_layers),
+        question("broken", fails),
+        question("other", rows_of_all_layers),
+    ]
+    return ask(cast(Bench, None), asked, lambda name: None, lambda run, answer: None)
+
+
+def test_page_has_everything(run: Run, tmp_path: Path) -> None:
+    """Every question, table, plot and target of a run is on the page, and no link leads nowhere."""
+    write(run, tmp_path)
+    text = (tmp_path / "benchmarks.md").read_text()
+    for name in ("first", "other"):
+        assert f"## About {name}\n\nWhat {name} shows, in `code`.\n\nWhat it does not." in text
+        for n in (1, 2):
+            assert f"**{name}: table {n}**\n\n| layer | a\\|b |\n|---|" in text
+        assert f"| About {name} | {name}: met | 0.50 | at most 0.70 | met |" in text
+        assert f"| About {name} | {name}: missed | 1.50 | at least 8.00 | **missed** |" in text
+        for plot in ("bars", "lines"):
+            assert f"(benchmarks/{name}-{plot}.svg)" in text
+    assert "## About broken" in text and "Failed in this run, and missing here: About broken" in text
+    assert "no server" not in text
+    for name, version in ENVIRONMENT["libraries"].items():
+        assert f"{name} {version}" in text
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        assert (tmp_path / target).exists() or (ROOT / "docs" / target).exists(), target
+
+
+def test_page_again(run: Run, tmp_path: Path) -> None:
+    """From the JSON of a run the same page comes out, byte for byte; plots of earlier runs are gone."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    made = write(run, first)
+    (second / "benchmarks").mkdir(parents=True)
+    (second / "benchmarks" / "old.svg").write_text("")
+    known = [answer.question for answer in run.answers]
+    write(load(run.save(tmp_path), known), second)
+    assert sorted(path.relative_to(first) for path in made) == sorted(
+        path.relative_to(second) for path in second.rglob("*") if path.is_file()
+    )
+    for path in made:
+        assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path
+
+
+def test_quick_run_says_so(run: Run) -> None:
+    """The page of a quick run warns, and its command is that of a quick run."""
+    assert "make bench\n" in page(run) and "A quick run" not in page(run)
+    run.environment["quick"] = True
+    assert "make bench ARGS=--quick\n" in page(run) and "A quick run" in page(run)
+
+
+def test_errors_keep_their_traceback_out_of_the_json(run: Run, tmp_path: Path) -> None:
+    """A failed question has its traceback at hand, but not in the file, which may be passed on."""
+    assert "RuntimeError: no server" in run.answers[1].error
+    written = run.save(tmp_path).read_text()
+    assert "Traceback" not in written and str(ROOT) not in written
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    """What is no results.json of this version gets an error that says so."""
+    path = tmp_path / "results.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match="no JSON"):
+        load(path, [])
+    path.write_text(json.dumps({"format": 0}))
+    with pytest.raises(ValueError, match="of this version"):
+        load(path, [])
+
+
+def test_environment_names_nobody() -> None:
+    """The description of a run has no host's or user's name and no path in it."""
+    with Bench() as bench:
+        found = environment(bench)
+    assert found.keys() == ENVIRONMENT.keys()
+    text = json.dumps({name: value for name, value in found.items() if name != "cpu"})
+    assert re.fullmatch(r"(Valkey|Redis) \d+\.\d+\.\d+", found["server"])
+    assert "/" not in text and "\\" not in text
+    for secret in (socket.gethostname(), getpass.getuser()):
+        assert not re.search(rf"\b{re.escape(secret)}\b", text)
+
+
+def test_questions_are_whole() -> None:
+    """Every question has a title and a text, and gives nothing, but no error, for no rows."""
+    for asked in questions():
+        assert asked.TITLE and asked.__doc__ and len(asked.__doc__) > 200, name_of(asked)
+        assert asked.targets([]) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--only", "speed"], "there is no question speed; there are: first, other"),
+        (["--only", "first", "--fast"], "--fast"),
+        (["--output", "README.md"], "--output README.md"),
+    ],
+)
+def test_bad_options(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What makes no sense is refused before anything is started."""
+    known = {name: question(name, fails) for name in ("first", "other")}
+    with pytest.raises(SystemExit) as left:
+        parse(arguments, known)
+    assert left.value.code == 2
+    assert says in capsys.readouterr().err
