@@ -50,7 +50,10 @@ async def _write(session: MutableMapping[str, Any], request: Any) -> str:
 
 
 async def _new(session: MutableMapping[str, Any], request: Any) -> str:
-    session.update(session_of_size(int(request.query_params.get("size", USUAL))))
+    """Sign up: a session of a given size, for a user of its own."""
+    wanted = request.query_params
+    session.update(session_of_size(int(wanted.get("size", USUAL))))
+    session["user_id"] = int(wanted.get("user", 4711))
     return "ok"
 
 

@@ -59,6 +59,8 @@ class Browser:
 
     def _take(self, set_cookie: bytes) -> None:
         """Keep the cookie, or throw it away where it is being deleted."""
-        cookie = set_cookie.split(b";", 1)[0]
+        cookie, _, attributes = set_cookie.partition(b";")
         value = cookie.partition(b"=")[2].strip(b'"')
-        self.headers = [(b"cookie", cookie)] if value and value != b"null" else []
+        attributes = attributes.lower().replace(b" ", b"")
+        ended = b"max-age=0;" in attributes + b";" or b"1970" in attributes
+        self.headers = [(b"cookie", cookie)] if value and not ended and value != b"null" else []

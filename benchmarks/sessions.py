@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import msgpack
@@ -22,8 +23,9 @@ _PERSON: dict[str, Any] = {
 }
 
 
+@functools.cache
 def session_of_size(size: int) -> dict[str, Any]:
-    """Return a session whose msgpack has about `size` bytes (at least 60).
+    """Return a session whose msgpack has about `size` bytes (at least 60); the same one each time.
 
     A small one has three keys. A larger one has a person's details and a cart of articles, and beyond
     1 KB the pages seen last, each under a key of its own.

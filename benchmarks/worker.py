@@ -59,8 +59,8 @@ class Bed:
         if key not in self.kept:
             browsers = [Browser() for _ in range(count)]
             new, read = await self.app("new"), await self.app("read")
-            for browser in browsers:
-                await browser.request(new, b"size=%d" % size)
+            for number, browser in enumerate(browsers):
+                await browser.request(new, b"size=%d&user=%d" % (size, 5000 + number))
                 await browser.request(read)
             self.kept[key] = browsers
         browsers_kept: list[Browser] = self.kept[key]

@@ -50,16 +50,17 @@ async def round_of(bed: Bed, action: str, concurrency: int, size: int, requests:
     app = await bed.app("read" if action == "anonymous" else action)
     stranger = action in ("anonymous", "new")
     browsers = [Browser() for _ in range(concurrency)] if stranger else await bed.browsers(concurrency, size)
-    query = b"size=%d" % size if action == "new" else b""
 
-    async def run(browser: Browser) -> None:
+    async def run(number: int, browser: Browser) -> None:
+        # One user each: some layers keep an index of a user's sessions.
+        query = b"size=%d&user=%d" % (size, 5000 + number) if action == "new" else b""
         for _ in range(each):
             if stranger:
                 browser.headers = []
             await browser.request(app, query)
 
     with Meter() as meter:
-        await asyncio.gather(*[run(browser) for browser in browsers])
+        await asyncio.gather(*[run(*numbered) for numbered in enumerate(browsers)])
     return meter.per(each * concurrency)
 
 
@@ -67,10 +68,10 @@ async def _destroy(bed: Bed, concurrency: int, size: int, each: int) -> dict[str
     """End sessions that were made for it; making them is not measured."""
     new, destroy = await bed.app("new"), await bed.app("destroy")
     browsers = [Browser() for _ in range(concurrency)]
-    query = b"size=%d" % size
+    users = [b"size=%d&user=%d" % (size, 5000 + number) for number in range(concurrency)]
     total = Meter(0.0, 0.0)
     for _ in range(each):
-        await asyncio.gather(*[browser.request(new, query) for browser in browsers])
+        await asyncio.gather(*[one.request(new, user) for one, user in zip(browsers, users, strict=True)])
         with Meter() as meter:
             await asyncio.gather(*[browser.request(destroy) for browser in browsers])
         total = Meter(total.cpu + meter.cpu, total.wall + meter.wall)
