@@ -7,7 +7,7 @@ from typing import cast
 
 from benchmarks.results import Question
 
-NAMES = ("request_cost", "store_cost", "store_memory", "correctness")
+NAMES = ("request_cost", "store_cost", "store_memory", "correctness", "own_time", "scaling")
 
 
 def questions() -> list[Question]:

@@ -39,6 +39,8 @@ MIX: Final = {"untouched": 60, "read": 30, "write": 10}
 """Percent of the requests."""
 KINDS: Final = ("untouched", "read", "write", "new", "destroy")
 BROWSERS: Final = 256
+HANDSHAKE: Final = ("hello", "auth", "client", "select")
+"""Commands with which a connection begins; a pool may open one at any time."""
 FIGURES: Final = {
     "cpu": "store CPU µs per request",
     "commands": "commands per request",
@@ -86,26 +88,26 @@ def cases(quick: bool) -> list[tuple[str, int, int, int]]:
 
 def measure(bench: Bench) -> list[Row]:
     """Measure all layers that have a store."""
-    names = [name for name in LAYERS if layer(name).STORE]
+    stores = {name: store for name in LAYERS if (store := layer(name).STORE)}
     if bench.quick:
-        names = [name for name in names if layer(name).STORE != "cluster"]
-    servers = {kind: bench.server(kind) for kind in dict.fromkeys(layer(name).STORE for name in names)}
+        stores = {name: store for name, store in stores.items() if store != "cluster"}
+    servers = {store: bench.server(store) for store in dict.fromkeys(stores.values())}
     meters = {kind: StoreMeter(server) for kind, server in servers.items()}
     rows: list[Row] = []
-    with bench.workers(*names) as workers:
+    with bench.workers(*stores) as workers:
         todo = cases(bench.quick)
         for at, (kind, concurrency, requests, rounds) in enumerate(todo):
             bench.say(f"{kind}, {concurrency} at a time", at / len(todo))
             commands = {
-                name: _commands(servers[layer(name).STORE], worker, kind, concurrency, requests)
+                name: _commands(servers[stores[name]], worker, kind, concurrency, requests)
                 for name, worker in workers.items()
             }
             for meter in meters.values():
                 meter.calibrate(0.1 if bench.quick else 1.0)
-            taken: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+            taken: dict[str, list[dict[str, float]]] = {name: [] for name in stores}
             for _ in range(rounds):
                 for name, worker in workers.items():
-                    meter = meters[layer(name).STORE]
+                    meter = meters[stores[name]]
                     taken[name].append(_round(meter, worker, kind, concurrency, requests))
             for name, figures in taken.items():
                 middle = {key: median(one[key] for one in figures) for key in figures[0]}
@@ -138,7 +140,8 @@ def _commands(server: Any, worker: Worker, kind: str, concurrency: int, requests
             nodes = getattr(server, "primaries", [server])
             seen = [stack.enter_context(node.monitor()) for node in nodes]
             _carry_out(worker, concurrency)
-    return sum(command.source != "lua" for commands in seen for command in commands) / requests
+    sent = [command for commands in seen for command in commands if command.source != "lua"]
+    return sum(command.name not in HANDSHAKE for command in sent) / requests
 
 
 def _carry_out(worker: Worker, concurrency: int) -> None:
