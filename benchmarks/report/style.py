@@ -44,7 +44,7 @@ def colour(name: str, among: Sequence[str] = ()) -> str:
     """Return the colour of a layer, by its module's name or its title.
 
     Args:
-        name: of a layer, or of something else that is drawn.
+        name: of a layer, or of something else that is drawn; what begins with "asgi-session" is ours.
         among: all that is drawn; what is no layer takes its colour from its place among the others.
     """
     known = _LAYER_COLOURS | {
@@ -52,6 +52,8 @@ def colour(name: str, among: Sequence[str] = ()) -> str:
     }
     if name in known:
         return known[name]
+    if name.startswith("asgi-session"):
+        return _LAYER_COLOURS["asgi_session_redis"]
     strangers = [one for one in among if one not in known]
     return _OTHERS[strangers.index(name) % len(_OTHERS)] if name in strangers else INK
 

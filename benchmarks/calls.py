@@ -1,0 +1,215 @@
+"""The library's parts on their own: the time of single calls, and GETs through its connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import timeit
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
+
+import msgpack
+from redis.asyncio import Redis
+
+from asgi_session import SessionManager, codec, record
+from asgi_session.changes import Intent, fold
+from asgi_session.cookie import Cookie
+from asgi_session.record import Record
+from asgi_session.session import Session
+from asgi_session.store import Saved, Stored
+from asgi_session.stores import MemoryStore, RedisStore
+from asgi_session.token import Tokens, new_token
+from benchmarks.layers import CONNECTIONS
+from benchmarks.sessions import session_of_size
+from benchmarks.worker import Bed, Meter
+
+KEY: Final = "user_id"
+AT_A_TIME: Final = 64
+
+Case = tuple[str, str, str, dict[str, Any]]
+"""A part, what it does, the Python statement that does it once, and the names in that."""
+
+
+class Ready:
+    """A store with one record, that answers at once: what is measured is all that is not the store's."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def load(self, key: str, *, deadline: float) -> Stored | None:
+        return self.stored
+
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
+        return True
+
+    async def save(self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float) -> Saved:
+        return Saved(data[:16])
+
+    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+        return True
+
+    async def delete(self, key: str, *, deadline: float) -> bool:
+        return True
+
+
+async def stored_session(size: int) -> tuple[Stored, list[tuple[bytes, bytes]]]:
+    """Return a session of `size` bytes as a store has it, and the headers that open it."""
+    store, cookie = MemoryStore(), Cookie()
+    manager = SessionManager(store)
+    session = await Session(manager, cookie).load()
+    session.update(session_of_size(size))
+    await session.commit()
+    assert session.id is not None and session._token is not None
+    value = f"{cookie.name}={manager.tokens.write(session._token)}"
+    headers = [(b"host", b"example.org"), (b"accept", b"*/*"), (b"cookie", value.encode())]
+    await Session(manager, cookie, headers).load()  # confirms it: else every load would send a touch
+    await manager.drain()
+    stored = await store.load(session.id, deadline=time.monotonic() + 5)
+    assert stored is not None
+    return stored, headers
+
+
+def small_cases() -> Iterator[Case]:
+    """Yield what does not depend on a session's size."""
+    token = new_token()
+    for what, tokens in (("", Tokens("default")), (", signed", Tokens("default", ["0123456789abcdef"]))):
+        names: dict[str, Any] = {"tokens": tokens, "text": tokens.write(token), "token": token}
+        yield "token", f"read from the cookie's value{what}", "tokens.read(text)", names
+        yield "token", f"write{what}", "tokens.write(token)", names
+    yield "token", "digest", "tokens.digest(token)", names
+    yield "token", "draw a new one", "new()", {"new": new_token}
+    cookie = Cookie()
+    value = f"{cookie.name}={'x' * 44}".encode()
+    headers = [(b"host", b"example.org"), (b"accept", b"*/*"), (b"cookie", value)]
+    yield "cookie", "read from the headers", "cookie.read(headers)", {"cookie": cookie, "headers": headers}
+    names = {"cookie": cookie, "value": "x" * 44}
+    yield "cookie", "write Set-Cookie", "cookie.write(value, 1209600)", names
+
+
+def sized_cases(stored: Stored, headers: list[tuple[bytes, bytes]], size: int) -> Iterator[Case]:
+    """Yield what depends on a session's size."""
+    session = session_of_size(size)
+    read: Record = record.decode(stored.data)
+    entries, values = list(read.entries.values()), list(session.items())
+    names: dict[str, Any] = {
+        "decode": codec.decode,
+        "encode": codec.encode,
+        "entries": entries,
+        "one": read.entries[KEY],
+        "values": values,
+    }
+    yield "codec", "decode one value", "decode(one)", names
+    yield "codec", "encode one value", "encode(4711, 'user_id')", names
+    yield "codec", "decode every value", "for entry in entries: decode(entry)", names
+    yield "codec", "encode every value", "for key, value in values: encode(value, key)", names
+    names = {"record": record, "data": stored.data, "read": read}
+    yield "record", "decode", "record.decode(data)", names
+    yield "record", "encode", "record.encode(read)", names
+    names = {"fold": fold, "read": read, "intent": Intent({"count": codec.encode(1, "count")}, read.epoch)}
+    merge = "fold(read, (intent,), now=1, idle=1, absolute=1, max_size=1 << 20)"
+    yield "changes", "apply one changed key, encode the record", merge, names
+    names = {
+        "finish": _finish,
+        "Session": Session,
+        "manager": SessionManager(Ready(stored)),
+        "cookie": Cookie(),
+        "headers": headers,
+    }
+    load = "session = Session(manager, cookie, headers); finish(session.load())"
+    yield "session", "load", load, names
+    yield "session", "load, read one key", f"{load}; session['{KEY}']", names
+    yield "session", "load, read every key", f"{load}; dict(session)", names
+    change = f"{load}; session['count'] = session['count'] + 1"
+    yield "session", "load, change one key, find the change", f"{change}; session._changes()", names
+    packed, text = msgpack.packb(session), json.dumps(session)
+    names = {"msgpack": msgpack, "json": json, "packed": packed, "text": text, "plain": session}
+    yield "for scale", "msgpack.unpackb of the whole dict", "msgpack.unpackb(packed)", names
+    yield "for scale", "msgpack.packb of the whole dict", "msgpack.packb(plain)", names
+    yield "for scale", "json.loads of the whole dict", "json.loads(text)", names
+    yield "for scale", "json.dumps of the whole dict", "json.dumps(plain)", names
+
+
+def _finish(coroutine: Any) -> None:
+    """Run a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("it waited")
+
+
+def time_of(statement: str, names: dict[str, Any], repeats: int) -> float:
+    """Return the ns that a statement takes: the best of several repeats of at least 2 ms each."""
+    timer = timeit.Timer(statement, globals=names)
+    count = 1
+    while timer.timeit(count) < 0.002:
+        count *= 2
+    return min(timer.repeat(repeats, count)) / count * 1e9
+
+
+async def calls(bed: Bed, sizes: list[int], repeats: int) -> list[dict[str, Any]]:
+    """Return the ns of each call; `size` 0 where a session's size does not matter."""
+    cases = [(0, *case) for case in small_cases()]
+    for size in sizes:
+        cases += [(size, *case) for case in sized_cases(*await stored_session(size), size)]
+    return [
+        {"part": part, "what": what, "size": size, "ns": time_of(statement, names, repeats)}
+        for size, part, what, statement, names in cases
+    ]
+
+
+async def gets(bed: Bed, via: str, size: int, requests: int) -> dict[str, float]:
+    """Get records of `size` bytes, 64 at a time; return the cost of one GET."""
+    key = ("gets", via, size)
+    if key not in bed.kept:
+        bed.kept[key] = await _getter(bed.store_url, via, size)
+    each = max(requests // AT_A_TIME, 1)
+    run: Callable[[int], Awaitable[None]] = bed.kept[key]
+    with Meter() as meter:
+        await run(each)
+    return meter.per(each * AT_A_TIME)
+
+
+async def _getter(url: str, via: str, size: int) -> Callable[[int], Awaitable[None]]:
+    """Store 64 records; return what gets each of them so many times."""
+    stored, _ = await stored_session(size)
+    keys = [new_token().selector for _ in range(AT_A_TIME)]
+    if via == "store":
+        store = RedisStore.from_url(url)
+        for key in keys:
+            await store.create(key, stored.data, stored.expires_at, deadline=time.monotonic() + 5)
+
+        async def load(key: str, times: int) -> None:
+            for _ in range(times):
+                found = await store.load(key, deadline=time.monotonic() + 5)
+                assert found is not None
+
+        return lambda times: _all(load(key, times) for key in keys)
+
+    client = Redis.from_url(url, max_connections=CONNECTIONS)
+    for key in keys:
+        await client.set(key, stored.data)
+
+    async def get(key: str, times: int) -> None:
+        for _ in range(times):
+            found = await client.get(key)
+            assert found is not None
+
+    async def pipeline(times: int) -> None:
+        for _ in range(times):
+            async with client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.get(key)
+                found = await pipe.execute()
+            assert None not in found
+
+    return pipeline if via == "pipeline" else lambda times: _all(get(key, times) for key in keys)
+
+
+async def _all(work: Any) -> None:
+    await asyncio.gather(*work)
