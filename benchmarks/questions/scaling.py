@@ -207,10 +207,10 @@ def plots(rows: list[Row]) -> dict[str, Any]:
 
 
 def _note(varied: str) -> str:
-    fixed = (
-        f"{BASE_CONCURRENCY} requests at a time" if varied == "sessions" else f"{BASE_SESSIONS:,} sessions"
-    )
-    return f"{fixed}; sessions of about {USUAL} B, each request in a random one"
+    about = f"sessions of about {USUAL} B, each request in a random one"
+    if varied == "sessions":
+        return f"{BASE_CONCURRENCY} requests at a time; {about}"
+    return f"{BASE_SESSIONS:,} sessions; {about}; a line ends where requests failed"
 
 
 def targets(rows: list[Row]) -> list[Target]:

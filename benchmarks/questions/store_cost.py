@@ -201,16 +201,17 @@ def plots(rows: list[Row]) -> dict[str, Any]:
         for kind in ("mix", *KINDS)
         if pick(usual, kind=kind)
     }
-    note = f"64 requests at a time, sessions of about {USUAL} B; mix: 60 % untouched, 30 % read, 10 % write"
-    capacity = {
-        "mix": {layer(row["layer"]).TITLE: carried(row) for row in usual if row["kind"] == "mix"},
-    }
+    shares = "mix: " + ", ".join(f"{share} % {kind}" for kind, share in MIX.items())
+    capacity = {"": {layer(row["layer"]).TITLE: carried(row) for row in usual if row["kind"] == "mix"}}
     return {
         "store-cost": bars(
-            groups, title="What a request costs the store", unit="store CPU µs per request", note=note
+            groups,
+            title="What a request costs the store",
+            unit="store CPU µs per request",
+            note=f"{shares}; 64 requests at a time, sessions of about {USUAL} B",
         ),
         "store-capacity": bars(
-            capacity, title="What one core of the store can carry", unit="requests per second", note=note
+            capacity, title="What one core of the store can carry", unit="requests per second", note=shares
         ),
     }
 
