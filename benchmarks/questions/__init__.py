@@ -7,7 +7,7 @@ from typing import cast
 
 from benchmarks.results import Question
 
-NAMES = ("request_cost", "store_cost", "store_memory", "correctness", "own_time", "scaling")
+NAMES = ("request_cost", "store_cost", "latency", "store_memory", "correctness", "own_time", "scaling")
 
 
 def questions() -> list[Question]:
