@@ -115,7 +115,7 @@ def _targets(run: Run) -> Table:
             answer.question.TITLE,
             target.case,
             number(target.ratio),
-            f"{target.how} {number(target.bound)}",
+            f"{target.how} {target.bound:.3g}",
             "met" if target.met else "**missed**",
         ]
         for answer in run.answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any, Final
 
 from benchmarks.layers import LAYERS, layer
@@ -65,17 +66,16 @@ def panels(count: int, *, title: str, note: str = "", columns: int = 3, size: tu
     """
     from matplotlib.figure import Figure
 
-    columns = max(1, min(columns, count))
-    lines = -(-count // columns)
-    figure = Figure(
-        figsize=(size[0] * columns, size[1] * lines + (0.9 if note else 0.6)),
-        layout="constrained",
-        facecolor="white",
-    )
+    columns = _columns(count, columns)
+    rows = -(-count // columns)
+    width = size[0] * columns
+    title, note = fill(title, int(width * 9)), fill(note, int(width * 14))
+    height = size[1] * rows + 0.45 + 0.2 * title.count("\n") + (0.2 + 0.16 * note.count("\n") if note else 0)
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
     if note:
         figure.supxlabel(note, x=0.01, ha="left", fontsize=9, color="#57606a")
-    grid = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
+    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes in grid[count:]:
         axes.set_axis_off()
     for axes in grid[:count]:
@@ -104,9 +104,9 @@ def bars(
     groups = {heading: group for heading, group in groups.items() if group}
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     height = 0.24 * len(names) + 0.75
-    wide = 3.6 if len(groups) > 2 else 5.0
+    wide = 3.6 if len(groups) > 2 else 5.0 if len(groups) == 2 else 6.5
     figure, grid = panels(len(groups), title=title, note=note, columns=columns, size=(wide, height))
-    columns = max(1, min(columns, len(groups)))
+    columns = _columns(len(groups), columns)
     for at, (axes, (heading, group)) in enumerate(zip(grid, groups.items(), strict=True)):
         shown = [(place, name) for place, name in enumerate(names) if name in group]
         axes.barh(
@@ -240,6 +240,10 @@ def _height(axes: Any, value: float) -> float:
     """Return where a value is on the y axis, as a part of its height."""
     _, y = axes.transLimits.transform(axes.transScale.transform((axes.get_xlim()[0], value)))
     return float(y)
+
+
+def _columns(count: int, most: int) -> int:
+    return 2 if count == 4 and most == 3 else max(1, min(most, count))
 
 
 def _tick(value: float, place: int | None = None) -> str:

@@ -104,7 +104,7 @@ def show_targets(out: Console, judged: Sequence[tuple[str, Target]]) -> None:
             name,
             escape(target.case),
             number(target.ratio),
-            f"{target.how} {number(target.bound)}",
+            f"{target.how} {target.bound:.3g}",
             "[green]met" if target.met else "[bold red]missed",
         )
     if judged:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from benchmarks.__main__ import parse
+from benchmarks.__main__ import main, parse
 from benchmarks.bench import Bench
 from benchmarks.environment import environment
 from benchmarks.layers import LAYERS, layer
@@ -99,8 +99,8 @@ def test_page_has_everything(run: Run, tmp_path: Path) -> None:
         assert f"## About {name}\n\nWhat {name} shows, in `code`.\n\nWhat it does not." in text
         for n in (1, 2):
             assert f"**{name}: table {n}**\n\n| layer | a\\|b |\n|---|" in text
-        assert f"| About {name} | {name}: met | 0.50 | at most 0.70 | met |" in text
-        assert f"| About {name} | {name}: missed | 1.50 | at least 8.00 | **missed** |" in text
+        assert f"| About {name} | {name}: met | 0.50 | at most 0.7 | met |" in text
+        assert f"| About {name} | {name}: missed | 1.50 | at least 8 | **missed** |" in text
         for plot in ("bars", "lines"):
             assert f"(benchmarks/{name}-{plot}.svg)" in text
     assert "## About broken" in text and "Failed in this run, and missing here: About broken" in text
@@ -161,6 +161,43 @@ def test_environment_names_nobody() -> None:
     assert "/" not in text and "\\" not in text
     for secret in (socket.gethostname(), getpass.getuser()):
         assert not re.search(rf"\b{re.escape(secret)}\b", text)
+
+
+def test_one_question_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any) -> None:
+    """A question that fails is reported at the end; the others are asked, shown and kept. Exit code 1."""
+    asked = [question("broken", fails), question("first", rows_of_all_layers)]
+    monkeypatch.setattr("benchmarks.questions.questions", lambda: asked)
+    assert main(["--output", str(tmp_path)]) == 1
+    out, err = capfd.readouterr()
+    assert "first: table 2" in out and "1 of 2 targets met" in out
+    assert "broken FAILED" in err and "RuntimeError: no server" in err
+    run = load(tmp_path / "results.json", asked)
+    assert [(answer.name, bool(answer.error)) for answer in run.answers] == [
+        ("broken", True),
+        ("first", False),
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "results.json", "first-bars.svg", "first-bars.png", "first-lines.svg", "first-lines.png"
+    }  # fmt: skip
+
+
+def test_missed_targets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A missed target is an error only when asked for."""
+    monkeypatch.setattr("benchmarks.questions.questions", lambda: [question("first", rows_of_all_layers)])
+    assert main(["--output", str(tmp_path), "--only", "first"]) == 0
+    assert main(["--output", str(tmp_path), "--strict"]) == 1
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An interrupted run keeps what it has measured."""
+
+    def interrupted(bench: Any) -> list[Row]:
+        raise KeyboardInterrupt
+
+    asked = [question("first", rows_of_all_layers), question("other", interrupted)]
+    monkeypatch.setattr("benchmarks.questions.questions", lambda: asked)
+    assert main(["--output", str(tmp_path)]) == 130
+    assert [answer.name for answer in load(tmp_path / "results.json", asked).answers] == ["first"]
 
 
 def test_questions_are_whole() -> None:
