@@ -76,7 +76,7 @@ def page(run: Run) -> str:
         "## Environment",
         _environment(run.environment),
         "## Targets",
-        "Ratios that the project has promised itself.",
+        _met(run),
         _markdown(_targets(run)),
         "## What is compared",
         "\n".join(_layers()),
@@ -107,6 +107,12 @@ def _environment(environment: dict[str, Any]) -> str:
     libraries = environment["libraries"].items()
     rows.append(["libraries", ", ".join(f"{name} {version}" for name, version in libraries)])
     return _markdown(Table("", ["what", "this run"], rows))
+
+
+def _met(run: Run) -> str:
+    targets = [target for answer in run.answers for target in answer.targets()]
+    met = sum(target.met for target in targets)
+    return f"Ratios that the project has promised itself: {met} of {len(targets)} are met in this run."
 
 
 def _targets(run: Run) -> Table:
