@@ -67,7 +67,7 @@ def panels(count: int, *, title: str, note: str = "", columns: int = 3, size: tu
     from matplotlib.figure import Figure
 
     columns = _columns(count, columns)
-    rows = -(-count // columns)
+    rows = max(1, -(-count // columns))
     width = size[0] * columns
     title, note = fill(title, int(width * 9)), fill(note, int(width * 14))
     height = size[1] * rows + 0.45 + 0.2 * title.count("\n") + (0.2 + 0.16 * note.count("\n") if note else 0)

@@ -16,6 +16,7 @@ from benchmarks.bench import Bench
 from benchmarks.environment import environment
 from benchmarks.layers import LAYERS, layer
 from benchmarks.questions import questions
+from benchmarks.report.files import save_plot
 from benchmarks.report.page import page, write
 from benchmarks.report.style import bars, lines
 from benchmarks.results import Question, Row, Table, Target, name_of
@@ -123,6 +124,22 @@ def test_page_again(run: Run, tmp_path: Path) -> None:
     )
     for path in made:
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path
+
+
+def test_nothing_to_draw(tmp_path: Path) -> None:
+    """Plots of nothing, and lines of a single point, are plots all the same."""
+    empty = {"read": dict[str, float]()}
+    for place, figure in enumerate(
+        (
+            bars({}, title="None", unit="µs"),
+            bars(empty, title="None", unit="µs"),
+            lines({}, title="None", across="x", unit="µs"),
+            lines({"one": [(64, 2.0)]}, title="One", across="x", unit="µs"),
+            lines({"read": {"one": [(0, 0.0)], "none": []}}, title="One", across="x", unit="µs", log=""),
+        )
+    ):
+        save_plot(figure, tmp_path / f"{place}.svg")
+        assert (tmp_path / f"{place}.svg").read_text().endswith("</svg>\n")
 
 
 def test_quick_run_says_so(run: Run) -> None:
