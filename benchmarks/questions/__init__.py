@@ -7,7 +7,16 @@ from typing import cast
 
 from benchmarks.results import Question
 
-NAMES = ("request_cost", "store_cost", "latency", "store_memory", "correctness", "own_time", "scaling")
+NAMES = (
+    "request_cost",
+    "store_cost",
+    "latency",
+    "end_to_end",
+    "store_memory",
+    "correctness",
+    "own_time",
+    "scaling",
+)
 
 
 def questions() -> list[Question]:
