@@ -194,8 +194,11 @@ def draw_lines(
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_minor_formatter(NullFormatter())
         axis.set_major_formatter(_tick)
+    heights = [y for points in series.values() for _, y in points if y > 0]
     if "y" not in log:
         axes.set_ylim(bottom=0)
+    elif heights:
+        axes.set_ylim(*_around(min(heights), max(heights)))
     places = sorted({x for points in series.values() for x, _ in points})
     if 0 < len(places) <= 8:
         axes.set_xticks(places)
@@ -240,6 +243,14 @@ def _height(axes: Any, value: float) -> float:
     """Return where a value is on the y axis, as a part of its height."""
     _, y = axes.transLimits.transform(axes.transScale.transform((axes.get_xlim()[0], value)))
     return float(y)
+
+
+def _around(low: float, high: float) -> tuple[float, float]:
+    """Return the nearest of 1, 2, 5, 10, 20, 50 and so on below and above."""
+    steps = [step * 10.0**power for power in range(-9, 13) for step in (1, 2, 5)]
+    below = [step for step in steps if step <= low * 0.97]
+    above = [step for step in steps if step >= high * 1.03]
+    return below[-1] if below else low, above[0] if above else high
 
 
 def _columns(count: int, most: int) -> int:
