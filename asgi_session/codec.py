@@ -42,7 +42,7 @@ MAX_DEPTH: Final = 64
 
 _BIG_INT, _DECIMAL, _UUID, _DATE, _DATETIME, _TUPLE, _FROZENSET, _SET = range(1, 9)
 
-_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes, datetime, date, Decimal, UUID})
+SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes, datetime, date, Decimal, UUID})
 _DIRECT: Final = frozenset({type(None), bool, int, float, str, bytes})
 _DATETIME_TEXT: Final = re.compile(r"([^\[\]/]+)(?:\[([^\[\]]+)\])?(/1)?")
 
@@ -73,7 +73,7 @@ def check(value: Any, key: str) -> None:
     """
     if not key.isascii():
         _check(key, key, " (the key itself)", 1)
-    if type(value) not in _SCALARS or type(value) is datetime:
+    if type(value) not in SCALARS or type(value) is datetime:
         _check(value, key, "", 1)
 
 
@@ -84,7 +84,7 @@ def decode(data: bytes) -> Any:
         SessionCorrupt: these bytes are none of ours.
     """
     try:
-        return _unpack(data, 0)
+        return msgpack.unpackb(data, ext_hook=_OUTER_HOOK, strict_map_key=False)
     except SessionCorrupt:
         raise
     except Exception as error:  # whatever msgpack, datetime, Decimal or ZoneInfo find wrong
@@ -94,7 +94,7 @@ def decode(data: bytes) -> Any:
 def is_mutable(value: Any) -> bool:
     """Tell whether a decoded value can be changed in place."""
     kind = type(value)
-    if kind in _SCALARS or kind is frozenset:
+    if kind in SCALARS or kind is frozenset:
         return False
     if kind is tuple:
         try:
@@ -184,7 +184,7 @@ def _check(value: Any, key: str, place: str, depth: int) -> None:
             raise SessionSerializationError(
                 f"session[{key!r}]{place} cannot be stored: {error}", key=key
             ) from error
-    elif kind not in _SCALARS:
+    elif kind not in SCALARS:
         raise SessionSerializationError(
             f"session[{key!r}]{place} is a {kind.__module__}.{kind.__qualname__}, which a session cannot "
             "store; store its plain value (str, int, dict, ...) instead",
@@ -192,7 +192,7 @@ def _check(value: Any, key: str, place: str, depth: int) -> None:
         )
 
 
-_PLAIN: Final = _SCALARS - {datetime, str}
+_PLAIN: Final = SCALARS - {datetime, str}
 _CONTAINERS: Final = frozenset({list, tuple, dict, set, frozenset})
 
 
@@ -235,6 +235,7 @@ def _elements(data: bytes, depth: int) -> list[Any]:
 
 
 _HOOKS: Final = [_hook(depth) for depth in range(MAX_DEPTH + 1)]
+_OUTER_HOOK: Final = _HOOKS[0]
 
 
 def _parse_datetime(text: str) -> datetime:

@@ -239,7 +239,7 @@ class Committer:
             return
         base, token = settled.base, session._token
         assert base is not None and token is not None, "an applied commit has a record"
-        if ends(pending):
+        if mark is not None and ends(pending):
             session._status = _ENDED if mark is not None and mark.kind is Kind.DESTROY else Status.NEW
             session._base = session._token = None
             # A session that this request has created itself never had a cookie; the client's own may be

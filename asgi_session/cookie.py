@@ -110,12 +110,13 @@ class Cookie:
     def read(self, headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
         """Return the values of all our cookies in a request's headers, in their order."""
         values: list[str] = []
+        prefix = self._prefix
         for header, line in headers:
-            if header == b"cookie" and self._prefix in line:
-                for pair in line.split(b";") if b";" in line else (line,):
+            if header == b"cookie":
+                for pair in line.split(b";"):
                     pair = pair.strip(b" \t")
-                    if pair.startswith(self._prefix):
-                        values.append(pair[len(self._prefix) :].strip(b'"').decode("latin-1"))
+                    if pair.startswith(prefix):
+                        values.append(pair[len(prefix) :].strip(b'"').decode("latin-1"))
         return values
 
     def write(self, value: str, max_age: int) -> bytes:
@@ -133,7 +134,7 @@ class Cookie:
 def vary_on_cookie(headers: list[tuple[bytes, bytes]]) -> None:
     """Add Cookie to the response's Vary, in place."""
     for index, (name, value) in enumerate(headers):
-        if name.lower() == b"vary":
+        if len(name) == 4 and name.lower() == b"vary":
             names = {part.strip().lower() for part in value.split(b",")}
             if b"*" not in names and b"cookie" not in names:
                 headers[index] = (name, value + b", Cookie")

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from asgi_session.cookie import keep_out_of_caches, vary_on_cookie
@@ -70,26 +70,15 @@ class Exchange:
         """Send what the app sends, and commit first where a response starts."""
         raise NotImplementedError
 
-    async def run(self, app: ASGIApp, receive: Receive) -> None:
-        """Have the app serve it, and commit what is left when the app is done."""
-        session = self.session
-        try:
-            try:
-                await app(self.scope, receive, self.send_on)
-            except Exception as error:
-                if not await self._after_error(error):
-                    raise
-            else:
-                if session._accessed and not self.failed and not session._unchanged():
-                    await self._commit_late(broken=self.status == 0 or self.status >= 500)
-        except asyncio.CancelledError:
-            # As when a streaming response's client has left, or the server stops.
-            if session._accessed and not self.failed:
-                broken = self.status == 0 or self.status >= 500
-                self.middleware.manager._loops.current().spawn(self._commit_late(broken=broken))
-            raise
-        finally:
-            session._served = True
+    async def finish(self) -> None:
+        """Commit what the app has left to commit when it was done."""
+        if not self.failed:
+            await self._commit_late(broken=self.status == 0 or self.status >= 500)
+
+    def finish_cancelled(self) -> None:
+        """Do so in a task: a streaming response's client has left, or the server stops."""
+        if self.session._accessed:
+            self.middleware.manager._loops.current().spawn(self.finish())
 
     async def autoload(self, receive: Receive) -> bool:
         """Load the session before the app runs; False when the client was told that this failed."""
@@ -120,7 +109,7 @@ class Exchange:
         session._sealed = True
         await self.send(message)
 
-    async def _after_error(self, error: Exception) -> bool:
+    async def after_error(self, error: Exception) -> bool:
         """Do what is left to do after the app has raised; whether the error ends here."""
         disconnected = isinstance(error, _DISCONNECTED)
         if self.failed:
@@ -216,12 +205,12 @@ class WebSocketExchange(Exchange):
     carries_cookies = False
     greeted = True
 
-    async def run(self, app: ASGIApp, receive: Receive) -> None:
-        """Have the app serve it, and commit what is left when the app is done."""
+    def guard(self, receive: Receive) -> Receive:
+        """Return what the app receives with."""
         self._receive = receive
-        await super().run(app, self.receive_unless_failed)
+        return self._receive_unless_failed
 
-    async def receive_unless_failed(self) -> Message:
+    async def _receive_unless_failed(self) -> Message:
         """Receive what the client sends; its leaving once the handshake was refused here."""
         return {"type": "websocket.disconnect", "code": 1006} if self.failed else await self._receive()
 

@@ -21,7 +21,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asgi_session import record as records
-from asgi_session.changes import Fold, Kind, Verdict, fold, merge
+from asgi_session.changes import ONE_APPLIED, Fold, Kind, Verdict, fold, merge
 from asgi_session.errors import StoreUnavailable
 from asgi_session.expiry import expires_at
 from asgi_session.pending import (
@@ -122,7 +122,9 @@ class Lanes:
 
         Being cancelled there does not touch the commit: it has its result by its deadline.
         """
-        if self._join(key, pending):
+        lane = self._lanes.get(key)
+        if lane is not None:
+            self._join(lane, pending)
             return pending.wait()
         lane = self._lanes[key] = _Lane(key, pending)
         return self._save_batch(lane, pending)
@@ -132,16 +134,12 @@ class Lanes:
         for lane in list(self._lanes.values()):
             yield from [pending for pending in [*lane.batch, *lane.queue] if not pending.done]
 
-    def _join(self, key: str, pending: Pending) -> bool:
-        lane = self._lanes.get(key)
-        if lane is None:
-            return False
+    def _join(self, lane: _Lane, pending: Pending) -> None:
         lane.queue = (*lane.queue, pending)
         # What is on the wire is watched by the store. What waits behind it needs a watch of its own.
         pending.timer = asyncio.get_running_loop().call_later(
             max(pending.deadline - time.monotonic(), 0), self._expire_queued, lane, pending
         )
-        return True
 
     def _expire_queued(self, lane: _Lane, pending: Pending) -> None:
         if pending in lane.queue:
@@ -216,7 +214,9 @@ class Lanes:
         """Fold the batch into the next version; what cannot be applied leaves the batch."""
         policy, batch = self._policy, lane.batch
         base = lane.known
-        if base is None or lane.tries == 0:
+        if base is None and len(batch) == 1:
+            base = batch[0].base
+        elif base is None or lane.tries == 0:
             # After a conflict it must be the store's, even if somebody has seen a later one: a failover
             # may have lost that.
             base = _newest(batch, base)
@@ -225,7 +225,7 @@ class Lanes:
             base.record, batch, now=now, idle=policy.idle, absolute=policy.absolute, max_size=policy.max_size
         )
         record, lane.data, lane.verdicts, _ = folded
-        if _OVERTAKEN in lane.verdicts or _TOO_LARGE in lane.verdicts:
+        if lane.verdicts is not ONE_APPLIED and (_OVERTAKEN in lane.verdicts or _TOO_LARGE in lane.verdicts):
             self._leave_out(lane, folded, base)
         lane.base, lane.record, lane.reply_lost = base, record, False
         idle = record.idle
@@ -266,11 +266,6 @@ class Lanes:
         """Settle the batch as the store answered; after a conflict it stays, on another base."""
         batch, results, record = lane.batch, self._results, lane.record
         lane.data = b""
-        if answer is GONE:
-            lane.known, lane.batch = None, ()
-            for pending in batch:
-                results.settle(pending, Settled(None, None, tries=lane.tries))
-            return
         if isinstance(answer, Saved):
             # Not Base(...), which takes twice as long: this is every save.
             saved: Base = tuple.__new__(Base, (record, answer.tag, lane.expires_at))
@@ -280,6 +275,11 @@ class Lanes:
                     batch[0], tuple.__new__(Settled, (lane.verdicts[0], saved, False, lane.tries, False))
                 )
                 return
+        elif answer is GONE:
+            lane.known, lane.batch = None, ()
+            for pending in batch:
+                results.settle(pending, Settled(None, None, tries=lane.tries))
+            return
         else:
             data, tag, expiry = answer.current
             saved = Base(self._policy.decode(lane.key, data), tag, expiry)

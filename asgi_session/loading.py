@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from asgi_session import record as records
@@ -50,11 +50,12 @@ class Loader:
             session._attach(_NEW)
             return
         policy = self._policy
+        tokens = policy.tokens
         status, looked_at, corrupt = _NEW, 0, None
         deadline = begin_wait(session, policy.deadline)
         try:
             for text in texts:
-                token = policy.tokens.read(text)
+                token = tokens.read(text)
                 if token is None:
                     policy.emit("malformed", None)
                     continue
@@ -68,7 +69,7 @@ class Loader:
                 try:
                     record = self._decode(token.selector, stored.data)
                     now = policy.clock()
-                    fit = judge(record, token, stored.expires_at, now, policy.tokens)
+                    fit = judge(record, token, stored.expires_at, now, tokens)
                     if fit is not _OPENS:
                         fit = self._report(fit, token)
                 except SessionCorrupt as error:
@@ -194,7 +195,7 @@ class Loader:
     async def _touch(self, loop: LoopState, key: str, expires: int, tag: bytes) -> None:
         try:
             done = await self._policy.store.touch(
-                key, expires, expect=tag, deadline=time.monotonic() + self._policy.deadline
+                key, expires, expect=tag, deadline=monotonic() + self._policy.deadline
             )
         except Exception as error:  # a foreign store's too: nobody waits for this task
             self._policy.emit("touch_failed", key, error=error)
@@ -243,12 +244,14 @@ def begin_wait(session: Session, whole: float) -> float:
     """
     if session._sealed:
         session._waited = 0.0  # no response waits any more: every operation has the whole of it
-    return time.monotonic() + whole - session._waited
+    return monotonic() + whole - session._waited
 
 
 def end_wait(session: Session, deadline: float, whole: float) -> None:
     """Note how much of what one request may wait is used up."""
-    session._waited = max(session._waited, whole - (deadline - time.monotonic()))
+    waited = whole - deadline + monotonic()
+    if waited > session._waited:
+        session._waited = waited
 
 
 def gone() -> SessionGone:

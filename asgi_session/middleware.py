@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -129,9 +130,12 @@ class SessionMiddleware:
         """Serve one request, WebSocket or lifespan."""
         kind = scope["type"]
         if kind == "http":
-            exchange: Exchange = HttpExchange(self, scope, send, self._new_session(scope))
+            session = self._new_session(scope)
+            exchange: Exchange = HttpExchange(self, scope, send, session)
         elif kind == "websocket":
-            exchange = WebSocketExchange(self, scope, send, self._new_session(scope))
+            session = self._new_session(scope)
+            exchange = WebSocketExchange(self, scope, send, session)
+            receive = exchange.guard(receive)
         else:
             await (self._lifespan if kind == "lifespan" and self._owns_manager else self.app)(
                 scope, receive, send
@@ -139,7 +143,20 @@ class SessionMiddleware:
             return
         if self._autoload and self._wants_autoload(scope) and not await exchange.autoload(receive):
             return
-        await exchange.run(self.app, receive)
+        try:
+            try:
+                await self.app(scope, receive, exchange.send_on)
+            except Exception as error:
+                if not await exchange.after_error(error):
+                    raise
+            else:
+                if session._accessed and not session._unchanged():
+                    await exchange.finish()
+        except asyncio.CancelledError:
+            exchange.finish_cancelled()
+            raise
+        finally:
+            session._served = True
 
     def _new_session(self, scope: Scope) -> Session:
         outer = scope.get("session")

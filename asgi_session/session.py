@@ -144,9 +144,9 @@ class Session(dict[str, Any]):
                 try:
                     await self._manager._load(self)
                 finally:
-                    if self._loading:
-                        wake(self._loading)
-                    self._loading = None
+                    waiting, self._loading = self._loading, None
+                    if waiting:
+                        wake(waiting)
             else:
                 # Somebody else's load. If that one is cancelled or fails, this caller tries itself.
                 waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -329,7 +329,7 @@ class Session(dict[str, Any]):
             if held is not UNDECODED:
                 return held if held is not _ABSENT else value  # another thread of this request was first
             dict.__setitem__(self, key, value)
-            if codec.is_mutable(value):
+            if type(value) not in codec.SCALARS and codec.is_mutable(value):
                 self._watched[key] = None
         return value
 
@@ -426,7 +426,8 @@ class Session(dict[str, Any]):
     # ---------------------------------------------------------------- changing
 
     def _change(self) -> None:
-        self._use()
+        if not self._opened:
+            self._use()
         if self._mark is not None or self._status is _ENDED:
             self._refuse_if_ended()
 
@@ -536,7 +537,8 @@ class Session(dict[str, Any]):
         """
         changes = self._changes()
         for key in changes:
-            if not codec.is_mutable(dict.get(self, key)):
+            value = dict.get(self, key)
+            if type(value) in codec.SCALARS or not codec.is_mutable(value):
                 del self._watched[key]
         return changes
 

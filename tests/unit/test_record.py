@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from typing import Any
 
 import msgpack
@@ -269,3 +271,27 @@ def test_times_in_parts(time: int) -> None:
     assert records.moved_until(record) == time
     empty: tuple[Any, int] = records.grace(fresh()), records.moved_until(fresh())
     assert empty == ((b"", 0), 0)
+
+
+_FORKS = """
+import os, random
+from asgi_session import record as records
+
+def nonce():
+    random.seed(1)
+    return records.new_record(now=0, idle=0, absolute=0, digest=b"", check=b"", entries={}).nonce.hex()
+
+nonce()
+child = os.fork()
+print(nonce(), flush=True)
+if child:
+    os.waitpid(child, 0)
+    print(nonce())
+"""
+
+
+def test_nonces_are_their_own() -> None:
+    """Neither a forked child nor an app that seeds `random` repeats the nonces of another's saves."""
+    printed = subprocess.run([sys.executable, "-c", _FORKS], capture_output=True, text=True, check=True)
+    nonces = printed.stdout.split()
+    assert len(nonces) == len(set(nonces)) == 3

@@ -191,6 +191,11 @@ _REPLY_KINDS: Final = {
 _IN_SCRIPT: Final = re.compile(r"@user_script:\s?\d+: -?([A-Z]+) ")
 
 
+def wants_script(reply: Any) -> bool:
+    """Tell whether the server does not know the script that it was to run."""
+    return isinstance(reply, hiredis.ReplyError) and kind(reply) is ReplyKind.NOSCRIPT
+
+
 def kind(error: hiredis.ReplyError) -> ReplyKind:
     """Tell what an error reply asks for."""
     text = str(error)

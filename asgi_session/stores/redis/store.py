@@ -145,9 +145,10 @@ class RedisStore:
         """Replace the record with that tag."""
         backend = self._loops.backends.get(get_running_loop()) or self._loops.enter()
         name = self._name(key)
+        reply: Any = None
         future = backend.submit(key, commands.try_save(name, data, expires_at, expect), deadline)
         if future is not None:
-            reply: Any = await future
+            reply = await future
             if reply is None or type(reply) is int or type(reply) is bytes:
                 return commands.saved(reply, data)
             if type(reply) is Failure and reply.executed is None:
@@ -155,6 +156,8 @@ class RedisStore:
                 raise StoreUnavailable(f"save: {reply.why}", executed=None)
         # Not connected, or an error, which means that it was not executed: from here on with patience.
         command = commands.save(key, name, data, expires_at, expect)
+        if commands.wants_script(reply):
+            command.with_script_text()
         return commands.saved(await backend.execute(command, deadline), data)
 
     async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:

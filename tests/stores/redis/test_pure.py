@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hiredis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from asgi_session.stores.redis import commands
 from asgi_session.stores.redis.backoff import delay
 from asgi_session.stores.redis.commands import ReplyKind, kind
 from asgi_session.stores.redis.topology import read_redirect, read_slots
@@ -114,3 +117,14 @@ def test_delays_grow_to_a_limit() -> None:
     """Jitter stays between half and all of the delay."""
     assert all(0.005 <= delay(0) <= 0.01 for _ in range(50))
     assert all(0.125 <= delay(1000) <= 0.25 for _ in range(50))
+
+
+@given(
+    st.binary(max_size=60), st.binary(max_size=200), st.integers(-(2**63), 2**63 - 1), st.binary(max_size=20)
+)
+def test_what_is_packed_by_hand(name: bytes, data: bytes, expires_at: int, tag: bytes) -> None:
+    """The two frequent commands are what hiredis would make of them."""
+    assert commands.get(name) == commands.pack(b"GET", name)
+    assert (
+        commands.try_save(name, data, expires_at, tag) == commands.save("k", name, data, expires_at, tag).data
+    )

@@ -114,6 +114,19 @@ async def test_one_command_per_verb(server: ServerProcess) -> None:
         assert stats["get"] == 2, "the load's, and the script's upon the conflict"
 
 
+async def test_a_save_brings_its_script(server: ServerProcess) -> None:
+    """A server that does not know the script is sent it at once."""
+    async with opened(server.url) as store:
+        data = record()
+        await store.create(KEY, data, in_an_hour(), deadline=soon())
+        server.command("SCRIPT", "FLUSH")
+        server.reset_stats()
+        saved = await store.save(KEY, data, in_an_hour(), expect=data[:16], deadline=soon())
+        assert saved == Saved(data[:16])
+        stats = server.commandstats()
+        assert (stats["evalsha"], stats["eval"]) == (1, 1)
+
+
 async def test_64_loads_leave_in_one_write(valkey: ServerProcess) -> None:
     """Promise 2: what 64 tasks load in one tick is one system call."""
     async with opened(valkey.url) as store:
