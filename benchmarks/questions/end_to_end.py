@@ -84,8 +84,8 @@ def _with_workers(bench: Bench, names: list[str], count: int, part: float) -> li
                     continue
                 if at == 0:
                     generate(clients[name], action, 0.2, generator)  # to be warm
-                row = _round(servers, clients[name], action, seconds, generator)
-                row = {"layer": name, "action": action, "workers": count, **row}
+                figures = _round(servers, clients[name], action, seconds, generator)
+                row: Row = {"layer": name, "action": action, "workers": count, **figures}
                 other = best.setdefault((name, action), row)
                 if row["rate"] > other["rate"]:
                     best[name, action] = row
