@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from asgi_session import record as records
 from asgi_session.changes import Changes, Kind, Mark, Verdict, own_keys
@@ -55,37 +57,42 @@ class Committer:
         self._loader = loader
         self._loops = loops
 
-    async def commit(self, session: Session, *, explicit: bool, only_destroy: bool = False) -> None:
-        """Commit what was changed, if anything.
+    def commit(
+        self, session: Session, *, explicit: bool, only_destroy: bool = False
+    ) -> Coroutine[Any, Any, None]:
+        """Commit what was changed, if anything; await the result.
+
+        No coroutine function, because the ordinary commit at a response's start then needs one less.
 
         Args:
             session: whose.
             explicit: the app asked and wants to know: a session that is gone is an error.
             only_destroy: the request has failed: drop the changes, end the session if it was to end.
         """
-        if session._pending is not None:
-            await settled(session)
+        if explicit or session._pending is not None:
+            return self._commit_in_turn(session, explicit=explicit, only_destroy=only_destroy)
         pending = self._take(session, only_destroy=only_destroy)
-        if pending is None:
-            if explicit:
-                if session._status in (Status.DETACHED, _ENDED):
-                    raise gone()
-                self._loader.touch_if_due(session, self._policy.clock())
-            return
-        try:
-            key = self._dispatch(pending)
-            if key is not None:
-                await self._loops.current().lanes.save(key, pending)
-            else:
-                await pending.wait()
-        finally:
-            end_wait(session, pending.deadline, self._policy.deadline)
-        if pending.error is not None:
-            raise pending.error
-        if explicit and pending.dropped == "late":
-            raise SessionError(_LATE)
-        if explicit and pending.dropped:
-            raise gone()
+        return settled(session) if pending is None else self._carry_out(pending)
+
+    async def _commit_in_turn(self, session: Session, *, explicit: bool, only_destroy: bool) -> None:
+        """Commit after the commit that is on its way, and tell who asked what became of it."""
+        await settled(session)
+        pending = self._take(session, only_destroy=only_destroy)
+        if pending is not None:
+            await self._carry_out(pending)
+            if explicit and pending.dropped == "late":
+                raise SessionError(_LATE)
+            if explicit and pending.dropped:
+                raise gone()
+        elif explicit:
+            if session._status in (Status.DETACHED, _ENDED):
+                raise gone()
+            self._loader.touch_if_due(session, self._policy.clock())
+
+    def _carry_out(self, pending: Pending) -> Coroutine[Any, Any, None]:
+        """Send a commit on its way; await its result."""
+        key = self._dispatch(pending)
+        return pending.result() if key is None else self._loops.current().lanes.save(key, pending)
 
     def _take(self, session: Session, *, only_destroy: bool = False) -> Pending | None:
         """Take the session's changes for a commit; None when there is nothing to do."""
@@ -158,9 +165,8 @@ class Committer:
             if not isinstance(error, Exception):
                 raise
         else:
-            key = self._dispatch(pending)
-            if key is not None:
-                await self._loops.current().lanes.save(key, pending)
+            with suppress(Exception):  # it is the commit's, and told to who waits for that
+                await self._carry_out(pending)
 
     def _make_ready(self, pending: Pending) -> str:
         """Set what the merge needs to know of the session's record; return that record's key."""
@@ -240,7 +246,7 @@ class Committer:
         base, token = settled.base, session._token
         assert base is not None and token is not None, "an applied commit has a record"
         if mark is not None and ends(pending):
-            session._status = _ENDED if mark is not None and mark.kind is Kind.DESTROY else Status.NEW
+            session._status = _ENDED if mark.kind is Kind.DESTROY else Status.NEW
             session._base = session._token = None
             # A session that this request has created itself never had a cookie; the client's own may be
             # another one by now.
@@ -269,6 +275,7 @@ class Committer:
             self._policy.emit("failed", session.id, error=error)
             session._hand_back(pending.changes, pending.era)
             session._pending = None
+            end_wait(session, pending.deadline, self._policy.deadline)
             pending.finish(error)
 
     def _finish(self, pending: Pending) -> None:
@@ -276,6 +283,7 @@ class Committer:
         if session._mark is pending.mark:
             session._mark = None
         session._pending = None
+        end_wait(session, pending.deadline, self._policy.deadline)
         pending.finish()
 
     def _drop(self, pending: Pending, reason: str) -> None:

@@ -118,14 +118,14 @@ class Lanes:
         self._lanes: dict[str, _Lane] = {}
 
     def save(self, key: str, pending: Pending) -> Coroutine[Any, Any, None]:
-        """Have a commit saved to the record `key`; await the result until it is settled or failed.
+        """Have a commit saved to the record `key`; await its result, or the error with which it failed.
 
         Being cancelled there does not touch the commit: it has its result by its deadline.
         """
         lane = self._lanes.get(key)
         if lane is not None:
             self._join(lane, pending)
-            return pending.wait()
+            return pending.result()
         lane = self._lanes[key] = _Lane(key, pending)
         return self._save_batch(lane, pending)
 
@@ -209,6 +209,8 @@ class Lanes:
                 del self._lanes[lane.key]
             if not leader.done:  # it goes on as a new session
                 await leader.wait()
+            if leader.error is not None:
+                raise leader.error
 
     def _begin(self, lane: _Lane) -> None:
         """Fold the batch into the next version; what cannot be applied leaves the batch."""

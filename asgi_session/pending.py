@@ -80,6 +80,12 @@ class Pending(Intent):
             self._waiters = (*self._waiters, waiter)
             await waiter
 
+    async def result(self) -> None:
+        """Wait until it has a result; raise the error with which it failed."""
+        await self.wait()
+        if self.error is not None:
+            raise self.error
+
     def finish(self, error: Exception | None = None) -> None:
         """Give it its result and wake who waits."""
         if self.done:

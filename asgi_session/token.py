@@ -126,10 +126,10 @@ class Tokens:
 
 
 def _text(raw: bytes) -> str:
-    return binascii.b2a_base64(raw, newline=False).decode().translate(_URL_SAFE)[:PART_LENGTH]
+    return binascii.b2a_base64(raw, newline=False)[:PART_LENGTH].translate(_URL_SAFE).decode()
 
 
-_URL_SAFE: Final = str.maketrans("+/", "-_")
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 def _key_bytes(key: str | bytes) -> bytes:

@@ -29,7 +29,7 @@ class Single:
         connection = self._node.connection
         if connection is None:
             return None
-        return connection.request(data, min(deadline, monotonic() + self._timeout))
+        return connection.request(data, deadline, 0, self._timeout)
 
     async def execute(self, command: Command, deadline: float) -> Any:
         """Send until there is an answer."""
