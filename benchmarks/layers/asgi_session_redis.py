@@ -28,4 +28,6 @@ def _destroy(request: Request) -> None:
 
 def build(action: Action, store_url: str) -> Starlette:
     """Return the app."""
-    return starlette_app(action, [Middleware(SessionMiddleware, store=_store(store_url))], load_session, _destroy)
+    return starlette_app(
+        action, [Middleware(SessionMiddleware, store=_store(store_url))], load_session, _destroy
+    )

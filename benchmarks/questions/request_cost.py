@@ -29,17 +29,27 @@ TITLE: Final = "Cost of a request"
 ACTIONS: Final = ("untouched", "anonymous", "read", "write", "new", "destroy")
 CONCURRENCIES: Final = (1, 8, 64, 256)
 SIZES: Final = (100, 1_000, 10_000, 60_000)
+TARGETED: Final = {("untouched", 64, USUAL), ("read", 64, USUAL), ("write", 64, USUAL), ("read", 1, USUAL)}
+"""The cases with a target, which are measured more often."""
 COOKIE_LIMIT: Final = 2_500  # bytes of msgpack that are too much, as signed JSON in base64, for a cookie
 
 
 def cases(quick: bool) -> list[tuple[str, int, int]]:
     """Return (action, concurrent requests, size of the session) of each case."""
-    usual = [(action, 64, USUAL) for action in ACTIONS]
     if quick:
-        return [*usual[:4], ("read", 1, USUAL)]
+        return sorted(TARGETED)
+    usual = [(action, 64, USUAL) for action in ACTIONS]
     more = [(action, count, USUAL) for action in ("untouched", "read", "write") for count in (1, 8, 256)]
     sizes = [(action, 64, size) for size in SIZES for action in ("read", "write")]
     return usual + more + sizes
+
+
+def effort(case: tuple[str, int, int], quick: bool) -> tuple[int, int]:
+    """Return how many rounds to make, of how many requests each."""
+    if quick:
+        return 2, 512
+    size = case[2]
+    return (20, 1280) if case in TARGETED else (6, max(256, 768 // max(1, size // 2000)))
 
 
 async def round_of(bed: Bed, action: str, concurrency: int, size: int, requests: int) -> dict[str, float]:
@@ -84,10 +94,10 @@ def measure(bench: Bench) -> list[Row]:
     names = [name for name in LAYERS if not (bench.quick and name == "asgi_session_cluster")]
     with bench.workers(*names) as workers:
         todo = cases(bench.quick)
-        for number_of_case, (action, concurrency, size) in enumerate(todo):
-            bench.say(f"{action}, {concurrency} at a time, {size} B", number_of_case / len(todo))
-            requests = max(256, 1280 // max(1, size // 2000))
-            for _ in range(3 if bench.quick else 20):
+        for at, (action, concurrency, size) in enumerate(todo):
+            bench.say(f"{action}, {concurrency} at a time, {size} B", at / len(todo))
+            rounds, requests = effort((action, concurrency, size), bench.quick)
+            for _ in range(rounds):
                 for name, worker in workers.items():
                     if not _makes_sense(name, action, size):
                         continue
