@@ -263,6 +263,15 @@ def test_malformed_records_are_corrupt(data: bytes) -> None:
         records.decode(data)
 
 
+@given(st.dictionaries(st.text(max_size=300), st.binary(max_size=300), max_size=20))
+def test_the_body_is_plain_msgpack(entries: dict[str, bytes]) -> None:
+    """Whoever reads msgpack reads the body: a map of text to bytes; and what he writes is read."""
+    record = fresh(entries)
+    data = records.encode(record)
+    assert msgpack.unpackb(data[65:]) == entries
+    assert records.decode(data[:65] + msgpack.packb(entries)) == record
+
+
 @given(U48)
 def test_times_in_parts(time: int) -> None:
     """A part's 6 bytes give the time back."""
