@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from starlette.applications import Starlette
@@ -9,6 +10,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 
 from asgi_session import SessionMiddleware, load_session
+from asgi_session.stores import RedisStore
 from benchmarks.actions import Action
 from benchmarks.layers.starlette_app import starlette_app
 
@@ -17,10 +19,15 @@ STORE: Final = "cluster"
 BARE: Final = "bare"
 
 
+_store: Final = functools.cache(RedisStore.from_url)  # one for all apps of a process, as a site has it
+
+
 def _destroy(request: Request) -> None:
     request.session.destroy()
 
 
 def build(action: Action, store_url: str) -> Starlette:
     """Return the app."""
-    return starlette_app(action, [Middleware(SessionMiddleware, store=store_url)], load_session, _destroy)
+    return starlette_app(
+        action, [Middleware(SessionMiddleware, store=_store(store_url))], load_session, _destroy
+    )

@@ -15,7 +15,11 @@ from benchmarks.actions import Action
 
 
 def fastapi_app(
-    action: Action, session_type: Any = None, end: Callable[[Any], None] | None = None
+    action: Action,
+    session_type: Any = None,
+    end: Callable[[Any], None] | None = None,
+    *,
+    lifespan: Any = None,
 ) -> FastAPI:
     """Return an app with one route.
 
@@ -23,8 +27,9 @@ def fastapi_app(
         action: what the route does.
         session_type: the layer's annotated dependency on a session.
         end: ends a session as the layer recommends for a logout.
+        lifespan: of the app.
     """
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, lifespan=lifespan)
     act = action.act
     if act is None:
 

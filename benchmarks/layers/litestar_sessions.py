@@ -15,6 +15,7 @@ was used or changed or not.
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from litestar import Litestar
@@ -30,7 +31,10 @@ STORE: Final = "redis"
 BARE: Final = "litestar_bare"
 
 
+_store: Final = functools.cache(RedisStore.with_client)  # one for all apps of a process, as a site has it
+
+
 def build(action: Action, store_url: str) -> Litestar:
     """Return the app."""
-    store = RedisStore.with_client(f"{store_url}?max_connections={CONNECTIONS}")
+    store = _store(f"{store_url}?max_connections={CONNECTIONS}")
     return litestar_app(action, [ServerSideSessionConfig(secure=True).middleware], {"sessions": store})

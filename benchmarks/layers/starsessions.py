@@ -14,6 +14,7 @@ Once loaded, a session is stored again in every response, whether it was changed
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -33,6 +34,9 @@ STORE: Final = "redis"
 BARE: Final = "bare"
 
 
+_client: Final = functools.cache(Redis.from_url)  # one for all apps of a process, as a site has it
+
+
 async def _load(request: Request) -> Any:
     await load_session(request)
     return request.session
@@ -40,7 +44,7 @@ async def _load(request: Request) -> Any:
 
 def build(action: Action, store_url: str) -> Starlette:
     """Return the app."""
-    client = Redis.from_url(store_url, max_connections=CONNECTIONS)
+    client = _client(store_url, max_connections=CONNECTIONS)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
