@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from asgi_session import record as records
@@ -165,8 +164,10 @@ class Committer:
             if not isinstance(error, Exception):
                 raise
         else:
-            with suppress(Exception):  # it is the commit's, and told to who waits for that
+            try:
                 await self._carry_out(pending)
+            except Exception as error:  # the commit's own, and told to who waits for that
+                self.fail(pending, error)
 
     def _make_ready(self, pending: Pending) -> str:
         """Set what the merge needs to know of the session's record; return that record's key."""

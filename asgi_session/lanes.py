@@ -160,8 +160,8 @@ class Lanes:
             self._abandon(lane)
 
     def _abandon(self, lane: _Lane) -> None:
-        self._fail([*lane.batch, *lane.queue], shutting_down())
         del self._lanes[lane.key]
+        self._fail([*lane.batch, *lane.queue], shutting_down())
 
     async def _save_batch(self, lane: _Lane, leader: Pending | None = None) -> None:
         """Save the batch, and what joins it after a conflict, until each commit has its result.
@@ -170,36 +170,37 @@ class Lanes:
         called again, also after it was cancelled, and goes on where it was.
         """
         try:
-            while lane.batch and not (leader is not None and leader.done):
-                if not lane.data:
-                    self._begin(lane)
-                    continue
-                batch = lane.batch
-                deadline = batch[0].deadline if len(batch) == 1 else min(one.deadline for one in batch)
-                try:
-                    answer = await self._policy.store.save(
-                        lane.key, lane.data, lane.expires_at, expect=lane.base.tag, deadline=deadline
-                    )
-                except asyncio.CancelledError:
-                    lane.reply_lost = True
-                    raise
-                except StoreUnavailable as error:
-                    await self._unanswered(lane, error, deadline)
-                else:
-                    self._answered(lane, answer)
-                    if lane.batch:
-                        await lane.pause()
-                        self._expire(lane, "every save met a newer version of the session", False)
-        except Exception as error:  # SessionCorrupt, or whatever a foreign store raises
-            lane.known = None
-            self._fail(lane.batch, error)
-            lane.start(())
+            try:
+                while lane.batch and not (leader is not None and leader.done):
+                    if not lane.data:
+                        self._begin(lane)
+                        continue
+                    batch = lane.batch
+                    deadline = batch[0].deadline if len(batch) == 1 else min(one.deadline for one in batch)
+                    try:
+                        answer = await self._policy.store.save(
+                            lane.key, lane.data, lane.expires_at, expect=lane.base.tag, deadline=deadline
+                        )
+                    except asyncio.CancelledError:
+                        lane.reply_lost = True
+                        raise
+                    except StoreUnavailable as error:
+                        await self._unanswered(lane, error, deadline)
+                    else:
+                        self._answered(lane, answer)
+                        if lane.batch:
+                            await lane.pause()
+                            self._expire(lane, "every save met a newer version of the session", False)
+            except Exception as error:  # SessionCorrupt, or whatever a foreign store raises
+                lane.known = None
+                self._fail(lane.batch, error)
+                lane.start(())
         except asyncio.CancelledError:
             if leader is not None:
                 self._spawn(self._run(lane))
             raise
         except BaseException:
-            if leader is not None:  # its coroutine was closed: its event loop is gone
+            if leader is not None:  # its coroutine was closed, so its event loop is gone; or a bug of ours
                 self._abandon(lane)
             raise
         if leader is not None:
@@ -307,7 +308,7 @@ class Lanes:
     def _fail(self, batch: Sequence[Pending], error: Exception) -> None:
         """Fail each of `batch`, with an error of its own: a traceback belongs to one request."""
         for pending in batch:
-            self._results.fail(pending, copy(error))
+            self._results.fail(pending, _copy(error))
 
     def _expire(self, lane: _Lane, reason: str, executed: bool | None) -> None:
         """Fail the commits whose deadline has passed, and take them out of the batch."""
@@ -325,6 +326,13 @@ class Lanes:
         for pending in late:
             message = f"the session was not saved within the deadline: {reason}"
             self._results.fail(pending, StoreUnavailable(message, executed=executed))
+
+
+def _copy(error: Exception) -> Exception:
+    try:
+        return copy(error)
+    except Exception:  # of a foreign store: one that copy cannot make again
+        return error
 
 
 def _epoch_after(pending: Pending, made: Record) -> bytes:

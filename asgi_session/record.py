@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import enum
 import os
-import random
 import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -61,11 +60,6 @@ _HEADER: Final = struct.Struct(">Q8sB8sHIHIHI16s4sB")
 _pack: Final[Callable[[dict[str, bytes]], bytes]] = msgspec.msgpack.Encoder().encode
 _unpack: Final[Callable[[bytes], dict[str, bytes]]] = msgspec.msgpack.Decoder(dict[str, bytes]).decode
 _U48: Final = struct.Struct(">HI")
-# Nonces tell writes apart and protect no secret, so they need not cost a system call each. Of our own,
-# since an app may seed the module's; and another in a forked child, or it would draw its parent's.
-_nonces: Final = random.Random()  # noqa: S311
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_nonces.seed)
 _NO_PARTS: Final[dict[int, bytes]] = {}
 
 
@@ -99,7 +93,7 @@ def new_record(
     """Return the first version of a new session's record; times in ms."""
     return Record(
         version=1,
-        nonce=_nonces.randbytes(8),
+        nonce=os.urandom(8),
         epoch=next_epoch(bytes(8)),
         created=now,
         idle=idle,
@@ -134,7 +128,9 @@ def next_version(record: Record, now: int, entries: dict[str, bytes] | None = No
         Record,
         (
             version + 1,
-            _nonces.getrandbits(64).to_bytes(8, "big"),
+            # From the system each time, since two processes must never draw the same: a generator in this
+            # one would go on alike in both copies of a fork, or of a memory snapshot that is restored twice.
+            os.urandom(8),
             epoch,
             created,
             idle,

@@ -88,7 +88,8 @@ class Cluster:
         node = self._slots[crc_hqx(key.encode(), 0) & 16383]
         if node is None or node.connection is None:
             return None
-        return node.connection.request(data, deadline, 0, self._timeout)
+        limit = monotonic() + self._timeout
+        return node.connection.request(data, limit if limit < deadline else deadline)
 
     async def execute(self, command: Command, deadline: float) -> Any:
         """Send, follow and retry until there is an answer."""

@@ -79,7 +79,6 @@ class Connection(asyncio.Protocol):
         "_keep",
         "_loop",
         "_next_deadline",
-        "_now",
         "_on_close",
         "_paused",
         "_pending",
@@ -119,7 +118,6 @@ class Connection(asyncio.Protocol):
         self._quiet_since = 0.0
         self._probed = 0.0
         self._next_deadline = math.inf
-        self._now = 0.0
         self._swept = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._idle: asyncio.TimerHandle | None = None
@@ -140,33 +138,24 @@ class Connection(asyncio.Protocol):
 
     # requests
 
-    def request(
-        self, data: bytes, deadline: float, extra: int = 0, within: float = math.inf
-    ) -> asyncio.Future[Any]:
+    def request(self, data: bytes, deadline: float, extra: int = 0) -> asyncio.Future[Any]:
         """Send `data`, which brings 1 + `extra` replies, of which the last one counts.
 
-        `deadline` is an instant of `time.monotonic`; the reply must also come `within` that many
-        seconds. The future may be cancelled at any time.
+        `deadline` is an instant of `time.monotonic`. The future may be cancelled at any time.
         """
         future: asyncio.Future[Any] = self._create_future()
         if self.closed:
             future.set_result(Failure(f"{self.where}: the connection is closed", False))
             return future
-        if not self._flush_due:
-            self._schedule_flush()
-        if self._now + within < deadline:
-            deadline = self._now + within
         self._queue.append((future, deadline, data, extra))
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
         if deadline < self._next_deadline:
             self._next_deadline = deadline
         if self._watch is None:
             self._start_watch()
         return future
-
-    def _schedule_flush(self) -> None:
-        self._flush_due = True
-        self._loop.call_soon(self._flush)
-        self._now = monotonic()  # once for all requests of this tick
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -212,7 +201,8 @@ class Connection(asyncio.Protocol):
             return
         self._in_flight = in_flight
         if self._queue and not self._flush_due:
-            self._schedule_flush()
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
 
     def pause_writing(self) -> None:
         """Let requests wait in the queue: the transport's buffer is full."""

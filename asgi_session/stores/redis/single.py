@@ -29,7 +29,8 @@ class Single:
         connection = self._node.connection
         if connection is None:
             return None
-        return connection.request(data, deadline, 0, self._timeout)
+        limit = monotonic() + self._timeout
+        return connection.request(data, limit if limit < deadline else deadline)
 
     async def execute(self, command: Command, deadline: float) -> Any:
         """Send until there is an answer."""
