@@ -8,10 +8,37 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from benchmarks.layers import layer
 from tests.servers import Cluster, ServerProcess, start_cluster, start_valkey
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+
+def _cores() -> list[int]:
+    """Return the cores that we may use, those first that are not two threads of one."""
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    siblings: dict[int, str] = {}
+    for core in sorted(os.sched_getaffinity(0)):
+        known = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
+        siblings[core] = known.read_text() if known.exists() else str(core)
+    firsts = {shared: core for core, shared in reversed(siblings.items())}
+    return sorted(siblings, key=lambda core: (firsts[siblings[core]] != core, core))
+
+
+def _raise_limit() -> None:
+    """Allow as many sockets as the system lets us: some layers open one for every command at a time."""
+    if resource is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 65_536 if most == resource.RLIM_INFINITY else most
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _print(what: str, part: float) -> None:
@@ -30,7 +57,7 @@ class Bench:
     def __init__(self, *, quick: bool = False, say: Callable[[str, float], None] = _print) -> None:
         self.quick = quick
         self.say = say
-        self.cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self.cores = _cores()
         self._stack = contextlib.ExitStack()
         self._servers: dict[str, ServerProcess | Cluster] = {}
 
@@ -40,6 +67,7 @@ class Bench:
         return len(self.cores) > 1
 
     def __enter__(self) -> Bench:
+        _raise_limit()
         if self.pinned:  # ours and, by inheritance, the servers'
             os.sched_setaffinity(0, self.cores[:1])
         return self

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import sys
 import time
@@ -21,6 +22,9 @@ from benchmarks.actions import ACTIONS
 from benchmarks.client import Browser
 from benchmarks.layers import Layer, layer
 
+FIRST_USER = 5000
+"""The `user_id` of the first browser's session; the next have the numbers that follow."""
+
 
 class Bed:
     """What a measuring function works with: a layer's apps, and browsers with sessions.
@@ -28,6 +32,7 @@ class Bed:
     Attributes:
         layer: the layer's module.
         bare: whether that has no sessions at all.
+        revocable: whether a session that was ended is gone, whoever kept its cookie.
         store_url: of the server the sessions are in.
         kept: for what a function wants to find again at its next call.
     """
@@ -35,6 +40,7 @@ class Bed:
     def __init__(self, name: str, store_url: str) -> None:
         self.layer: Layer = layer(name)
         self.bare = name == self.layer.BARE
+        self.revocable = name != "signed_cookie"
         self.store_url = store_url
         self.kept: dict[Any, Any] = {}
         self._apps: dict[str, Any] = {}
@@ -60,7 +66,7 @@ class Bed:
             browsers = [Browser() for _ in range(count)]
             new, read = await self.app("new"), await self.app("read")
             for number, browser in enumerate(browsers):
-                await browser.request(new, b"size=%d&user=%d" % (size, 5000 + number))
+                await browser.request(new, b"size=%d&user=%d" % (size, FIRST_USER + number))
                 await browser.request(read)
             self.kept[key] = browsers
         browsers_kept: list[Browser] = self.kept[key]
@@ -85,7 +91,11 @@ async def _lifespan(app: Any) -> Any:
         if not answer.done() or answer.result()["type"] != f"lifespan.{phase}.complete":
             raise RuntimeError(f"{phase} failed: {answer.result() if answer.done() else task}")
         if phase == "startup":
-            yield
+            try:
+                yield
+            except BaseException:
+                task.cancel()
+                raise
     await task
 
 
@@ -102,6 +112,7 @@ class Meter:
         self.wall = wall
 
     def __enter__(self) -> Meter:
+        gc.collect()  # what earlier work has left is not this one's
         self._cpu, self._wall = time.process_time(), time.perf_counter()
         return self
 
