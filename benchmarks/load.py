@@ -53,16 +53,17 @@ def generate(
         told, summary = Path(directory, "plan.json"), Path(directory, "summary.json")
         told.write_text(json.dumps(plan(clients, action, seconds)))
         command = [sys.executable, "-m", "k9", "run", "-q", str(told), "--summary-export", str(summary)]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=seconds + 60,
-            preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, cores),
-        )
-        if done.returncode:
-            raise RuntimeError(f"k9 failed: {done.stderr[-500:]}")
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=pipe, text=True) as process:
+            if cores is not None:
+                os.sched_setaffinity(process.pid, cores)
+            try:
+                _, said = process.communicate(timeout=seconds + 60)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            raise RuntimeError(f"k9 failed: {said[-500:]}")
         metrics = json.loads(summary.read_text())["metrics"]
     if failed := metrics["http_req_failed"]["passes"]:
         raise RuntimeError(f"{failed} of {metrics['http_reqs']['count']} requests failed")

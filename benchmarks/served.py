@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from http.client import HTTPConnection
+from itertools import count
 from typing import Any, Final
 
 from benchmarks.worker import Bed
@@ -41,15 +42,23 @@ class Served:
             os.sched_setaffinity(self.process.pid, cores)
         self.name = name
         self.port = 0
+        self._users = count(5000)
 
     def __enter__(self) -> Served:
+        try:
+            self.wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def wait(self) -> None:
+        """Wait until it serves."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            self.__exit__()
             raise RuntimeError(f"the server of {self.name} did not start")
         self.port = int(line)
-        return self
 
     def __exit__(self, *_: object) -> None:
         assert self.process.stdin is not None
@@ -67,10 +76,11 @@ class Served:
         return float(self._get("/cpu", "")[0])
 
     def cookie(self, size: int) -> str:
-        """Return the cookie of a new session, which has come back once."""
-        _, cookie = self._get(f"/new?size={size}", "")
+        """Return the cookie of a new session of another user, which has come back once."""
+        user = next(self._users)
+        _, cookie = self._get(f"/new?size={size}&user={user}", "")
         text, _ = self._get("/read", cookie)
-        if text != "4711":
+        if text != str(user):
             raise RuntimeError(f"{self.name} did not find its own session: {text}")
         return cookie
 

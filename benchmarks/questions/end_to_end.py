@@ -70,11 +70,15 @@ def _with_workers(bench: Bench, names: list[str], count: int, part: float) -> li
     rounds, seconds = (1, 0.7) if bench.quick else (2, 1.5)
     with ExitStack() as stack:
         bench.say(f"starting {len(names)} apps on {count} uvicorn each", part)
-        begun = {
-            name: [Served(name, "" if name == CONSTANT else bench.store_url(name), at) for at in workers]
-            for name in names
-        }
-        served = {name: [stack.enter_context(one) for one in each] for name, each in begun.items()}
+        served: dict[str, list[Served]] = {}
+        for name in names:
+            url = "" if name == CONSTANT else bench.store_url(name)
+            for at in workers:
+                server = Served(name, url, at)
+                stack.push(server)  # to be ended whatever happens to the others
+                served.setdefault(name, []).append(server)
+        for server in (one for each in served.values() for one in each):
+            server.wait()
         clients = {name: _clients(name, each) for name, each in served.items()}
         cases = [(action, at) for action in ACTIONS for at in range(rounds)]
         for place, (action, at) in enumerate(cases):
