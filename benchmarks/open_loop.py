@@ -22,10 +22,14 @@ import time
 from collections.abc import Sequence
 from itertools import accumulate
 from math import ceil
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.plans import Plan
 from benchmarks.worker import Bed
+
+MOST: Final = 1000
+"""Requests that may wait for an answer: fewer than a connection pool may have connections
+(`benchmarks.layers.CONNECTIONS`), so that a slow layer is not made to fail."""
 
 
 def arrivals(rate: float, count: int, seed: int) -> list[float]:
@@ -44,7 +48,7 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 async def keep_rate(bed: Bed, rate: int, seed: int) -> dict[str, Any]:
     """Make the requests of the plan that the bed keeps, at `rate` a second.
 
-    Stops early when 0.2 s' worth of requests (and at least 1,000) wait for an answer.
+    Stops early when `MOST` requests wait for an answer.
 
     Returns:
         ``achieved``: answers per second; ``p50``, ``p99``, ``p99.9``: ms from when a request was due to
@@ -53,7 +57,6 @@ async def keep_rate(bed: Bed, rate: int, seed: int) -> dict[str, Any]:
     """
     plan: Plan = bed.kept["plan"]
     due = arrivals(rate, len(plan), seed)
-    most = max(1000, rate // 5)
     clock = time.perf_counter
     taken: list[float] = []
     failures: list[Exception] = []
@@ -70,9 +73,9 @@ async def keep_rate(bed: Bed, rate: int, seed: int) -> dict[str, Any]:
     gc.collect()
     begun = 0
     began = clock()
-    while begun < len(plan) and len(running) < most:
+    while begun < len(plan) and len(running) < MOST:
         now = clock() - began
-        while begun < len(plan) and due[begun] <= now:
+        while begun < len(plan) and due[begun] <= now and len(running) < MOST:
             task = asyncio.create_task(one(*plan[begun], began + due[begun]))
             running.add(task)
             task.add_done_callback(running.discard)
