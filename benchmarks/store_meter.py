@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any, NamedTuple
 
+from tests.servers import wait_until
+
 
 class Reading(NamedTuple):
     """A server's counters, or differences of them.
@@ -91,6 +93,15 @@ class StoreMeter:
     def since(self, before: Reading) -> Reading:
         """Return what has been spent on clients since a reading."""
         return spent(before, self.read(), self._own, self._idle)
+
+
+def wait_for_growth(server: Any) -> None:
+    """Wait until a server has moved its keys to a larger table: for seconds that takes CPU, and memory."""
+    wait_until("the server's table has grown", lambda: _has_grown(server), timeout=120, every=0.1)
+
+
+def _has_grown(server: Any) -> bool:
+    return int(server.info("memory").get("mem_overhead_db_hashtable_rehashing", 0)) == 0
 
 
 def _info(server: Any) -> dict[str, str]:

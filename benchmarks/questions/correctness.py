@@ -7,12 +7,12 @@ is answered; then the slow request stores something and is answered. Afterwards 
 again: with the cookie that the browser then has, and with the one from before the logout, as somebody
 has it who kept it or stole it. If ``user_id`` is there, the session has come back.
 
-The browser has a cookie jar, in which the last Set-Cookie counts, and a request takes 2 ms to reach the
-app, with the cookie that was in the jar when it was sent. The requests to each of the two processes
-have a jar of their own, as on two devices that began with the same cookie: a cookie that one process
-sets is not sent to the other. What lives inside one process (a signed cookie, our memory store) is
-measured with one process. "Refused" are requests that were not answered with 200: the site was told.
-A key that a refused request has stored all the same counts among the survivors.
+The browser has a cookie jar, in which the last Set-Cookie counts, and a request takes 2 ms to reach
+the app, with the cookie that was in the jar when it was sent. The requests to each of the two
+processes have a jar of their own, as on two devices that began with the same cookie: a cookie that one
+process sets is not sent to the other. What lives inside one process (a signed cookie, our memory
+store) is measured with one process. "Refused" are requests that were not answered with 200: the site
+was told. A key that a refused request has stored all the same counts among the survivors.
 
 It does not show how often this happens on a site: requests of one user rarely overlap this much. It
 counts what is lost when they do, without the site being told. It shows keys of the first level; of two

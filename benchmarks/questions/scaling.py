@@ -1,10 +1,10 @@
 """How the cost of a request changes as the store fills and as more requests come at a time.
 
 First the number of sessions in the store grows from a thousand to a million, with 64 requests at a
-time, each in a session picked at random from all of them. Then the number of requests at a time
-grows to 1,024, with 10,000 sessions. Each layer has a server of its own, which is filled with records
-as the layer writes them, without a request for each; every answer is checked to come from the right
-session. CPU of the application is that of the best of the rounds; CPU of the store is the median,
+time, each in a session picked at random from all of them. Then the number of requests at a time grows
+to 1,024, with 10,000 sessions. Each layer has a server of its own, which is filled with records as the
+layer writes them, without a request for each; every answer to a read is checked to come from the right
+session, and a write fails where there is none. CPU is the least of the rounds, that of the store
 without what the server spends idle.
 
 What should be seen are lines that stay flat. The application's does not depend on the store at all;
@@ -14,14 +14,15 @@ together. "Fails" means that some requests did: redis-py's pool refuses what exc
 suite sets that higher than the default of 100 (see `benchmarks.layers.CONNECTIONS`), and one could
 raise it further.
 
-It does not show several processes, what a cluster spreads over its nodes, or a store that evicts,
-swaps or persists. A million sessions take about 1 GB.
+It does not show the other layers. What they would write is not known here without a request for each
+session, and a million requests take longer than all the rest; ours on FastAPI and on a cluster store
+what "asgi-session, redis" does. Nor does it show several processes, what a cluster spreads over its
+nodes, or a store that evicts, swaps or persists. A million sessions take about 1 GB.
 """
 
 from __future__ import annotations
 
 import random
-from statistics import median
 from typing import Any, Final
 
 from benchmarks.bench import Bench, Worker
@@ -32,9 +33,9 @@ from benchmarks.plans import Plan, carry_out
 from benchmarks.report.style import lines, number
 from benchmarks.results import Row, Table, Target, pick
 from benchmarks.sessions import USUAL
-from benchmarks.store_meter import StoreMeter
+from benchmarks.store_meter import StoreMeter, wait_for_growth
 from benchmarks.worker import Bed
-from tests.servers import start_valkey, wait_until
+from tests.servers import start_valkey
 
 TITLE: Final = "Scaling"
 
@@ -97,12 +98,7 @@ def _fill(bench: Bench, server: Any, worker: Worker, present: int, sessions: int
     for first in range(present, sessions, _CHUNK):
         bench.say(f"{worker.name}: filling the store, {first:,} of {sessions:,} sessions", part)
         worker.call(fill, name=worker.name, first=first, end=min(first + _CHUNK, sessions))
-    wait_until("the server's table has grown", lambda: _has_grown(server), timeout=120, every=0.1)
-
-
-def _has_grown(server: Any) -> bool:
-    """Whether the server is done with moving its keys to a larger table, which takes CPU for seconds."""
-    return int(server.info("memory").get("mem_overhead_db_hashtable_rehashing", 0)) == 0
+    wait_for_growth(server)
 
 
 def _stage(
@@ -132,7 +128,7 @@ def _stage(
                     "sessions": sessions,
                     "concurrency": concurrency,
                     "cpu": min(one["cpu"] for one in rounds),
-                    "store_cpu": median(one["store_cpu"] for one in rounds),
+                    "store_cpu": min(one["store_cpu"] for one in rounds),
                     "failed": max(one["failed"] for one in rounds),
                 }
             )
@@ -219,7 +215,7 @@ def targets(rows: list[Row]) -> list[Target]:
     for action in ACTIONS:
         case = {"layer": "asgi_session_redis", "action": action, "concurrency": BASE_CONCURRENCY}
         few, many = (pick(rows, sessions=sessions, **case) for sessions in (SESSIONS[0], SESSIONS[-1]))
-        if few is not None and many is not None:
+        if few is not None and many is not None and not (few["failed"] or many["failed"]):
             text = f"{action} over Redis with {SESSIONS[-1]:,} sessions, against {SESSIONS[0]:,}: app CPU"
             found.append(Target(text, many["cpu"] / few["cpu"], "at most", 1.15))
     return found

@@ -5,10 +5,10 @@ The store is what all application servers share, so it is what cannot be multipl
 it, each in one of 256 browsers picked at random; the order is the same for every layer. From it
 follows how many such requests per second one core of the store can carry: one second divided by the
 CPU time of one request. CPU time and bytes are the server's own count (INFO) over some thousand
-requests, what it spends idle and on being asked subtracted; each figure is the least
-of the rounds, in which the layers take turns: other work on a machine only ever adds to them.
-Commands are those that a client sent, counted with MONITOR in a round of their own: what a script
-calls is in the CPU time, and is no command here.
+requests, what it spends idle and on being asked subtracted; each figure is the least of the rounds, in
+which the layers take turns: other work on a machine only ever adds to them. Commands are those that a
+client sent, counted with MONITOR in a round of their own: what a script calls is in the CPU time, and
+is no command here.
 
 What a layer costs the store does not depend on the framework that it runs on: the commands are the
 same, as the rows of "asgi-session, redis" (on Starlette) and "asgi-session, redis, FastAPI" show. So
@@ -16,11 +16,11 @@ it may be compared across frameworks. No figure has the renewal of a session tha
 ("touch", sliding expiry): ours is due at most once per 5 % of the idle timeout, some 17 hours here. A
 rival that renews on every request pays for that in every request, here as on a site.
 
-It does not show a store that is full (see "scaling"), or at its limit: there it finds more commands
-in each read and works cheaper, for every layer. How cheap depends on how many requests of one
-process are under way, since a layer that sends them together spares the store system calls: see the
-table by concurrency. Of the cluster the three primaries are counted together, which have one core
-between them here; its replicas, which repeat each write, are not.
+It does not show a store that is full (see "scaling"), or at its limit: there it finds more commands in
+each read and works cheaper, for every layer. How cheap depends on how many requests of one process are
+under way, since a layer that sends them together spares the store system calls: see the table by
+concurrency. Of the cluster the three primaries are counted together, which have one core between them
+here; its replicas, which repeat each write, are not.
 """
 
 from __future__ import annotations

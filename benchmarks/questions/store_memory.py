@@ -3,37 +3,37 @@
 Each case has a server of its own, in which the layer's app creates the sessions, 64 at a time, each
 with another ``user_id``. What counts is the growth of the server's ``used_memory`` from before the
 app's process has started to after it has ended, divided by the number of sessions: so the payload as
-the layer encodes it is in it, what the layer adds, the key, the expiry and the server's own tables, but
-no connections. "Over the payload" is what that is above the session's bare msgpack. The server's
-tables grow by leaps and something is allocated only once, so few sessions look larger than many; a
-table of its own shows that. Another has sessions that have also been changed nine times, because a
-record of ours notes its last eight changes, and because a larger value may need a larger block.
+the layer encodes it is in it, what the layer adds, the key, the expiry and the server's own tables,
+but no connections. "Over the payload" is what that is above the session's bare msgpack. The server's
+tables grow by leaps and something is allocated only once, so few sessions look larger than many, and
+sizes are compared with the same number of sessions; a table of its own shows how much the number
+matters. Another has sessions that have also been changed nine times, because a record of ours notes
+its last eight changes, and because a larger value may need a larger block.
 
-It does not show fragmentation, replicas' buffers and what a server reserves on top (``used_memory_rss``
-is larger), nor other servers: Valkey 9 may keep a hash whose fields expire, which fastapi-redis-sdk
-uses, in another form than Redis 8. fastapi-redis-sdk's figure has its index of each user's sessions in
-it, which the other layers don't offer; here each session is another user's, where a user has several
-the index costs less for each. A signed cookie takes no memory in a store. Our layers on a cluster and
-on FastAPI store what "asgi-session, redis" does, and are left out.
+It does not show fragmentation, replicas' buffers and what a server reserves on top
+(``used_memory_rss`` is larger), nor other servers: Valkey 9 may keep a hash whose fields expire, which
+fastapi-redis-sdk uses, in another form than Redis 8. fastapi-redis-sdk's figure has its index of each
+user's sessions in it, which the other layers don't offer; here each session is another user's, where a
+user has several the index costs less for each. A signed cookie takes no memory in a store. Our layers
+on a cluster and on FastAPI store what "asgi-session, redis" does, and are left out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import MutableMapping
+from collections import Counter
 from typing import Any, Final
 
 import msgpack
 
-from benchmarks.actions import Action
 from benchmarks.bench import Bench
 from benchmarks.client import Browser
 from benchmarks.layers import LAYERS, layer
 from benchmarks.report.style import bars, number
 from benchmarks.results import Row, Table, Target, pick
 from benchmarks.sessions import USUAL, session_of_size
-from benchmarks.worker import Bed, _lifespan
+from benchmarks.store_meter import wait_for_growth
+from benchmarks.worker import Bed
 from tests.servers import ServerProcess, start_valkey, wait_until
 
 TITLE: Final = "Memory in the store"
@@ -58,38 +58,24 @@ def cases(quick: bool) -> list[tuple[int, int, int]]:
     ]
 
 
-@functools.cache
-def _template(size: int) -> dict[str, Any]:
-    return session_of_size(size)
-
-
-async def _sign_up(session: MutableMapping[str, Any], request: Any) -> str:
-    session.update(_template(int(request.query_params["size"])))
-    session["user_id"] = int(request.query_params["user"])
-    return "ok"
-
-
 async def fill(bed: Bed, size: int, sessions: int, changes: int) -> None:
     """Create sessions, each of another user, and change each of them so many times."""
     users = iter(range(FIRST_USER, FIRST_USER + sessions))
-    write = await bed.app("write")
-
-    app = bed.layer.build(Action("sign up", _sign_up), bed.store_url)
+    new, write = await bed.app("new"), await bed.app("write")
 
     async def run() -> None:
         for user in users:
             browser = Browser()
-            await browser.request(app, b"size=%d&user=%d" % (size, user))
+            await browser.request(new, b"size=%d&user=%d" % (size, user))
             for _ in range(changes):
                 await browser.request(write)
 
-    async with _lifespan(app):
-        await asyncio.gather(*[run() for _ in range(AT_A_TIME)])
+    await asyncio.gather(*[run() for _ in range(AT_A_TIME)])
 
 
 def payload(size: int) -> int:
     """Return the bytes of one session's bare msgpack."""
-    return len(msgpack.packb({**_template(size), "user_id": FIRST_USER}))
+    return len(msgpack.packb({**session_of_size(size), "user_id": FIRST_USER}))
 
 
 def measure(bench: Bench) -> list[Row]:
@@ -113,16 +99,28 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def _used(server: ServerProcess) -> int:
-    """Return the server's memory once all connections but the asking one are gone."""
+    """Return the server's memory once it is at rest, and all connections but the asking one are gone."""
     wait_until("connections closed", lambda: int(server.info("clients")["connected_clients"]) == 1)
+    wait_for_growth(server)
     return int(server.info("memory")["used_memory"])
+
+
+def number_for_sizes(rows: list[Row]) -> int:
+    """Return the number of sessions with which most sizes were measured: those can be compared."""
+    sizes = {(row["sessions"], row["size"]) for row in rows if not row["changes"]}
+    counts = Counter(sessions for sessions, _ in sizes)
+    return max(counts, key=lambda sessions: (counts[sessions], sessions), default=0)
 
 
 def tables(rows: list[Row]) -> list[Table]:
     """Bytes by size; and whether the number of sessions, and changes, matter."""
+    sessions = number_for_sizes(rows)
     made = [
         _table(
-            rows, "Memory in the store, bytes per session (over the payload), by size", "size", {"changes": 0}
+            rows,
+            f"Bytes per session (over the payload) of {sessions:,} sessions, by size",
+            "size",
+            {"changes": 0, "sessions": sessions},
         ),
         _table(
             rows,
@@ -158,11 +156,12 @@ def _cell(row: Row | None) -> str:
 
 def plots(rows: list[Row]) -> dict[str, Any]:
     """What a session takes, in sizes of its payload."""
+    sessions = number_for_sizes(rows)
     groups: dict[str, dict[str, float]] = {}
     for size in sorted({row["size"] for row in rows}):
         group = groups.setdefault(f"{size:,} B", {})
         for name in LAYERS:
-            if (row := pick(rows, layer=name, size=size, changes=0)) is not None:
+            if (row := pick(rows, layer=name, size=size, sessions=sessions, changes=0)) is not None:
                 group[layer(name).TITLE] = row["bytes"] / row["payload"]
     if not groups:
         return {}
@@ -171,7 +170,7 @@ def plots(rows: list[Row]) -> dict[str, Any]:
             groups,
             title="Memory in the store per session",
             unit="bytes in the store per byte of payload",
-            note="size of the session as msgpack",
+            note=f"size of the session as msgpack; {sessions:,} sessions",
         )
     }
 

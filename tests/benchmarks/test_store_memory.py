@@ -40,6 +40,7 @@ def test_rows_are_shown_whatever_was_measured() -> None:
     ]
     sizes, counts, changes = store_memory.tables(rows)
     assert sizes.columns == ["layer", "100", "700", "10,000"]
+    assert sizes.title.endswith("of 10,000 sessions, by size")
     assert counts.columns == ["layer", "2,000", "10,000", "100,000"]
     assert changes.rows == [["starsessions", "1,050 (+350)", "1,059 (+359)"]]
     for measured in ([], rows[:1], rows):
