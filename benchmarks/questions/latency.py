@@ -1,16 +1,16 @@
 """How long a request takes at a given rate, until the layer can no longer keep up.
 
-The traffic is the mix of "store cost" (60 % of the requests leave the session alone, 30 % read it, 10
-% write to it; 256 browsers); so the p50 is that of a request that leaves it alone (some layers load
+The traffic is the mix of "store cost" (60 % of the requests leave the session alone, 30 % read it, 10 %
+write to it; 256 browsers); so the p50 is that of a request that leaves it alone (some layers load
 all the same), and the p99 that of a write. Of the bare apps all requests leave it alone; each
 framework has its own, and what a layer adds is what it takes beyond that. Requests come at random
 times, at the same fixed rates and times for every layer, whether or not earlier ones have been
 answered, and the time of each counts from when it was *due*: a request that had to wait behind slow
 ones is charged for the wait ("coordinated omission" is corrected for). The rate rises until a layer is
 saturated: it answers less than 95 % of what is offered, half of the requests take more than 100 ms, or
-requests fail in any round. A round ends early once more requests wait than a connection pool may have
-connections, so that a layer that cannot keep up is seen to be slow and does not fail for want of
-connections. Other figures are the medians of rounds in which the layers take turns. The same is
+requests fail in any round. A round ends early when 1,000 requests wait, which is fewer than a connection
+pool may have connections: so a layer that cannot keep up is seen to be slow, and does not fail for
+want of them. Other figures are the medians of rounds in which the layers take turns. The same is
 measured with 1 ms and 5 ms more of network delay to the store: round-trip time, half of it added each
 way by a proxy in a process of its own; what it really adds is measured too, and stands in a table. A
 signed cookie asks no store, so that its figures without a delay hold for every delay.

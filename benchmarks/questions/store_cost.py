@@ -234,7 +234,7 @@ def targets(rows: list[Row]) -> list[Target]:
         if mine is not None and other is not None:
             text = (
                 f"60/30/10 mix over Redis, 64 at a time, against {layer(theirs).TITLE}: "
-                "store CPU (the same on any framework)"
+                "store CPU, to which the framework adds nothing"
             )
             found.append(Target(text, mine["cpu"] / other["cpu"], "at most", round(1 / times, 3)))
     return found
