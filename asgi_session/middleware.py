@@ -129,18 +129,20 @@ class SessionMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, WebSocket or lifespan."""
         kind = scope["type"]
-        if kind == "http":
-            session = self._new_session(scope)
-            exchange: Exchange = HttpExchange(self, scope, send, session)
-        elif kind == "websocket":
-            session = self._new_session(scope)
-            exchange = WebSocketExchange(self, scope, send, session)
-            receive = exchange.guard(receive)
-        else:
+        if kind != "http" and kind != "websocket":
             await (self._lifespan if kind == "lifespan" and self._owns_manager else self.app)(
                 scope, receive, send
             )
             return
+        if "session" in scope:
+            self._refuse_nested(scope["session"])
+        session = scope["session"] = Session(self.manager, self.cookie, scope["headers"])
+        exchange: Exchange
+        if kind == "http":
+            exchange = HttpExchange(self, scope, send, session)
+        else:
+            exchange = WebSocketExchange(self, scope, send, session)
+            receive = exchange.guard(receive)
         if self._autoload and self._wants_autoload(scope) and not await exchange.autoload(receive):
             return
         try:
@@ -158,13 +160,11 @@ class SessionMiddleware:
         finally:
             session._served = True
 
-    def _new_session(self, scope: Scope) -> Session:
-        outer = scope.get("session")
+    def _refuse_nested(self, outer: Any) -> None:
+        """Refuse a session of the same cookie further out, which would be undone by this one's."""
         # One whose request is over was left by an earlier try of something further out.
         if isinstance(outer, Session) and outer._cookie is not None and not outer._served:
             _refuse_same(outer._cookie.name, self.cookie.name)
-        session = scope["session"] = Session(self.manager, self.cookie, scope["headers"])
-        return session
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open the manager before the app says that it has started, close it after it has stopped."""
