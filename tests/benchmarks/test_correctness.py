@@ -40,6 +40,18 @@ async def test_a_signed_cookie_keeps_the_last_answer() -> None:
     await bed.close()
 
 
+async def test_whatever_a_request_raises_is_a_refusal() -> None:
+    bed = Bed("signed_cookie", "")
+    cookie = await correctness.sign_in(bed)
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        raise OSError("no connection")
+
+    bed._apps["set"] = app
+    result = await correctness.write(bed, cookie, 0, 3, 2)
+    assert (result["refused"], result["error"]) == (3, "OSError")
+
+
 def rows(layer: str, survived: int, back: int) -> list[dict[str, object]]:
     writes = {"layer": layer, "what": WRITES, "processes": 2, "sent": 100, "refused": 1, "survived": survived}
     races = {"back_in_browser": back, "back_with_old_cookie": 0, "refused": 0}
@@ -57,6 +69,7 @@ def test_rows_are_shown_whatever_was_measured() -> None:
         for table in correctness.tables(measured):
             assert all(len(line) == len(table.columns) for line in table.rows)
         assert len(correctness.plots(measured)) == 1
+    assert correctness.lost({"sent": 100, "refused": 95, "survived": 9}) == 0
     assert correctness.tables(rows("starsessions", 5, 10))[0].rows == [
         ["starsessions", "2", "100", "1", "5", "94"]
     ]

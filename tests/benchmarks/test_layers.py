@@ -101,3 +101,15 @@ async def test_a_session_lasts_and_its_cookie_is_secure(name: str, valkey: Serve
     else:
         assert len(left) == 1
         assert 14 * days - 60 < left[0] <= 14 * days
+
+
+@pytest.mark.parametrize("name", [name for name in SESSIONS if layer(name).STORE == "redis"])
+async def test_the_apps_of_a_process_share_one_connection(name: str, valkey: ServerProcess) -> None:
+    """As the parts of a site do; each of them would otherwise have a pool of its own."""
+    before = int(valkey.info("clients")["connected_clients"])
+    bed = Bed(name, valkey.url)
+    browser = Browser()
+    for action in ("new", "untouched", "read", "write"):
+        await answer(bed, browser, action, b"size=700")
+    assert int(valkey.info("clients")["connected_clients"]) - before <= 1
+    await bed.close()

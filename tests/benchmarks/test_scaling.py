@@ -45,3 +45,4 @@ def test_the_target_needs_both_ends() -> None:
     [target] = targets([_row(1_000, 30.0), _row(1_000_000, 33.0)])
     assert target.ratio == pytest.approx(1.1)
     assert target.met
+    assert targets([_row(1_000, 30.0), _row(1_000_000, 5.0, failed=0.1)]) == []
