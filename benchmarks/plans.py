@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from typing import Any
 
 from benchmarks.client import Browser
@@ -37,7 +36,6 @@ async def carry_out(bed: Bed, concurrency: int) -> dict[str, Any]:
         of requests that failed; ``error``: what the first of those said.
     """
     plan: Plan = bed.kept["plan"]
-    gc.collect()  # what others have left behind is not to be paid for here
     with Meter() as meter:
         failed = await follow(plan, concurrency)
     error = f"{type(failed[0]).__name__}: {failed[0]}"[:300] if failed else ""
