@@ -23,6 +23,7 @@ LIBRARIES: Final = (
     "redis",
     "hiredis",
     "msgpack",
+    "msgspec",
     "anyio",
     "uvicorn",
     "httptools",
