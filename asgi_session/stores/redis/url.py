@@ -42,6 +42,7 @@ _ELSEWHERE: Final = {
     "protocol": "the store always speaks RESP3",
 }
 
+_SEVERAL: Final = re.compile(r"([^:/?#]+://)([^/?#]*,[^/?#]*)(.*)", re.DOTALL)
 _SCHEME: Final = re.compile(r"[a-z][a-z+]*")
 _PARAMETER: Final = re.compile(r"[a-z_]+")
 _ENCODE: Final = "percent-encode / # ? @ [ ] in user and password (a / is %2F)"
@@ -68,7 +69,7 @@ def parse(url: str) -> Target:
         raise ConfigurationError(f"the store URL must be text (str), not {type(url).__name__}")
     try:
         url.encode()
-        parts = urlsplit(url)
+        parts = _split(url)
     except ValueError:
         raise ConfigurationError(f"the store URL cannot be read: {_ENCODE}") from None
     if parts.scheme not in SCHEMES:
@@ -97,6 +98,18 @@ def parse(url: str) -> Target:
     if len(addresses) > 1:
         _wrong(parts, f"one host only; several belong to {base}+cluster:// or {base}+sentinel://")
     return Target("single", addresses, _dialect(parts, base, db=_database(parts, parts.path)))
+
+
+def _split(url: str) -> SplitResult:
+    """Split as urlsplit does, other than that several hosts may stand where one is in brackets.
+
+    Python refuses such a netloc since its security releases of 2025 (gh-105704).
+    """
+    several = _SEVERAL.fullmatch(url)
+    if several is None:
+        return urlsplit(url)
+    scheme, hosts, rest = several.groups()
+    return urlsplit(scheme + rest)._replace(netloc=hosts)
 
 
 def _wrong(parts: SplitResult, what: str) -> NoReturn:
