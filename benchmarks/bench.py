@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.layers import layer
+from benchmarks.worker import end
 from tests.servers import Cluster, ServerProcess, start_cluster, start_valkey
 
 try:
@@ -130,15 +131,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
+        end(self.process)
 
     def call(self, function: Callable[..., Any], **arguments: Any) -> Any:
         """Have the process await `function`, a module's own, with its `Bed` and these arguments."""

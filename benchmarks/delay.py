@@ -24,6 +24,8 @@ from statistics import median
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from benchmarks.worker import end
+
 _CHUNK: Final = 1 << 18
 
 
@@ -49,15 +51,7 @@ class DelayedServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()  # which ends it, and so would our own end
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+        end(self._process)
 
     def added(self, times: int = 100) -> float:
         """Return the ms that a PING takes longer than without the proxy: medians of `times`."""

@@ -21,7 +21,7 @@ from http.client import HTTPConnection
 from itertools import count
 from typing import Any, Final
 
-from benchmarks.worker import Bed
+from benchmarks.worker import Bed, end
 
 CONSTANT: Final = "constant"
 ACTIONS: Final = ("untouched", "new", "read", "write")
@@ -61,15 +61,7 @@ class Served:
         self.port = int(line)
 
     def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
+        end(self.process)
 
     def cpu(self) -> float:
         """Return the seconds of user and system time that the process has spent."""

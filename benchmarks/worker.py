@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import subprocess
 import sys
 import time
 import traceback
@@ -142,6 +143,19 @@ async def serve(name: str, store_url: str) -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     await bed.close()
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """End a process that goes on as long as its standard input is open."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
 
 
 if __name__ == "__main__":

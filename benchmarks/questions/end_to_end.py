@@ -67,7 +67,7 @@ def places(cores: Sequence[int], workers: int) -> tuple[set[int] | None, list[se
 def _with_workers(bench: Bench, names: list[str], count: int, part: float) -> list[Row]:
     generator, workers = places(bench.cores, count)
     best: dict[tuple[str, str], Row] = {}
-    rounds, seconds = (1, 0.7) if bench.quick else (2, 1.5)
+    rounds, seconds = (1, 0.7) if bench.quick else (4, 1.0)
     with ExitStack() as stack:
         bench.say(f"starting {len(names)} apps on {count} uvicorn each", part)
         served: dict[str, list[Served]] = {}

@@ -57,7 +57,7 @@ COMPARED: Final = (
     "litestar_sessions",
 )
 SCHEDULER: Final = "scheduler"
-RATES: Final = (500, 2_000, 4_000, 8_000, 16_000)
+RATES: Final = (500, 2_000, 4_000, 8_000, 16_000, 32_000)
 DELAYS: Final = (0, 1, 5)
 """ms of round-trip time."""
 PERCENTILES: Final = ("p50", "p99", "p99.9")

@@ -45,7 +45,8 @@ def cases(quick: bool) -> list[tuple[str, int, int]]:
     if quick:
         return TARGETED
     usual = [(action, 64, USUAL) for action in ACTIONS]
-    more = [(action, count, USUAL) for action in ("untouched", "read", "write") for count in (1, 8, 256)]
+    others = [count for count in CONCURRENCIES if count != 64]
+    more = [(action, count, USUAL) for action in ("untouched", "read", "write") for count in others]
     sizes = [(action, 64, size) for size in SIZES for action in ("read", "write")]
     return usual + more + sizes
 

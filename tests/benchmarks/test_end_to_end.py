@@ -43,7 +43,6 @@ def test_every_client_has_its_own_session() -> None:
 
 def test_real_load_on_real_servers() -> None:
     """Two uvicorn processes, a session each; both work, and what is not there is an error."""
-    pytest.importorskip("k9")
     with Served("asgi_session_memory", "") as one, Served("asgi_session_memory", "") as other:
         clients = [(server.port, server.cookie(700)) for server in (one, other)]
         assert len({cookie for _, cookie in clients}) == 2
