@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.layers import layer
-from benchmarks.worker import end
+from benchmarks.worker import end_process
 from tests.servers import Cluster, ServerProcess, start_cluster, start_valkey
 
 try:
@@ -131,7 +131,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        end(self.process)
+        end_process(self.process)
 
     def call(self, function: Callable[..., Any], **arguments: Any) -> Any:
         """Have the process await `function`, a module's own, with its `Bed` and these arguments."""

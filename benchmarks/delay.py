@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from benchmarks.worker import end
+from benchmarks.worker import end_process
 
 _CHUNK: Final = 1 << 18
 
@@ -51,7 +51,7 @@ class DelayedServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        end(self._process)
+        end_process(self._process)
 
     def added(self, times: int = 100) -> float:
         """Return the ms that a PING takes longer than without the proxy: medians of `times`."""

@@ -16,6 +16,8 @@ from benchmarks.results import Question, Row, Table, Target, name_of
 
 FORMAT: Final = 1
 RESULTS: Final = "results.json"
+SAME: Final = ("quick", "cpu", "cores", "pinned", "system", "python", "server")
+"""What two runs must have in common to stand on one page."""
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Answer:
         rows: what was measured.
         seconds: how long that took.
         error: the traceback, if it failed.
+        later: when, and at which commit, if it is from a later run than the others.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Answer:
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     error: str = ""
+    later: str = ""
 
     def tables(self) -> list[Table]:
         """Return the rows as tables."""
@@ -55,6 +59,21 @@ class Run:
 
     environment: dict[str, Any]
     answers: list[Answer] = field(default_factory=list)
+
+    def renew(self, later: Run) -> None:
+        """Put the answers of a later run in the place of this one's.
+
+        ValueError if that had another machine or other software.
+        """
+        for name in SAME:
+            if self.environment[name] != later.environment[name]:
+                theirs, ours = later.environment[name], self.environment[name]
+                raise ValueError(f"{theirs!r} is another {name} than {ours!r}: no runs for one page")
+        when = f"{later.environment['date']}, commit {later.environment['commit'] or 'unknown'}"
+        new = {answer.name: answer for answer in later.answers}
+        for answer in new.values():
+            answer.later = when
+        self.answers = [new.get(answer.name, answer) for answer in self.answers]
 
     def save(self, directory: Path) -> Path:
         """Write ``results.json``; what comes back from `load` is equal, but for errors' texts."""

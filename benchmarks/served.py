@@ -21,7 +21,7 @@ from http.client import HTTPConnection
 from itertools import count
 from typing import Any, Final
 
-from benchmarks.worker import Bed, end
+from benchmarks.worker import Bed, end_process
 
 CONSTANT: Final = "constant"
 ACTIONS: Final = ("untouched", "new", "read", "write")
@@ -61,7 +61,7 @@ class Served:
         self.port = int(line)
 
     def __exit__(self, *_: object) -> None:
-        end(self.process)
+        end_process(self.process)
 
     def cpu(self) -> float:
         """Return the seconds of user and system time that the process has spent."""

@@ -145,7 +145,7 @@ async def serve(name: str, store_url: str) -> None:
     await bed.close()
 
 
-def end(process: subprocess.Popen[str]) -> None:
+def end_process(process: subprocess.Popen[str]) -> None:
     """End a process that goes on as long as its standard input is open."""
     assert process.stdin is not None
     assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Make the results page: ``python -m benchmarks.report RESULTS_JSON DIRECTORY``."""
+"""Make the results page: ``python -m benchmarks.report RESULTS_JSON [LATER_JSON ...] DIRECTORY``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page and its plots."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("results", type=Path, help="the results.json of a run")
+    parser.add_argument("later", type=Path, nargs="*", help="those of later runs, which renew its answers")
     parser.add_argument("directory", type=Path, help="for benchmarks.md and benchmarks/*.svg")
     parsed = parser.parse_args(arguments)
     try:
         run = load(parsed.results, questions())
+        for path in parsed.later:
+            run.renew(load(path, questions()))
     except (OSError, ValueError) as error:
         parser.error(str(error))
     for path in write(run, parsed.directory):

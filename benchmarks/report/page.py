@@ -154,7 +154,8 @@ def _section(answer: Answer) -> Iterator[str]:
             yield f"**{_cell(table.title)}**"
             yield _markdown(table)
         yield "</details>"
-    yield f"Measured in {answer.seconds:.0f} s by `python -m benchmarks --only {answer.name}`."
+    later = f", in a later run than the rest ({answer.later})" if answer.later else ""
+    yield f"Measured in {answer.seconds:.0f} s by `python -m benchmarks --only {answer.name}`{later}."
 
 
 def _caveats(environment: dict[str, Any]) -> Iterator[str]:

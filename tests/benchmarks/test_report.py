@@ -126,6 +126,22 @@ def test_page_again(run: Run, tmp_path: Path) -> None:
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path
 
 
+def test_later_answers(run: Run, tmp_path: Path) -> None:
+    """Answers of a later run take the place of the earlier ones, which the page says; not of any run."""
+    known = [answer.question for answer in run.answers]
+    later = load(run.save(tmp_path), known)
+    later.answers = later.answers[2:]
+    later.environment["date"] = "tomorrow"
+    run.renew(later)
+    text = page(run)
+    assert [answer.name for answer in run.answers] == ["first", "broken", "other"]
+    assert "--only other`, in a later run than the rest (tomorrow, commit" in text
+    assert "--only first`." in text
+    later.environment["python"] = "another"
+    with pytest.raises(ValueError, match="'another' is another python"):
+        run.renew(later)
+
+
 def test_nothing_to_draw(tmp_path: Path) -> None:
     """Plots of nothing, and lines of a single point, are plots all the same."""
     empty = {"read": dict[str, float]()}
