@@ -27,6 +27,7 @@ What a store must keep:
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 TAG_SIZE: Final = 16
@@ -108,4 +109,35 @@ class Distrusts(Protocol):
 
     def distrust(self, key: str) -> None:
         """Drop the connection that answers for `key`: it gave another key's bytes."""
+        ...
+
+
+Heard: TypeAlias = Callable[[str | None, Stored | None], None]
+"""Called with a wake-up: the record's key, and the record that was saved with it if it came along.
+Called with (None, None) when wake-ups may have been lost: the connection was gone for a while."""
+
+
+@runtime_checkable
+class WakesUp(Protocol):
+    """A capability: a save can wake up other processes. Waiting for a lock is then told, not polled.
+
+    A *listener* is a name of 16 hexadecimal digits that one event loop of one process has drawn.
+    Wake-ups are hints: one may get lost, or come twice.
+    """
+
+    async def save_and_wake(
+        self, key: str, data: bytes, expires_at: int, *, expect: bytes, wake: Sequence[str], deadline: float
+    ) -> SaveResult:
+        """Save, and if that was done tell every listener named in `wake`, in the same step."""
+        ...
+
+    async def listen(self, listener: str, heard: Heard, *, deadline: float) -> Callable[[], None]:
+        """Call `heard`, in this event loop, with every wake-up for `listener` from now on.
+
+        Returns, once that is certain, a function that ends it; the store's `close` ends it too. A
+        connection that is lost meanwhile is made again, and ``heard(None, None)`` called after that.
+
+        Raises:
+            StoreUnavailable: it was not possible by the deadline, or the server does not allow it.
+        """
         ...
