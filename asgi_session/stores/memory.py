@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import heapq
 import logging
 import threading
+from collections.abc import Callable, Sequence
 
 from asgi_session.clock import Clock, system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.store import GONE, TAG_SIZE, Conflict, Saved, SaveResult, Stored
+from asgi_session.store import GONE, TAG_SIZE, Conflict, Heard, Saved, SaveResult, Stored
 
 _log = logging.getLogger(__name__)
 
 _SWEEP = 16
 """Queue entries that one write looks at: more than it adds, yet soon done."""
+
+
+class _Listener:
+    """Who hears wake-ups, and in which event loop."""
+
+    __slots__ = ("_heard", "ended", "loop")
+
+    def __init__(self, heard: Heard) -> None:
+        self._heard = heard
+        self.loop = asyncio.get_running_loop()
+        self.ended = False
+
+    def tell(self, key: str, stored: Stored) -> None:
+        """Call the listener, from its loop."""
+        if self.ended:
+            return
+        try:
+            self._heard(key, stored)
+        except Exception:
+            _log.exception("a listener has failed at a wake-up")
 
 
 class MemoryStore:
@@ -60,6 +83,7 @@ class MemoryStore:
         self._queue: list[tuple[int, str]] = []
         self._due: dict[str, int] = {}
         self._warned = False
+        self._listeners: dict[str, list[_Listener]] = {}
 
     def __len__(self) -> int:
         """Return the number of records that have not expired."""
@@ -82,7 +106,10 @@ class MemoryStore:
         """Do nothing: there is nothing to connect to."""
 
     async def close(self) -> None:
-        """Do nothing: the records stay until the store itself is gone."""
+        """End this event loop's listening; the records stay until the store itself is gone."""
+        running = asyncio.get_running_loop()
+        with self._lock:
+            self._keep_listeners(lambda each: each.loop is not running)
 
     async def load(self, key: str, *, deadline: float) -> Stored | None:
         """Return the record, or None."""
@@ -135,7 +162,43 @@ class MemoryStore:
             self._remove(key)
             return living
 
+    async def save_and_wake(
+        self, key: str, data: bytes, expires_at: int, *, expect: bytes, wake: Sequence[str], deadline: float
+    ) -> SaveResult:
+        """Save, and wake up the listeners, whichever event loop they are in."""
+        result = await self.save(key, data, expires_at, expect=expect, deadline=deadline)
+        if isinstance(result, Saved):
+            stored = Stored(data, result.tag, expires_at)
+            with self._lock:
+                woken = [each for listener in wake for each in self._listeners.get(listener, ())]
+            for each in woken:
+                # Also in this very loop: whoever saves must not run what others do at a wake-up.
+                with contextlib.suppress(RuntimeError):  # a loop that was closed in between
+                    each.loop.call_soon_threadsafe(each.tell, key, stored)
+        return result
+
+    async def listen(self, listener: str, heard: Heard, *, deadline: float) -> Callable[[], None]:
+        """Call `heard` in this event loop with wake-ups for the listener."""
+        own = _Listener(heard)
+        with self._lock:
+            self._keep_listeners(lambda each: not each.loop.is_closed())
+            self._listeners.setdefault(listener, []).append(own)
+
+        def end() -> None:
+            with self._lock:
+                self._keep_listeners(lambda each: each is not own)
+
+        return end
+
     # Everything below is called with the lock held.
+
+    def _keep_listeners(self, keep: Callable[[_Listener], bool]) -> None:
+        for listener, all_ in list(self._listeners.items()):
+            for each in all_:
+                each.ended = each.ended or not keep(each)
+            self._listeners[listener] = [each for each in all_ if not each.ended]
+            if not self._listeners[listener]:
+                del self._listeners[listener]
 
     def _living(self, key: str, now: int) -> Stored | None:
         stored = self._records.get(key)
