@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 from asgi_session.errors import StoreUnavailable
 from asgi_session.stores.redis.commands import Command
-from asgi_session.stores.redis.connection import Failure
+from asgi_session.stores.redis.connection import Connection, Failure
 
 
 class Backend(Protocol):
@@ -27,6 +28,10 @@ class Backend(Protocol):
 
     def distrust(self, key: str) -> None:
         """Drop the connection that answers for a key."""
+        ...
+
+    async def dial(self, on_close: Callable[[Connection], None]) -> Connection | Failure:
+        """Make a connection on which everything is heard that is published; it is the caller's."""
         ...
 
     async def close(self) -> None:

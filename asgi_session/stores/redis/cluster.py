@@ -12,6 +12,7 @@ import contextlib
 import random
 from binascii import crc_hqx
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -51,7 +52,9 @@ class Cluster:
     __slots__ = (
         "_closed",
         "_leaving",
+        "_members",
         "_nodes",
+        "_others",
         "_refresh_after",
         "_refreshes",
         "_refreshing",
@@ -74,6 +77,8 @@ class Cluster:
         self._nodes: dict[Address, Node] = {}
         self._leaving: list[Node] = []  # out of use, with replies still due
         self._replicas: tuple[Address, ...] = ()
+        self._members: set[Address] = set()  # primaries and replicas
+        self._others: dict[Connection, Address] = {}  # made by `dial`
         self._suspects: dict[Address, float] = {}
         self._refreshing: asyncio.Task[Failure | None] | None = None
         self._refresh_after = 0.0
@@ -180,6 +185,33 @@ class Cluster:
         if node is not None:
             node.distrust()
 
+    async def dial(self, on_close: Callable[[Connection], None]) -> Connection | Failure:
+        """Connect to any node: what one publishes all of them deliver. Dropped if it leaves the cluster."""
+        if not self._members:
+            failure = await self._learn()
+            if failure is not None:
+                return failure
+        last = Failure("the cluster has no known node", False)
+        for address in [each for each in self._candidates() if each in self._members]:
+            if self._closed:
+                return Failure("the store was closed", False)
+            result = await self._to(address).dial(partial(self._other_lost, on_close))
+            if isinstance(result, Connection):
+                if not result.closed:
+                    self._others[result] = address
+                return result
+            last = result
+            self._suspects[address] = monotonic()
+        if not self._closed:
+            self._start_refresh()
+        return last
+
+    def _other_lost(self, on_close: Callable[[Connection], None], connection: Connection) -> None:
+        address = self._others.pop(connection, None)
+        if address is not None:
+            self._suspects[address] = monotonic()
+        on_close(connection)
+
     # the topology
 
     def _node(self, address: Address) -> Node:
@@ -202,6 +234,13 @@ class Cluster:
             reason = f": {self._trouble.why}" if self._trouble is not None else ""
             return Failure(f"no node told the topology of the cluster in time{reason}", False)
         return task.result() or Failure(f"no node serves slot {slot}", False)
+
+    async def _learn(self) -> Failure | None:
+        if self._closed:
+            return Failure("the store was closed", False)
+        task = self._start_refresh()
+        await asyncio.wait([task])
+        return Failure("the store was closed", False) if task.cancelled() else task.result()
 
     def _start_refresh(self) -> asyncio.Task[Failure | None]:
         if self._refreshing is None:
@@ -290,6 +329,10 @@ class Cluster:
             primaries.add(address)
         self._slots = slots
         self._replicas = topology.replicas
+        self._members = primaries.union(topology.replicas)
+        for other, address in list(self._others.items()):
+            if address not in self._members:
+                other.close()
         for address in self._nodes.keys() - primaries:
             node = self._nodes.pop(address)
             node.close(gently=True)

@@ -6,6 +6,7 @@ import enum
 import hashlib
 import re
 import struct
+from collections.abc import Iterable
 from typing import Any, Final
 
 import hiredis
@@ -35,12 +36,26 @@ class Script:
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
-# An empty tag never matches: GETRANGE answers it for a missing key too.
-_SAVE: Final = Script("""\
+SAVED_IN_SILENCE: Final = 2
+"""The answer to a save that was carried out, but the server refused a wake-up."""
+
+MAX_WAKING: Final = 8192
+"""Bytes of data up to which a wake-up brings the record along."""
+
+# An empty tag never matches: GETRANGE answers it for a missing key too. The arguments after the third
+# are channels to wake up. That comes last and by pcall, for an error would make what was executed look
+# as if it was not.
+_SAVE: Final = Script(f"""\
 local tag = redis.call('GETRANGE', KEYS[1], 8, 23)
 if tag == ARGV[1] and tag ~= '' then
   redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3])
-  return 1
+  if #ARGV == 3 then return 1 end
+  local done, message = 1, string.sub(KEYS[1], -23, -2)
+  if #ARGV[2] <= {EXPIRY_SIZE + MAX_WAKING} then message = message .. ARGV[2] end
+  for i = 4, #ARGV do
+    if type(redis.pcall('PUBLISH', ARGV[i], message)) ~= 'number' then done = {SAVED_IN_SILENCE} end
+  end
+  return done
 end
 return redis.call('GET', KEYS[1])
 """)
@@ -126,9 +141,12 @@ def create(key: str, name: bytes, data: bytes, expires_at: int) -> Command:
     return Command("create", key, packed)
 
 
-def save(key: str, name: bytes, data: bytes, expires_at: int, expect: bytes) -> Command:
-    """Pack `save`."""
-    return _run("save", key, _SAVE, name, expect, _header(expires_at) + data, _instant(expires_at))
+def save(
+    key: str, name: bytes, data: bytes, expires_at: int, expect: bytes, channels: Iterable[bytes] = ()
+) -> Command:
+    """Pack `save`, and with channels `save_and_wake`."""
+    value = _header(expires_at) + data
+    return _run("save", key, _SAVE, name, expect, value, _instant(expires_at), *channels)
 
 
 def touch(key: str, name: bytes, expires_at: int, expect: bytes) -> Command:
@@ -158,6 +176,18 @@ def saved(reply: Any, data: bytes) -> SaveResult:
     if type(reply) is bytes:
         return Conflict(stored(reply))
     return tuple.__new__(Saved, (data[:TAG_SIZE],))  # half of Saved(...)'s time
+
+
+_WAKE_UP: Final = re.compile(rb"([\w-]{22})(?:(.{24,}))?", re.DOTALL)  # the key, the value
+
+
+def wake_up(message: bytes) -> tuple[str, Stored | None] | None:
+    """Read what the script has published; None for anything else."""
+    found = _WAKE_UP.fullmatch(message)
+    if found is None:
+        return None
+    value = found[2]
+    return found[1].decode(), None if value is None else stored(value)
 
 
 class ReplyKind(enum.Enum):

@@ -31,7 +31,7 @@ _FEED: Final = 16 * 1024
 """Bytes given to the parser at a time. It moves what is left to the front after every few replies,
 which is quadratic in what it was given."""
 
-_PING: Final = b"*1\r\n$4\r\nPING\r\n"
+PING: Final = b"*1\r\n$4\r\nPING\r\n"
 _NOTHING_YET: Final = object()
 _Push: Final = hiredis.PushNotification
 
@@ -93,12 +93,16 @@ class Connection(asyncio.Protocol):
         "_watch",
         "closed",
         "gone",
+        "on_push",
         "where",
     )
 
     def __init__(self, where: str, timeout: float, on_close: Callable[[Connection], None]) -> None:
         self.where = where
         self.closed = False
+        self.on_push: Callable[[list[Any]], None] | None = None
+        """Called with every push. On a connection that has it an ordinary array is one, too: fakeredis
+        has no others. It must not raise."""
         self._loop = asyncio.get_running_loop()
         # In C; asyncio's own create_future is a Python function around it.
         self._create_future = partial(asyncio.Future, loop=self._loop)
@@ -183,12 +187,14 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Match the replies in `data` to the requests that wait for them."""
         self._heard = True
-        pending, gets, in_flight = self._pending, self._gets, self._in_flight
+        pending, gets, in_flight, on_push = self._pending, self._gets, self._in_flight, self.on_push
         try:
             for start in range(0, len(data), _FEED):
                 self._reader.feed(data, start, min(_FEED, len(data) - start))
                 while (reply := gets()) is not _NOTHING_YET:
-                    if type(reply) is _Push:
+                    if type(reply) is _Push or (on_push is not None and type(reply) is list):
+                        if on_push is not None:
+                            on_push(reply)
                         continue
                     entry = pending.popleft()
                     in_flight -= len(entry[2])
@@ -255,7 +261,7 @@ class Connection(asyncio.Protocol):
                     return
             elif now - self._quiet_since >= self._timeout:
                 self._probed = now
-                self.request(_PING, math.inf)
+                self.request(PING, math.inf)
         self._watch = self._loop.call_later(_TICK, self._sweep)
 
     def _expire(self, now: float) -> None:
@@ -273,7 +279,7 @@ class Connection(asyncio.Protocol):
 
     def _ping_if_idle(self) -> None:
         if not self._pending:
-            self.request(_PING, math.inf)
+            self.request(PING, math.inf)
         self._idle = self._loop.call_later(_IDLE_PING, self._ping_if_idle)
 
     # the end

@@ -1,9 +1,9 @@
 """What a store holds per event loop, and how it ends with the loop or with the process.
 
-A store may meet several loops, one after another or one per thread. Each has its own backend. It is
-closed when the loop ends, by an async generator that waits on it: `asyncio.run` and its relatives
-close those (`loop.shutdown_asyncgens`). A loop that is just closed is noticed when the store meets
-the next one, or is itself collected.
+A store may meet several loops, one after another or one per thread. Each has its own backend, and its
+own listening once there is something to listen for. They are closed when the loop ends, by an async
+generator that waits on it: `asyncio.run` and its relatives close those (`loop.shutdown_asyncgens`). A
+loop that is just closed is noticed when the store meets the next one, or is itself collected.
 """
 
 from __future__ import annotations
@@ -14,28 +14,41 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Final
-
-from asgi_session.stores.redis.backend import Backend
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 _inherited: Final[list[object]] = []
 """In a forked child: the parent's connections, kept so that nothing ever closes or uses them. Even an
 unregistering from epoll would act on the parent's."""
 
-_everywhere: Final[weakref.WeakSet[LoopBackends]] = weakref.WeakSet()
+_everywhere: Final[weakref.WeakSet[LoopBackends[Any]]] = weakref.WeakSet()
 
 
-class LoopBackends:
-    """The backends of a store, by event loop."""
+class Held(Protocol):
+    """What is held per event loop."""
 
-    def __init__(self, make: Callable[[], Backend]) -> None:
+    async def close(self) -> None:
+        """Close all connections of this event loop."""
+        ...
+
+    def abandon(self) -> None:
+        """Free the sockets of an event loop that was closed without `close`."""
+        ...
+
+
+H = TypeVar("H", bound=Held)
+
+
+class LoopBackends(Generic[H]):
+    """The backends, or the listenings, of a store, by event loop."""
+
+    def __init__(self, make: Callable[[], H]) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self.backends: dict[asyncio.AbstractEventLoop, Backend] = {}
+        self.backends: dict[asyncio.AbstractEventLoop, H] = {}
         self._guards: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
         _everywhere.add(self)
 
-    def enter(self) -> Backend:
+    def enter(self) -> H:
         """Make the backend of the running loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -78,7 +91,7 @@ class LoopBackends:
 
 
 async def _until_loop_ends(
-    loops: weakref.ref[LoopBackends], loop: asyncio.AbstractEventLoop, backend: Backend
+    loops: weakref.ref[LoopBackends[H]], loop: asyncio.AbstractEventLoop, backend: H
 ) -> AsyncGenerator[None]:
     try:
         yield

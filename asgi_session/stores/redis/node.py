@@ -39,7 +39,6 @@ class Node:
 
     __slots__ = (
         "__weakref__",
-        "_dial",
         "_dialing",
         "_distrusted",
         "_failures",
@@ -52,6 +51,7 @@ class Node:
         "address",
         "closed",
         "connection",
+        "dial",
         "where",
     )
 
@@ -59,7 +59,7 @@ class Node:
         self.address = address
         self.where = show(address)
         self.connection: Connection | None = None
-        self._dial = dial
+        self.dial = dial
         self._max_age = max_age
         self._dialing: asyncio.Task[Connection | Failure] | None = None
         self._distrusted = -inf
@@ -154,7 +154,7 @@ class Node:
             wait = self._not_before - monotonic()
             if wait > 0:
                 await asyncio.sleep(wait)
-            result = await self._dial(self._lost)
+            result = await self.dial(self._lost)
             if isinstance(result, Failure):
                 self._trouble = result.why
                 self._failures += 1

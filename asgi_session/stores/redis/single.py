@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -79,6 +80,10 @@ class Single:
     def distrust(self, key: str) -> None:
         """Drop the connection."""
         self._node.distrust()
+
+    async def dial(self, on_close: Callable[[Connection], None]) -> Connection | Failure:
+        """Make one more connection to the server."""
+        return await self._node.dial(on_close)
 
     async def close(self) -> None:
         """Close the connection."""

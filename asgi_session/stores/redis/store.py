@@ -1,16 +1,17 @@
-"""`RedisStore`: the five verbs."""
+"""`RedisStore`: the five verbs, and wake-ups."""
 
 from __future__ import annotations
 
+import logging
 from asyncio import get_running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import SaveResult, Stored
+from asgi_session.store import Heard, SaveResult, Stored
 from asgi_session.stores.redis import commands, url
 from asgi_session.stores.redis.arguments import (
     RedisOptions,
@@ -26,6 +27,7 @@ from asgi_session.stores.redis.commands import Command
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.dial import dial
 from asgi_session.stores.redis.eviction import EvictionCheck
+from asgi_session.stores.redis.listening import Listening
 from asgi_session.stores.redis.loop_backends import LoopBackends
 from asgi_session.stores.redis.node import Dial, Node
 from asgi_session.stores.redis.sentinel import Sentinels
@@ -34,6 +36,9 @@ from asgi_session.stores.redis.target import Address, AddressRemap, Options, Tar
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster, Sentinel
+
+
+_log = logging.getLogger("asgi_session")
 
 
 class RedisStore:
@@ -79,7 +84,15 @@ class RedisStore:
         self._target = replace(target, address_remap=read_remap(address_remap) or target.address_remap)
         self._options = read_options(timeout, connect_timeout, max_connection_age, tls_server_name)
         self._eviction = EvictionCheck()
-        self._loops = LoopBackends(_backend_maker(self._target, self._options, self._eviction))
+        loops = self._loops = LoopBackends(_backend_maker(self._target, self._options, self._eviction))
+        self._channels = self._prefix.removesuffix(b"{") + b"wake:"
+
+        def make_listening() -> Listening:  # it must not know the store, which could not be collected then
+            backend = loops.backends.get(get_running_loop()) or loops.enter()
+            return Listening(backend.dial, self._channels, self._options)
+
+        self._listenings = LoopBackends(make_listening)
+        self._silence_told = False
 
     @classmethod
     def from_url(cls, store_url: str, **options: Unpack[RedisOptions]) -> Self:
@@ -113,6 +126,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close this event loop's connections; what waits on them fails. The next verb reconnects."""
+        await self._listenings.leave()
         await self._loops.leave()
 
     async def load(self, key: str, *, deadline: float) -> Stored | None:
@@ -169,6 +183,27 @@ class RedisStore:
         """Remove the record."""
         command = commands.delete(key, self._name(key))
         return bool(await self._backend().execute(command, deadline))
+
+    async def save_and_wake(
+        self, key: str, data: bytes, expires_at: int, *, expect: bytes, wake: Sequence[str], deadline: float
+    ) -> SaveResult:
+        """Replace the record with that tag, and publish it to the listeners."""
+        channels = [self._channels + listener.encode() for listener in wake]
+        command = commands.save(key, self._name(key), data, expires_at, expect, channels)
+        reply = await self._backend().execute(command, deadline)
+        if reply == commands.SAVED_IN_SILENCE and not self._silence_told:
+            self._silence_told = True
+            _log.warning(
+                "the Redis user may not wake up other processes, so locks are polled for; "
+                "it needs the rights +publish &%s*",
+                self._channels.decode(),
+            )
+        return commands.saved(reply, data)
+
+    async def listen(self, listener: str, heard: Heard, *, deadline: float) -> Callable[[], None]:
+        """Subscribe, on a connection that all listeners of this event loop share."""
+        listening = self._listenings.backends.get(get_running_loop()) or self._listenings.enter()
+        return await listening.listen(listener, heard, deadline)
 
     def distrust(self, key: str) -> None:
         """Drop the connection that answers for `key`, at once; at most one per server in 10 seconds."""
