@@ -6,9 +6,10 @@ from asgi_session.testing._suite.expiry import ExpiryTests
 from asgi_session.testing._suite.loops import LoopTests
 from asgi_session.testing._suite.races import RaceTests
 from asgi_session.testing._suite.verbs import VerbTests
+from asgi_session.testing._suite.wakeups import WakeUpTests
 
 
-class StoreConformance(VerbTests, ExpiryTests, RaceTests, LoopTests):
+class StoreConformance(VerbTests, ExpiryTests, RaceTests, LoopTests, WakeUpTests):
     """Inherit from this class in a test module and give it a fixture named `store`.
 
     ::
@@ -29,6 +30,8 @@ class StoreConformance(VerbTests, ExpiryTests, RaceTests, LoopTests):
     * `now()`: the time the store goes by, in ms. Default: this machine's clock.
     * `pass_time(until_ms)`: an async method that lets it pass. Default: wait until `slack_ms` after
       it. With a `ManualClock`, set it.
+    * `another(store)`: another store object, with the same records; the suite closes it. Default: the
+      store itself.
     * `timeout` (5 s): what each verb is given. `short_ms` (50): the life of records that expire in a
       test. `slack_ms` (20): by how much the store's clock may be behind. `largest` (66,000): the size
       in bytes of the largest record tried.

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import Distrusts, SaveResult, Store, Stored
+from asgi_session.store import Distrusts, Heard, SaveResult, Store, Stored, WakesUp
 
 T = TypeVar("T")
 
-Verb: TypeAlias = Literal["load", "create", "save", "touch", "delete"]
+Verb: TypeAlias = Literal["load", "create", "save", "touch", "delete", "listen"]
 Fault: TypeAlias = Literal["refused", "lost request", "lost reply"]
 When: TypeAlias = Literal["before", "after"]
 
@@ -29,6 +29,8 @@ class Call:
     data: bytes | None = None
     expires_at: int | None = None
     expect: bytes | None = None
+    wake: tuple[str, ...] | None = None
+    """The listeners, if the save was to wake up any."""
 
 
 Match: TypeAlias = Callable[[Call], bool]
@@ -44,7 +46,8 @@ class _Rule:
     match: Match | None
 
     def applies(self, call: Call) -> bool:
-        if self.verb not in (None, call.verb) or (self.match is not None and not self.match(call)):
+        meant = call.verb != "listen" if self.verb is None else self.verb == call.verb
+        if not meant or (self.match is not None and not self.match(call)):
             return False
         if self.nth > 1:
             self.nth -= 1
@@ -102,12 +105,19 @@ class Gate(_Rule):
             raise StoreUnavailable(f"injected: {call.verb} hung until the deadline", executed=None) from None
 
 
+@dataclass(eq=False)
+class _Loss:
+    times: int | None
+    listener: str | None
+
+
 class FaultStore:
     """Wraps a store; without a fault set it behaves exactly like that one.
 
     `fail`, `hang` and `pause` take the same options:
 
-    * *verb*: the one it is for, or None for any.
+    * *verb*: the one it is for, or None for any. `save_and_wake` is a "save". "listen" is no verb of the
+      contract: None does not mean it, and `calls` has it not.
     * *nth*: begin with the nth matching call from now; 1.
     * *times*: for how many calls; None means from then on. 1.
     * *match*: only calls for which this is true: ``lambda call: call.key == key``.
@@ -116,6 +126,9 @@ class FaultStore:
         store: the wrapped store.
         calls: every verb that was called, in order.
         distrusted: the keys for which the connection was to be dropped (see `Distrusts`).
+        wakeups_lost: how many wake-ups `lose_wakeups` has lost.
+
+    It has the capability `WakesUp` exactly when the wrapped store has it.
 
     Example::
 
@@ -133,8 +146,15 @@ class FaultStore:
         self.store = store
         self.calls: list[Call] = []
         self.distrusted: list[str] = []
+        self.wakeups_lost = 0
+        self._to_lose: list[_Loss] = []
+        self._listening: list[Heard] = []
         self._failures: list[_Failure] = []
         self._gates: list[Gate] = []
+        if isinstance(store, WakesUp):
+            self._waking = store
+            self.save_and_wake = self._save_and_wake
+            self.listen = self._listen
 
     def counts(self) -> dict[str, int]:
         """Return how often each verb was called; verbs that were not are left out."""
@@ -184,18 +204,41 @@ class FaultStore:
         return self._add_gate(Gate(verb, nth, times, match, when, obeys_deadline=False))
 
     def heal(self) -> None:
-        """Take back every fault and release every gate."""
+        """Take back every fault and loss, and release every gate."""
         for gate in self._gates:
             gate.release()
         self._failures.clear()
         self._gates.clear()
+        self._to_lose.clear()
+
+    def lose_wakeups(self, times: int | None = None, *, listener: str | None = None) -> None:
+        """Lose the next `times` wake-ups on their way to `listener`, or to any; None: until `heal`.
+
+        Only those to listeners of this very `FaultStore`.
+        """
+        self._to_lose.append(_Loss(times, listener))
+
+    def interrupt_wakeups(self) -> None:
+        """Tell every listener that wake-ups may have been lost, as a store does that has reconnected."""
+        for heard in list(self._listening):
+            heard(None, None)
+
+    def _loses(self, listener: str) -> bool:
+        for loss in self._to_lose:
+            if loss.listener in (None, listener) and loss.times != 0:
+                if loss.times is not None:
+                    loss.times -= 1
+                self.wakeups_lost += 1
+                return True
+        return False
 
     def _add_gate(self, gate: Gate) -> Gate:
         self._gates.append(gate)
         return gate
 
     async def _run(self, call: Call, verb: Callable[[], Awaitable[T]]) -> T:
-        self.calls.append(call)
+        if call.verb != "listen":
+            self.calls.append(call)
         # Every rule counts the call, also those it does not come to.
         gates = [gate for gate in self._gates if gate.applies(call)]
         faults = [failure.fault for failure in self._failures if failure.applies(call)]
@@ -221,6 +264,7 @@ class FaultStore:
 
     async def close(self) -> None:
         """Close the wrapped store."""
+        self._listening.clear()
         await self.store.close()
 
     async def load(self, key: str, *, deadline: float) -> Stored | None:
@@ -242,6 +286,43 @@ class FaultStore:
             Call("save", key, deadline, data, expires_at, expect),
             lambda: self.store.save(key, data, expires_at, expect=expect, deadline=deadline),
         )
+
+    async def _save_and_wake(
+        self, key: str, data: bytes, expires_at: int, *, expect: bytes, wake: Sequence[str], deadline: float
+    ) -> SaveResult:
+        """See `WakesUp.save_and_wake`."""
+        return await self._run(
+            Call("save", key, deadline, data, expires_at, expect, tuple(wake)),
+            lambda: self._waking.save_and_wake(
+                key, data, expires_at, expect=expect, wake=wake, deadline=deadline
+            ),
+        )
+
+    async def _listen(self, listener: str, heard: Heard, *, deadline: float) -> Callable[[], None]:
+        """See `WakesUp.listen`."""
+
+        def passed_on(key: str | None, stored: Stored | None) -> None:
+            if key is None or not self._loses(listener):
+                heard(key, stored)
+
+        ends: list[Callable[[], None]] = []
+
+        def end() -> None:
+            for each in ends:
+                each()
+            if passed_on in self._listening:
+                self._listening.remove(passed_on)
+
+        async def begin() -> None:
+            ends.append(await self._waking.listen(listener, passed_on, deadline=deadline))
+            self._listening.append(passed_on)
+
+        try:
+            await self._run(Call("listen", listener, deadline), begin)
+        except BaseException:  # begun perhaps, with nobody who could end it
+            end()
+            raise
+        return end
 
     async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
         """See `Store.touch`."""

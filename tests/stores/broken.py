@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections.abc import Callable, Sequence
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import GONE, Conflict, Saved, SaveResult, Stored
+from asgi_session.store import GONE, Conflict, Heard, Saved, SaveResult, Stored
 from asgi_session.testing import ManualClock
 
 
@@ -50,6 +51,21 @@ class Broken:
     stale_reads: bool = False
     cancel_shifts_replies: bool = False
     mixes_up_replies: bool = False
+    wakes_nobody: bool = False
+    wakes_everybody: bool = False
+    wakes_the_first_alone: bool = False
+    wakes_although_not_saved: bool = False
+    wakes_at_every_save: bool = False
+    wakes_with_the_former_record: bool = False
+    wakes_with_another_expiry: bool = False
+    wake_forgets_large_records: bool = False
+    waking_save_ignores_the_tag: bool = False
+    ended_listener_hears: bool = False
+    end_twice_is_an_error: bool = False
+    close_keeps_listening: bool = False
+    one_listener_at_a_time: bool = False
+    hears_in_the_savers_loop: bool = False
+    no_wakeups_after_close: bool = False
 
     def __post_init__(self) -> None:
         self.records: dict[str, Stored] = {}
@@ -58,12 +74,15 @@ class Broken:
         self.before: dict[str, Stored | None] = {}
         self.replies: list[Stored | None] = []
         self.last: Stored | None = None
+        self.listeners: dict[str, tuple[asyncio.AbstractEventLoop, Heard]] = {}
 
     async def open(self) -> None:
         """Nothing."""
 
     async def close(self) -> None:
         self.closed = True
+        if not self.close_keeps_listening:
+            self.listeners.clear()
         if self.close_forgets:
             self.records.clear()
 
@@ -155,7 +174,54 @@ class Broken:
             return Conflict(Stored(data, data[:16], expires_at) if self.conflict_without_news else current)
         self._put(key, data, current.expires_at if self.save_keeps_the_expiry else expires_at)
         self._leave(deadline)
+        if self.wakes_at_every_save:
+            self._wake(key, None, list(self.listeners))
         return Saved(data[:16])
+
+    async def save_and_wake(
+        self, key: str, data: bytes, expires_at: int, *, expect: bytes, wake: Sequence[str], deadline: float
+    ) -> SaveResult:
+        current = self._get(key)
+        if self.waking_save_ignores_the_tag and current is not None:
+            expect = current.tag
+        result = await self.save(key, data, expires_at, expect=expect, deadline=deadline)
+        if self.wakes_nobody or (self.wake_forgets_large_records and len(data) > 8192):
+            return result
+        if isinstance(result, Saved) or self.wakes_although_not_saved:
+            stored = Stored(data, data[:16], expires_at)
+            if self.wakes_with_the_former_record and current is not None:
+                stored = current
+            if self.wakes_with_another_expiry:
+                stored = stored._replace(expires_at=expires_at // 1000 * 1000)
+            if self.wakes_everybody:
+                wake = list(self.listeners)
+            if self.wakes_the_first_alone:
+                wake = wake[:1]
+            self._wake(key, stored, wake)
+        return result
+
+    def _wake(self, key: str, stored: Stored | None, wake: Sequence[str]) -> None:
+        for listener in wake:
+            if listener in self.listeners:
+                loop, heard = self.listeners[listener]
+                if self.hears_in_the_savers_loop:
+                    heard(key, stored)
+                elif not loop.is_closed():
+                    loop.call_soon_threadsafe(heard, key, stored)
+
+    async def listen(self, listener: str, heard: Heard, *, deadline: float) -> Callable[[], None]:
+        if self.one_listener_at_a_time:
+            self.listeners.clear()
+        if not (self.no_wakeups_after_close and self.closed):
+            self.listeners[listener] = asyncio.get_running_loop(), heard
+
+        def end() -> None:
+            if not self.ended_listener_hears:
+                if self.end_twice_is_an_error:
+                    del self.listeners[listener]
+                self.listeners.pop(listener, None)
+
+        return end
 
     async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
         key = await self._enter(key, deadline)

@@ -57,41 +57,53 @@ class TestFaultStore(ManualTime):
         return FaultStore(MemoryStore(clock=self.clock))
 
 
-class TestRedisStoreOnValkey(StoreConformance):
+class OnRedis(StoreConformance):
+    url: str
+
+    def another(self, store: Store) -> RedisStore:
+        return RedisStore.from_url(self.url)
+
+
+class TestRedisStoreOnValkey(OnRedis):
     @pytest.fixture
     async def store(self, valkey: ServerProcess) -> AsyncIterator[RedisStore]:
+        self.url = valkey.url
         store = RedisStore.from_url(valkey.url)
         yield store
         await store.close()
 
 
-class TestRedisStoreOnRedis62(StoreConformance):
+class TestRedisStoreOnRedis62(OnRedis):
     @pytest.fixture
     async def store(self, redis62: ServerProcess) -> AsyncIterator[RedisStore]:
+        self.url = redis62.url
         store = RedisStore.from_url(redis62.url)
         yield store
         await store.close()
 
 
-class TestRedisStoreOnFakeredis(StoreConformance):
+class TestRedisStoreOnFakeredis(OnRedis):
     @pytest.fixture
     async def store(self, fakeredis_server: FakeredisServer) -> AsyncIterator[RedisStore]:
+        self.url = fakeredis_server.url
         store = RedisStore.from_url(fakeredis_server.url)
         yield store
         await store.close()
 
 
-class TestRedisStoreOnSentinel(StoreConformance):
+class TestRedisStoreOnSentinel(OnRedis):
     @pytest.fixture
     async def store(self, sentinel: SentinelSetup) -> AsyncIterator[RedisStore]:
+        self.url = sentinel.url
         store = RedisStore.from_url(sentinel.url)
         yield store
         await store.close()
 
 
-class TestRedisStoreOnCluster(StoreConformance):
+class TestRedisStoreOnCluster(OnRedis):
     @pytest.fixture
     async def store(self, cluster: Cluster) -> AsyncIterator[RedisStore]:
+        self.url = cluster.url
         store = RedisStore.from_url(cluster.url)
         yield store
         await store.close()
@@ -265,12 +277,33 @@ CAUGHT_BY = {
     "stale_reads": "test_a_load_sees_every_write_answered_before_it",
     "cancel_shifts_replies": "test_cancelled_verbs_leave_the_store_in_step",
     "mixes_up_replies": "test_two_hundred_at_once_get_their_own_answers",
+    "wakes_nobody": "test_the_last_listener_ends_and_another_begins",
+    "wakes_everybody": "test_the_named_listeners_are_woken_and_no_others",
+    "wakes_the_first_alone": "test_the_named_listeners_are_woken_and_no_others",
+    "wakes_although_not_saved": "test_a_save_that_was_not_done_wakes_nobody",
+    "wakes_at_every_save": "test_a_plain_save_wakes_nobody",
+    "wakes_with_the_former_record": "test_every_size_is_saved_and_woken_for",
+    "wakes_with_another_expiry": "test_every_size_is_saved_and_woken_for",
+    "wake_forgets_large_records": "test_every_size_is_saved_and_woken_for",
+    "waking_save_ignores_the_tag": "test_save_and_wake_saves_as_save_does",
+    "ended_listener_hears": "test_an_ended_listener_hears_nothing",
+    "end_twice_is_an_error": "test_an_ended_listener_hears_nothing",
+    "close_keeps_listening": "test_close_ends_listening",
+    "one_listener_at_a_time": "test_many_wake_ups_at_once",
+    "hears_in_the_savers_loop": "test_a_listener_in_another_event_loop",
+    "no_wakeups_after_close": "test_close_ends_listening",
 }
+
+
+class Hasty(ManualTime):
+    """What does not come will not come in 5 seconds either; what hangs takes longer."""
+
+    timeout = 0.5
 
 
 def run_one(make: Make, name: str) -> None:
     """Run one test of the suite on a new store."""
-    suite = ManualTime()
+    suite = Hasty()
     suite.clock = ManualClock()
     asyncio.run(getattr(suite, name)(make(suite.clock)))
 
@@ -301,6 +334,35 @@ SUITE = [name for name, _ in inspect.getmembers(StoreConformance) if name.starts
 def test_without_a_flaw_it_passes(name: str) -> None:
     """It is the flaw that is caught, not the dict."""
     run_one(Broken, name)
+
+
+class OnlyVerbs:
+    """A store with the five verbs and nothing else."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        store = Broken(clock)
+        self.open, self.close, self.load = store.open, store.close, store.load
+        self.create, self.save, self.touch, self.delete = store.create, store.save, store.touch, store.delete
+
+
+@pytest.mark.parametrize("name", SUITE)
+def test_capabilities_are_optional(name: str) -> None:
+    """Without wake-ups a store passes, too, and so does a FaultStore around it."""
+    run_one(OnlyVerbs, name)
+    run_one(lambda clock: FaultStore(OnlyVerbs(clock)), name)
+
+
+@pytest.mark.parametrize("half", ["listen", "save_and_wake"])
+def test_half_a_capability_is_caught(half: str) -> None:
+    """A store that wakes up but does not listen is a mistake, not a store without wake-ups."""
+
+    def make(clock: ManualClock) -> Store:
+        store = OnlyVerbs(clock)
+        setattr(store, half, None)
+        return store
+
+    with pytest.raises(AssertionError, match="without"):
+        run_one(make, "test_two_store_objects")
 
 
 class MixesTwoDeletes(Broken):

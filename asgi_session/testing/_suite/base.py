@@ -88,6 +88,10 @@ class Suite:
         while (rest := until_ms + self.slack_ms - self.now()) >= 0:  # noqa: ASYNC110  # no event to wait for
             await asyncio.sleep((rest + 1) / 1000)
 
+    def another(self, store: Store) -> Store:
+        """Return another store object with the same records, as another process has it."""
+        return store
+
     def far(self) -> int:
         """Return an expiry that no test lives to see."""
         return self.now() + HOUR
