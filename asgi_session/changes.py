@@ -3,21 +3,51 @@
 A commit is a set of *changes* (key to new bytes, or None for a deletion) and perhaps a *mark*
 (rotate, clear, destroy). Changes do not name what they replace, so they apply to any later version
 of the record as well as to the one they were made on: keys changed by me win, keys I left alone
-keep what others wrote. What must not be carried over is an identity: a commit made under another
-epoch than the record's is left out (`Verdict.OVERTAKEN`).
+keep what others wrote; where both changed one key, a *rule* can say what becomes of it. What must
+not be carried over is an identity: a commit made under another epoch than the record's is left out
+(`Verdict.OVERTAKEN`). So is one that was made under a lock that is no longer held.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from asgi_session import codec, lease
 from asgi_session import record as records
+from asgi_session.errors import LockLost, SessionConflict, SessionError, SessionTooLarge
 from asgi_session.expiry import ENDED_FOR
-from asgi_session.record import GRACE, MOVED, NOBODY, Record
+from asgi_session.record import GRACE, LOCK, MOVED, NOBODY, Record
 
 Changes: TypeAlias = dict[str, bytes | None]
+
+Rule: TypeAlias = Callable[[Any, Any, Any], Any]
+"""``rule(base, mine, theirs)``: what becomes of a key that both sides have changed. A key that is not
+there is given as None; a rule that returns None removes the key."""
+
+
+class Policy(NamedTuple):
+    """What a fold goes by: the manager's options.
+
+    Attributes:
+        idle: idle timeout of a session that begins anew, ms.
+        absolute: absolute timeout of a session that begins anew, ms.
+        max_size: bytes; above it only growth is refused.
+        rules: by key.
+        on_conflict: what becomes of a key without a rule that both sides have changed.
+    """
+
+    idle: int
+    absolute: int
+    max_size: int
+    rules: Mapping[str, Rule] = {}
+    on_conflict: Literal["mine", "raise"] = "mine"
+
+    @property
+    def compares(self) -> bool:
+        """Whether it matters what a change was made on."""
+        return bool(self.rules) or self.on_conflict == "raise"
 
 
 class Kind(enum.Enum):
@@ -44,13 +74,20 @@ class Intent:
 
     Attributes:
         changes: key to new bytes, or None for a deletion.
-        epoch: of the record that the changes were made on.
+        epoch: of the record that the changes were made on; empty when that does not matter.
         mark: what the commit carries out besides.
         digest: of the token that the session was loaded with, for a rotation.
         new_digest: of the token that a rotation or a new beginning hands out.
+        origins: the bytes that the changed keys had before, where it matters; else None.
+        holder: who must hold the lock for it to count; None: it is not made under a lock.
+        step: what it does to the lock.
+        compute: makes its changes, from the entries it is applied to; called once per attempt.
+        only_on: the entries that its changes were made on, if it must not be applied to any others.
     """
 
-    __slots__ = ("changes", "digest", "epoch", "mark", "new_digest")
+    __slots__ = (
+        "changes", "compute", "digest", "epoch", "holder", "mark", "new_digest", "only_on", "origins", "step",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -65,6 +102,23 @@ class Intent:
         self.mark = mark
         self.digest = digest
         self.new_digest = new_digest
+        self.origins: Mapping[str, bytes | None] | None = None
+        self.holder: lease.Holder | None = None
+        self.step: lease.Step | None = None
+        self.compute: Callable[[Record], Changes] | None = None
+        self.only_on: Mapping[str, bytes] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is changes and nothing else, to be applied to whatever is there."""
+        return (
+            self.mark is None
+            and self.origins is None
+            and self.holder is None
+            and self.step is None
+            and self.compute is None
+            and self.only_on is None
+        )
 
 
 class Verdict(enum.Enum):
@@ -73,28 +127,33 @@ class Verdict(enum.Enum):
     APPLIED = "applied"
     APPLIED_WITHOUT_ROTATION = "applied without rotation"
     OVERTAKEN = "overtaken"
-    TOO_LARGE = "too large"
 
+
+class Moved(SessionError):
+    """An intent's `only_on` is not what the record holds. Internal: who made the intent tries again."""
+
+
+Outcome: TypeAlias = Verdict | Exception
+"""A commit's verdict, or the error for which it was left out."""
 
 # Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
 _APPLIED: Final = Verdict.APPLIED
-ONE_APPLIED: Final = [_APPLIED]  # shared: nobody changes it
+_OVERTAKEN: Final = Verdict.OVERTAKEN
+ONE_APPLIED: Final[list[Outcome]] = [_APPLIED]  # shared: nobody changes it
 
 
 class Fold(NamedTuple):
     """What several commits make together.
 
     Attributes:
-        record: the new version; the base itself when no commit was applied.
-        data: its bytes; empty when no commit was applied.
-        verdicts: one for each commit, in their order.
-        size: in bytes, of the largest version that was refused; 0 if none was.
+        record: the new version; the base itself when there is nothing to write.
+        data: its bytes; empty when there is nothing to write.
+        outcomes: one for each commit, in their order.
     """
 
     record: Record
     data: bytes
-    verdicts: list[Verdict]
-    size: int = 0
+    outcomes: list[Outcome]
 
 
 def own_keys(changes: Changes) -> dict[str, bytes]:
@@ -110,71 +169,130 @@ def merge(entries: dict[str, bytes], changes: Changes) -> dict[str, bytes]:
     return merged
 
 
-def fold(
-    base: Record, intents: Sequence[Intent], *, now: int, idle: int, absolute: int, max_size: int
-) -> Fold:
-    """Apply `intents` to `base` in their order, as one new version.
+def fold(base: Record, intents: Sequence[Intent], policy: Policy, now: int) -> Fold:
+    """Apply `intents` to `base`, the newest version known, in their order, as one new version.
 
     Args:
         base: the newest version known.
         intents: in order of arrival.
+        policy: the manager's options.
         now: ms since the Unix epoch.
-        idle: idle timeout of a session that begins anew, ms.
-        absolute: absolute timeout of a session that begins anew, ms.
-        max_size: bytes; above it only growth is refused.
     """
-    if len(intents) == 1 and intents[0].mark is None and intents[0].epoch == base.epoch:
+    if len(intents) == 1 and intents[0].plain and intents[0].epoch == base.epoch:
         # Nearly every save. One version less to make, and nothing to sort out.
         record = records.next_version(base, now, merge(base.entries, intents[0].changes))
         data = records.encode(record)
-        if len(data) <= max_size:
-            return tuple.__new__(Fold, (record, data, ONE_APPLIED, 0))
-    verdicts: list[Verdict] = []
+        if len(data) <= policy.max_size:
+            return tuple.__new__(Fold, (record, data, ONE_APPLIED))
+    outcomes: list[Outcome] = []
     record = start = records.next_version(base, now)
     for intent in intents:
-        record, verdict = _apply(record, intent, now, idle, absolute)
-        verdicts.append(verdict)
+        record, outcome = _apply(record, intent, policy, now)
+        outcomes.append(outcome)
     if record is start:
-        return Fold(base, b"", verdicts)
+        return Fold(base, b"", outcomes)
     data = records.encode(record)
-    if len(data) <= max_size:
-        return Fold(record, data, verdicts)
+    if len(data) <= policy.max_size:
+        return Fold(record, data, outcomes)
     # Rare, so done a second time: leave out each commit that makes the record larger than it may be.
-    record, data, verdicts, refused = start, records.encode(start), [], 0
+    record, data, outcomes = start, b"", []
     for intent in intents:
-        candidate, verdict = _apply(record, intent, now, idle, absolute)
+        candidate, outcome = _apply(record, intent, policy, now)
         if candidate is not record:
             candidate_data = records.encode(candidate)
             # Growth of the header does not count, or a session that is full could not log in.
-            if len(candidate_data) > max_size and records.body_size(candidate) > records.body_size(record):
-                verdict, refused = Verdict.TOO_LARGE, max(refused, len(candidate_data))
+            grows = records.body_size(candidate) > records.body_size(record)
+            if grows and len(candidate_data) > policy.max_size:
+                outcome = too_large(len(candidate_data), policy.max_size)
             else:
                 record, data = candidate, candidate_data
-        verdicts.append(verdict)
-    if record is start:
-        return Fold(base, b"", verdicts, refused)
-    return Fold(record, data, verdicts, refused)
+        outcomes.append(outcome)
+    return Fold(base if record is start else record, data, outcomes)
 
 
-def _apply(record: Record, intent: Intent, now: int, idle: int, absolute: int) -> tuple[Record, Verdict]:
-    if intent.epoch != record.epoch:
-        return record, Verdict.OVERTAKEN
+def too_large(size: int, max_size: int) -> SessionTooLarge:
+    """Return the error for a session that would take `size` bytes."""
+    return SessionTooLarge(
+        f"the session would take {size} bytes, more than max_size={max_size}; keep large data elsewhere and "
+        "its key in the session, or raise max_size",
+        size=size,
+        max_size=max_size,
+    )
+
+
+def _apply(record: Record, intent: Intent, policy: Policy, now: int) -> tuple[Record, Outcome]:
+    if intent.epoch and intent.epoch != record.epoch:
+        return record, _OVERTAKEN
+    if intent.holder is not None and not lease.held_by(record, intent.holder):
+        return record, lock_lost()
+    if intent.only_on is not None and intent.only_on != record.entries:
+        return record, Moved()
+    if intent.compute is not None:
+        intent.changes = intent.compute(record)
+    try:
+        entries = _merged(record.entries, intent, policy) if intent.changes else record.entries
+    except Exception as error:  # a rule's, too
+        return record, error
+    outcome: Outcome = _APPLIED
     mark = intent.mark
     if mark is None:
-        # Not _replace, which takes three times as long: this is every save.
-        return tuple.__new__(Record, (*record[:-1], merge(record.entries, intent.changes))), _APPLIED
-    if mark.kind is Kind.DESTROY or (mark.kind is Kind.CLEAR and not intent.changes):
-        return _ended(record, now), _APPLIED
-    if mark.kind is Kind.CLEAR:
-        return _begun_anew(record, intent, now, idle, absolute), _APPLIED
-    entries = merge(record.entries, intent.changes)
-    if mark.kind is Kind.ROTATE:
-        return _rotated(record, intent.new_digest, entries, now), _APPLIED
-    if record.digest != intent.digest:
+        if entries is not record.entries:
+            # Not _replace, which takes three times as long.
+            record = tuple.__new__(Record, (*record[:-1], entries))
+    elif mark.kind is Kind.DESTROY or (mark.kind is Kind.CLEAR and not intent.changes):
+        record = _ended(record, now)
+    elif mark.kind is Kind.CLEAR:
+        record = _begun_anew(record, intent, policy, now)
+    elif mark.kind is Kind.ROTATE:
+        record = _rotated(record, intent.new_digest, entries, now)
+    elif record.digest != intent.digest:
         # Another request rotated this very token already: one new cookie is enough, and a second
         # would kill the token that the first has just handed out.
-        return record._replace(entries=entries), Verdict.APPLIED_WITHOUT_ROTATION
-    return _rotated_with_grace(record, intent, mark.grace, entries, now), _APPLIED
+        record, outcome = record._replace(entries=entries), Verdict.APPLIED_WITHOUT_ROTATION
+    else:
+        record = _rotated_with_grace(record, intent, mark.grace, entries, now)
+    if intent.step is not None:
+        record = lease.step(record, intent.step, now)
+    return record, outcome
+
+
+def lock_lost() -> LockLost:
+    """Return the error for a save under a lock that is held no longer."""
+    return LockLost(
+        "the lock has passed to another holder, or has ended, before this was saved: nothing was written. "
+        "Keep blocks under the lock short, the event loop free, and lease and max_hold long enough"
+    )
+
+
+def _merged(entries: dict[str, bytes], intent: Intent, policy: Policy) -> dict[str, bytes]:
+    """Return `entries` with the intent's changes, by the rules where both sides changed a key."""
+    origins = intent.origins
+    if origins is None:
+        return merge(entries, intent.changes)
+    changes = dict(intent.changes)
+    for key, mine in intent.changes.items():
+        base, theirs = origins.get(key), entries.get(key)
+        if theirs in (base, mine):
+            continue
+        rule = policy.rules.get(key)
+        if rule is not None:
+            merged = rule(_value(base), _value(mine), _value(theirs))
+            changes[key] = None if merged is None else codec.encode(merged, key)
+            if merged is not None:
+                codec.check(merged, key)
+        elif policy.on_conflict == "raise":
+            raise SessionConflict(
+                f"session[{key!r}] was changed by another request as well; refresh() the session and try "
+                "again, or give the key a merge rule",
+                key=key,
+                mine=_value(mine),
+                theirs=_value(theirs),
+            )
+    return merge(entries, changes)
+
+
+def _value(encoded: bytes | None) -> Any:
+    return None if encoded is None else codec.decode(encoded)
 
 
 def _rotated(record: Record, digest: bytes, entries: dict[str, bytes], now: int) -> Record:
@@ -194,13 +312,13 @@ def _rotated_with_grace(
     return record._replace(digest=intent.new_digest, parts=parts, entries=entries)
 
 
-def _begun_anew(record: Record, intent: Intent, now: int, idle: int, absolute: int) -> Record:
+def _begun_anew(record: Record, intent: Intent, policy: Policy, now: int) -> Record:
     return record._replace(
         digest=intent.new_digest,
         epoch=records.next_epoch(record.epoch),
         created=now,
-        idle=idle,
-        deadline=now + absolute,
+        idle=policy.idle,
+        deadline=now + policy.absolute,
         parts=_moved(record, now + ENDED_FOR),
         entries=own_keys(intent.changes),
     )
@@ -211,7 +329,7 @@ def _ended(record: Record, now: int) -> Record:
         digest=NOBODY,
         epoch=records.next_epoch(record.epoch),
         deadline=now + ENDED_FOR,
-        parts=_moved(record, now + ENDED_FOR),
+        parts={kind: part for kind, part in _moved(record, now + ENDED_FOR).items() if kind != LOCK},
         entries={},
     )
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
+from asgi_session import lease
 from asgi_session import record as records
-from asgi_session.changes import Changes, Kind, Mark, Verdict, own_keys
+from asgi_session.changes import Changes, Kind, Mark, Verdict, own_keys, too_large
 from asgi_session.errors import SessionError, StoreUnavailable
 from asgi_session.expiry import expires_at
 from asgi_session.loading import (
@@ -16,18 +17,18 @@ from asgi_session.loading import (
     begin_wait,
     drop,
     end_wait,
-    gone,
-    is_unconfirmed,
     report_stale,
     settled,
+    use_of,
 )
 from asgi_session.loops import Loops
-from asgi_session.pending import Backoff, Base, Pending, Settled, shutting_down, too_large
+from asgi_session.pending import Backoff, Base, Pending, Settled, gone, shutting_down
 from asgi_session.session import Owed, Session, Status
 from asgi_session.store import TAG_SIZE
 from asgi_session.token import Token, new_token
 
 if TYPE_CHECKING:
+    from asgi_session.lock import Hold
     from asgi_session.manager import SessionManager
 
 _ROTATIONS: Final = (Kind.ROTATE, Kind.ROTATE_WITH_GRACE)
@@ -88,13 +89,39 @@ class Committer:
                 raise gone()
             self._loader.touch_if_due(session, self._policy.clock())
 
+    async def commit_and_release(self, session: Session, hold: Hold) -> None:
+        """Commit what was changed under a lock and release it, in one save.
+
+        If that fails, what was changed is forgotten: it must not be merged later without the lock.
+        """
+        try:
+            await settled(session)
+            pending = self._take(session, leave=hold)
+        except BaseException:
+            hold.end()
+            raise
+        if pending is None:  # it has ended, or nothing was ever stored
+            hold.end()
+            if session._status is Status.DETACHED:
+                raise gone()
+            return
+        session._hold = None
+        await self._carry_out(pending)
+        if pending.dropped:
+            raise gone()
+
     def _carry_out(self, pending: Pending) -> Coroutine[Any, Any, None]:
         """Send a commit on its way; await its result."""
         key = self._dispatch(pending)
         return pending.result() if key is None else self._loops.current().lanes.save(key, pending)
 
-    def _take(self, session: Session, *, only_destroy: bool = False) -> Pending | None:
-        """Take the session's changes for a commit; None when there is nothing to do."""
+    def _take(
+        self, session: Session, *, only_destroy: bool = False, leave: Hold | None = None
+    ) -> Pending | None:
+        """Take the session's changes for a commit; None when there is nothing to do.
+
+        With `leave` the commit releases that lock, too.
+        """
         if session._status is _UNLOADED or session._status is _ENDED:
             return None
         if session._replaced:
@@ -109,9 +136,14 @@ class Committer:
             changes: Changes = {}
         else:
             changes = session._take()
-            if not changes and mark is None:
+            if not changes and mark is None and (leave is None or session._status is not _LIVE):
                 return None
-        pending = Pending(session, changes, mark, session._era, begin_wait(session, self._policy.deadline))
+        pending = Pending(self, changes, mark, session._era, begin_wait(session, self._policy.deadline))
+        pending.session = session
+        if self._policy.folding.compares:
+            pending.origins = {key: session._origin.get(key) for key in changes}
+        if session._hold is not None:
+            session._hold.cover(pending, leaving=leave is not None)
         session._pending = pending
         return pending
 
@@ -175,7 +207,7 @@ class Committer:
         base, token = session._base, session._token
         assert base is not None and token is not None, "a live session has both"
         pending.base, pending.epoch = base, base.record.epoch
-        pending.unconfirmed = is_unconfirmed(session)
+        pending.use = use_of(session)
         if mark is not None and not ends(pending):
             pending.token = new_token(token.selector)
             pending.digest = self._policy.tokens.digest(token)
@@ -184,8 +216,10 @@ class Committer:
 
     async def _create(self, pending: Pending, own: dict[str, bytes]) -> None:
         """Create a new session of `own`, under a new selector."""
+        session = pending.session
+        hold = session._hold if session._hold is not None and session._hold.room is None else None
         try:
-            token, base = await self._store_new(own, pending.deadline)
+            token, base = await self._store_new(own, pending.deadline, locked=hold is not None)
         except Exception as error:
             self.fail(pending, error)
         except BaseException:
@@ -193,11 +227,13 @@ class Committer:
             raise
         else:
             pending.token = token
-            pending.session._reborn(token, base, pending)
+            session._reborn(token, base, pending)
             self._policy.emit("created", token.selector)
+            if hold is not None:
+                hold.adopt(self._loops.current().rooms, token.selector, base)
             self._finish(pending)
 
-    async def _store_new(self, own: dict[str, bytes], deadline: float) -> tuple[Token, Base]:
+    async def _store_new(self, own: dict[str, bytes], deadline: float, *, locked: bool) -> tuple[Token, Base]:
         policy = self._policy
         backoff = Backoff()
         while True:
@@ -211,6 +247,9 @@ class Committer:
                 check=policy.tokens.check(token.selector),
                 entries=own,
             )
+            if locked:
+                name = self._loops.current().name()
+                record = lease.write(record, lease.new(name, record.version, now))
             data = records.encode(record)
             if len(data) > policy.max_size:
                 raise too_large(len(data), policy.max_size)
@@ -235,6 +274,7 @@ class Committer:
     def settle(self, pending: Pending, settled: Settled) -> None:
         """Note in the session what became of a commit that reached the store."""
         session, mark = pending.session, pending.mark
+        pending.settled = settled
         if settled.verdict is None or settled.verdict is _OVERTAKEN:
             own = own_keys(pending.changes)
             if own and begins_anew(mark) and not session._sealed:

@@ -43,11 +43,25 @@ class SessionConflict(SessionError):
     Attributes:
         outcome_unknown: True when the store's reply was lost and it can no longer be told whether
             the write was applied.
+        key: which both sides have changed (``on_conflict="raise"``), else None.
+        mine: the value that was to be written under `key`; None for a deletion.
+        theirs: the value that is there by now; None when it was deleted.
     """
 
-    def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        outcome_unknown: bool = False,
+        key: str | None = None,
+        mine: object = None,
+        theirs: object = None,
+    ) -> None:
         super().__init__(message)
         self.outcome_unknown = outcome_unknown
+        self.key = key
+        self.mine = mine
+        self.theirs = theirs
 
 
 class SessionTooLarge(SessionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, TypeAlias
 
 from asgi_session.middleware import load_session
@@ -26,4 +27,19 @@ SessionDep: TypeAlias = Annotated[Session, Depends(_loaded_session)]
 Routes that do not declare it pay nothing. It leaves no trace in the OpenAPI schema.
 """
 
-__all__ = ["SessionDep"]
+
+async def _locked_session(connection: HTTPConnection) -> AsyncIterator[Session]:
+    session = await load_session(connection)
+    async with session.lock():
+        yield session
+
+
+LockedSessionDep: TypeAlias = Annotated[Session, Depends(_locked_session, scope="function")]
+"""A parameter of this type is the session, loaded and locked while the handler runs; see `Session.lock`.
+
+The lock is released, and what was changed saved, when the handler has returned and before the
+response starts: ``scope="function"``, which needs FastAPI 0.121 or later. For other durations take
+`SessionDep` and ``async with session.lock(wait=..., lease=...):``.
+"""
+
+__all__ = ["LockedSessionDep", "SessionDep"]

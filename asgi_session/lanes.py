@@ -18,23 +18,25 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
+from asgi_session import lease
 from asgi_session import record as records
-from asgi_session.changes import ONE_APPLIED, Fold, Kind, Verdict, fold, merge
+from asgi_session.changes import ONE_APPLIED, Kind, Outcome, Verdict, fold, merge
 from asgi_session.errors import StoreUnavailable
 from asgi_session.expiry import expires_at
 from asgi_session.pending import (
+    NOT_USED,
+    UNCONFIRMED,
     Backoff,
     Base,
     Pending,
     Settled,
     outcome_unknown,
     shutting_down,
-    too_large,
 )
 from asgi_session.record import Applied, Record
-from asgi_session.store import GONE, Saved, SaveResult
+from asgi_session.store import GONE, Saved, SaveResult, Stored, WakesUp
 
 if TYPE_CHECKING:
     from asgi_session.manager import SessionManager
@@ -44,19 +46,6 @@ _GIVES_UP: Final = 0.3
 """Seconds before its deadline at which a store may give up, when its next try would come after it."""
 # Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
 _OVERTAKEN: Final = Verdict.OVERTAKEN
-_TOO_LARGE: Final = Verdict.TOO_LARGE
-
-
-class Settles(Protocol):
-    """Takes the results of commits back to their sessions."""
-
-    def settle(self, pending: Pending, settled: Settled) -> None:
-        """Note the result of a commit that reached the store."""
-        ...
-
-    def fail(self, pending: Pending, error: Exception) -> None:
-        """Note a failure; does nothing for a commit that has its result."""
-        ...
 
 
 class _Lane:
@@ -68,20 +57,21 @@ class _Lane:
         known: the version that the store is known to have; None if that is not known.
         tries: how many versions of this batch were sent.
         data: of the version on the wire; empty when none is.
-        base, record, verdicts, expires_at: what that was made of, what it is, what became of each
-            commit of the batch, and its expiry.
+        base, record, verdicts, expires_at, wake: what that was made of, what it is, what became of each
+            commit of the batch, its expiry, and the processes to wake up when it is saved.
         reply_lost: whether that version may have been saved without our knowing.
     """
 
     __slots__ = (
         "backoff", "base", "batch", "data", "expires_at", "key", "known", "queue", "record", "reply_lost",
-        "tries", "verdicts",
+        "tries", "verdicts", "wake",
     )  # fmt: skip
 
     base: Base
     record: Record
-    verdicts: list[Verdict]
+    verdicts: list[Outcome]
     expires_at: int
+    wake: list[str]
 
     # Tuples, because an empty one costs nothing: most lanes have one commit, and live for one save.
     def __init__(self, key: str, pending: Pending) -> None:
@@ -109,12 +99,12 @@ class Lanes:
     def __init__(
         self,
         policy: SessionManager,
-        results: Settles,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        process: Callable[[], bytes],
     ) -> None:
         self._policy = policy
-        self._results = results
         self._spawn = spawn
+        self._process = process
         self._lanes: dict[str, _Lane] = {}
 
     def save(self, key: str, pending: Pending) -> Coroutine[Any, Any, None]:
@@ -145,7 +135,7 @@ class Lanes:
         if pending in lane.queue:
             lane.queue = tuple(queued for queued in lane.queue if queued is not pending)
             message = "the saves of this session ahead of this one took longer than the deadline"
-            self._results.fail(pending, StoreUnavailable(message, executed=False))
+            pending.results.fail(pending, StoreUnavailable(message, executed=False))
 
     async def _run(self, lane: _Lane) -> None:
         """Save what the lane holds until nothing is left."""
@@ -174,12 +164,18 @@ class Lanes:
                 while lane.batch and not (leader is not None and leader.done):
                     if not lane.data:
                         self._begin(lane)
+                        if lane.batch and not lane.data:
+                            await self._look(lane)
                         continue
                     batch = lane.batch
                     deadline = batch[0].deadline if len(batch) == 1 else min(one.deadline for one in batch)
                     try:
-                        answer = await self._policy.store.save(
-                            lane.key, lane.data, lane.expires_at, expect=lane.base.tag, deadline=deadline
+                        answer = await (
+                            self._wake(lane, deadline)
+                            if lane.wake
+                            else self._policy.store.save(
+                                lane.key, lane.data, lane.expires_at, expect=lane.base.tag, deadline=deadline
+                            )
                         )
                     except asyncio.CancelledError:
                         lane.reply_lost = True
@@ -224,31 +220,72 @@ class Lanes:
             # may have lost that.
             base = _newest(batch, base)
         now = policy.clock()
-        folded = fold(
-            base.record, batch, now=now, idle=policy.idle, absolute=policy.absolute, max_size=policy.max_size
-        )
-        record, lane.data, lane.verdicts, _ = folded
-        if lane.verdicts is not ONE_APPLIED and (_OVERTAKEN in lane.verdicts or _TOO_LARGE in lane.verdicts):
-            self._leave_out(lane, folded, base)
+        record, lane.data, lane.verdicts = fold(base.record, batch, policy.folding, now)
         lane.base, lane.record, lane.reply_lost = base, record, False
+        if lane.verdicts is not ONE_APPLIED:
+            self._leave_out(lane)
+            batch = lane.batch
+        lane.wake = []
+        if base.record.parts:
+            listeners = lease.to_wake(base.record, record, self._process())
+            if isinstance(policy.store, WakesUp):
+                lane.wake = [listener.hex() for listener in listeners]
         idle = record.idle
-        if batch[0].unconfirmed and all(pending.unconfirmed for pending in batch):
+        use = min([pending.use for pending in batch]) if batch and batch[0].use else 0
+        if use == UNCONFIRMED:
             idle = min(idle, policy.unconfirmed)
         lane.expires_at = expires_at(now, idle, record.deadline)
+        if use == NOT_USED:
+            lane.expires_at = min(base.expires_at, record.deadline)
         lane.tries += 1
 
-    def _leave_out(self, lane: _Lane, folded: Fold, base: Base) -> None:
+    def _leave_out(self, lane: _Lane) -> None:
         """Settle the commits that the fold left out, and take them out of the batch."""
-        left: list[tuple[Pending, Verdict]] = []
-        for pending, verdict in zip(lane.batch, lane.verdicts, strict=True):
-            if verdict is _OVERTAKEN:
-                self._results.settle(pending, Settled(verdict, base))
-            elif verdict is _TOO_LARGE:
-                self._results.fail(pending, too_large(folded.size, self._policy.max_size))
+        left: list[tuple[Pending, Outcome]] = []
+        for pending, outcome in zip(lane.batch, lane.verdicts, strict=True):
+            if outcome is _OVERTAKEN:
+                pending.results.settle(pending, Settled(_OVERTAKEN, lane.base))
+            elif isinstance(outcome, Exception):
+                pending.results.fail(pending, outcome)
             else:
-                left.append((pending, verdict))
+                left.append((pending, outcome))
         lane.batch = tuple(pending for pending, _ in left)
-        lane.verdicts = [verdict for _, verdict in left]
+        lane.verdicts = [outcome for _, outcome in left]
+
+    def _wake(self, lane: _Lane, deadline: float) -> Coroutine[Any, Any, SaveResult]:
+        store = self._policy.store
+        assert isinstance(store, WakesUp), "else there is nobody to wake"
+        return store.save_and_wake(
+            lane.key, lane.data, lane.expires_at, expect=lane.base.tag, wake=lane.wake, deadline=deadline
+        )
+
+    async def _look(self, lane: _Lane) -> None:
+        """Settle a batch that has nothing to write, if what it looked at was the newest version.
+
+        Else it stays, on that one: whoever decided not to write must have decided on the newest, too.
+        """
+        deadline = min(pending.deadline for pending in lane.batch)
+        try:
+            stored = await self._policy.store.load(lane.key, deadline=deadline)
+        except StoreUnavailable as error:
+            error.executed = False  # nothing was written
+            await self._unanswered(lane, error, deadline)
+            return
+        if stored is None:
+            self._answered(lane, GONE)
+        elif stored.tag == lane.base.tag:
+            batch, lane.batch = lane.batch, ()
+            lane.known = lane.base._replace(expires_at=stored.expires_at)
+            for pending, outcome in zip(batch, lane.verdicts, strict=True):
+                assert isinstance(outcome, Verdict), "errors were left out"
+                pending.results.settle(pending, Settled(outcome, lane.known, True, lane.tries))
+        else:
+            lane.known = self._decoded(lane, stored)
+            lane.batch += lane.queue
+            lane.queue = ()
+
+    def _decoded(self, lane: _Lane, stored: Stored) -> Base:
+        return Base(self._policy.decode(lane.key, stored.data), stored.tag, stored.expires_at)
 
     async def _unanswered(self, lane: _Lane, error: StoreUnavailable, deadline: float) -> None:
         """Note that there was no answer: the same is to be sent again, by the commits that have time."""
@@ -267,25 +304,24 @@ class Lanes:
 
     def _answered(self, lane: _Lane, answer: SaveResult) -> None:
         """Settle the batch as the store answered; after a conflict it stays, on another base."""
-        batch, results, record = lane.batch, self._results, lane.record
+        batch, record = lane.batch, lane.record
         lane.data = b""
         if isinstance(answer, Saved):
             # Not Base(...), which takes twice as long: this is every save.
             saved: Base = tuple.__new__(Base, (record, answer.tag, lane.expires_at))
             if len(batch) == 1 and lane.base is batch[0].base:  # nothing of anybody else's in it
                 lane.known, lane.batch = saved, ()
-                results.settle(
+                batch[0].results.settle(
                     batch[0], tuple.__new__(Settled, (lane.verdicts[0], saved, False, lane.tries, False))
                 )
                 return
         elif answer is GONE:
             lane.known, lane.batch = None, ()
             for pending in batch:
-                results.settle(pending, Settled(None, None, tries=lane.tries))
+                pending.results.settle(pending, Settled(None, None, tries=lane.tries))
             return
         else:
-            data, tag, expiry = answer.current
-            saved = Base(self._policy.decode(lane.key, data), tag, expiry)
+            saved = self._decoded(lane, answer.current)
             # Looked at even when no reply was lost here: a store's client may have sent it twice.
             applied = records.was_applied(saved.record, record.version, record.nonce)
             if applied is not Applied.YES:
@@ -298,17 +334,18 @@ class Lanes:
                     lane.queue = ()
                 return
         lane.known, lane.batch = saved, ()
-        for pending, verdict in zip(batch, lane.verdicts, strict=True):
-            if _epoch_after(pending, record) == saved.record.epoch:
-                results.settle(pending, Settled(verdict, saved, True, lane.tries))
+        for pending, outcome in zip(batch, lane.verdicts, strict=True):
+            assert isinstance(outcome, Verdict), "errors were left out"
+            if not pending.epoch or _epoch_after(pending, record) == saved.record.epoch:
+                pending.results.settle(pending, Settled(outcome, saved, True, lane.tries))
             else:
                 own = _without_others(pending)
-                results.settle(pending, Settled(verdict, own, tries=lane.tries, left_behind=True))
+                pending.results.settle(pending, Settled(outcome, own, tries=lane.tries, left_behind=True))
 
     def _fail(self, batch: Sequence[Pending], error: Exception) -> None:
         """Fail each of `batch`, with an error of its own: a traceback belongs to one request."""
         for pending in batch:
-            self._results.fail(pending, _copy(error))
+            pending.results.fail(pending, _copy(error))
 
     def _expire(self, lane: _Lane, reason: str, executed: bool | None) -> None:
         """Fail the commits whose deadline has passed, and take them out of the batch."""
@@ -325,7 +362,7 @@ class Lanes:
         lane.batch = tuple(pending for pending in lane.batch if pending not in late)
         for pending in late:
             message = f"the session was not saved within the deadline: {reason}"
-            self._results.fail(pending, StoreUnavailable(message, executed=executed))
+            pending.results.fail(pending, StoreUnavailable(message, executed=executed))
 
 
 def _copy(error: Exception) -> Exception:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 from asgi_session import record as records
 from asgi_session.changes import Kind
 from asgi_session.credentials import Fit, judge
-from asgi_session.errors import SessionCorrupt, SessionGone, StoreUnavailable
+from asgi_session.errors import SessionCorrupt, StoreUnavailable
 from asgi_session.expiry import touch_due
 from asgi_session.loops import Loops, LoopState
-from asgi_session.pending import Base
+from asgi_session.pending import NOT_USED, UNCONFIRMED, USED, Base, gone
 from asgi_session.record import Record
 from asgi_session.session import Session, Status
 from asgi_session.store import Distrusts
@@ -180,7 +180,7 @@ class Loader:
     def touch_if_due(self, session: Session, now: int) -> None:
         """Send a touch if one is due at `now` (ms). Nobody waits for it; its failure is only an event."""
         base, token = session._base, session._token
-        if base is None or token is None or is_unconfirmed(session):
+        if base is None or token is None or use_of(session) != USED:
             return
         record = base.record
         due = touch_due(session._expires_at, now, record.idle, record.deadline)
@@ -212,12 +212,16 @@ async def settled(session: Session) -> None:
         await session._pending.wait()
 
 
-def is_unconfirmed(session: Session) -> bool:
-    """Whether its cookie has not come back yet, and may be on its way to a client that never returns it.
+def use_of(session: Session) -> int:
+    """Return what a save of this session says about its use: USED, UNCONFIRMED or NOT_USED.
 
-    Once the headers have left that can no longer be known: another request may have come with it.
+    It is unconfirmed while its cookie has not come back yet, and may be on its way to a client that
+    never returns it. Once the headers have left that can no longer be known: another request may have
+    come with it.
     """
-    return not session._confirmed and not session._sealed
+    if session._outside:
+        return NOT_USED
+    return USED if session._confirmed or session._sealed else UNCONFIRMED
 
 
 def report_stale(policy: SessionManager, session: Session) -> None:
@@ -252,13 +256,6 @@ def end_wait(session: Session, deadline: float, whole: float) -> None:
     waited = whole - deadline + monotonic()
     if waited > session._waited:
         session._waited = waited
-
-
-def gone() -> SessionGone:
-    """Return the error for a session that can no longer be saved to."""
-    return SessionGone(
-        "this session has ended, was revoked, has expired or has moved on to another credential"
-    )
 
 
 def drop(

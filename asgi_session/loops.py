@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
-from asgi_session.lanes import Lanes
+from asgi_session.lease import PROCESS_SIZE
+
+if TYPE_CHECKING:
+    from asgi_session.lanes import Lanes
+    from asgi_session.lock import Rooms
 
 
 class LoopState:
     """What belongs to one event loop."""
 
-    __slots__ = ("__weakref__", "lanes", "tasks", "touching")
+    __slots__ = ("__weakref__", "_name", "lanes", "rooms", "tasks", "touching")
 
     def __init__(self) -> None:
         self.lanes: Lanes
+        self.rooms: Rooms
         self.tasks: set[asyncio.Task[None]] = set()
         self.touching: set[str] = set()  # selectors with a touch on its way
+        self._name = b""
+
+    def name(self) -> bytes:
+        """Return the name under which this loop holds locks, and listens."""
+        # Drawn when it is first needed: ahead of a fork, or of a memory snapshot, it would be two loops'.
+        if not self._name:
+            self._name = os.urandom(PROCESS_SIZE)
+        return self._name
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` in a task that no request can cancel and that `drain` waits for."""
@@ -43,10 +57,10 @@ class Loops:
     Neither keeps a loop alive: a test suite makes one per test.
     """
 
-    __slots__ = ("_make_lanes", "_recent", "_states")
+    __slots__ = ("_furnish", "_recent", "_states")
 
-    def __init__(self, make_lanes: Callable[[LoopState], Lanes]) -> None:
-        self._make_lanes = make_lanes
+    def __init__(self, furnish: Callable[[LoopState], None]) -> None:
+        self._furnish = furnish
         self._states: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopState] = WeakKeyDictionary()
         self._recent: tuple[ref[asyncio.AbstractEventLoop], LoopState] | None = None
 
@@ -62,6 +76,6 @@ class Loops:
             for loop in [loop for loop in self._states if loop.is_closed()]:
                 del self._states[loop]
             state = self._states[running] = LoopState()
-            state.lanes = self._make_lanes(state)
+            self._furnish(state)
         self._recent = (ref(running), state)
         return state

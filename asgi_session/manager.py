@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from inspect import signature
+from inspect import iscoroutinefunction, signature
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypedDict, Unpack
 
 from asgi_session import stores
+from asgi_session.changes import Policy, Rule
 from asgi_session.clock import Clock, system_clock
 from asgi_session.committing import Committer
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.lanes import Lanes
 from asgi_session.loading import Loader
-from asgi_session.loops import Loops
-from asgi_session.options import choice, milliseconds, unknown
+from asgi_session.lock import OutsideLock, Rooms, SessionLock, Terms
+from asgi_session.loops import Loops, LoopState
+from asgi_session.options import choice, milliseconds, seconds, unknown
 from asgi_session.pending import Backoff
 from asgi_session.record import Record
+from asgi_session.session import Session
 from asgi_session.store import Store
 from asgi_session.token import Tokens, is_selector
+from asgi_session.transactions import Transactor
 
 logger: Final = logging.getLogger("asgi_session")
 
@@ -58,6 +63,11 @@ class SessionManager:
         on_corrupt: ``"raise"`` (default) `SessionCorrupt`, or ``"new"``: go on with a new session
             under a new id. The unreadable bytes stay in the store either way.
         save_on_error: commit also when the response is >= 500 or an exception escapes; default False.
+        merge: rules by key, ``rule(base, mine, theirs)``: the value of a key that this request and
+            another one have both changed; see `asgi_session.merging` for ready-made ones. A key that
+            is not there is given as None, and a rule that returns None removes the key.
+        on_conflict: what becomes of such a key without a rule. ``"mine"`` (default): mine wins.
+            ``"raise"``: `SessionConflict`, and nothing of that commit is written.
         on_event: called as ``on_event(name, session_id, **info)`` for everything that happens; see
             the documentation for the names. Must be quick; what it raises is logged.
         clock: tells the time in ms since the Unix epoch; for tests.
@@ -80,6 +90,8 @@ class SessionManager:
         on_unavailable: Literal["fail", "anonymous"] = "fail",
         on_corrupt: Literal["raise", "new"] = "raise",
         save_on_error: bool = False,
+        merge: Mapping[str, Rule] | None = None,
+        on_conflict: Literal["mine", "raise"] = "mine",
         on_event: OnEvent | None = None,
         clock: Clock = system_clock,
         **options: Unpack[_NoOthers],
@@ -106,9 +118,11 @@ class SessionManager:
             raise ConfigurationError(f"clock={clock!r}: give a function that returns milliseconds")
         choice("on_unavailable", on_unavailable, ("fail", "anonymous"))
         choice("on_corrupt", on_corrupt, ("raise", "new"))
+        choice("on_conflict", on_conflict, ("mine", "raise"))
         if on_event is not None and not callable(on_event):
             raise ConfigurationError(f"on_event={on_event!r}: give a function")
         self.max_size: int = max_size
+        self.folding: Policy = Policy(self.idle, self.absolute, max_size, _rules(merge), on_conflict)
         self.on_unavailable: Literal["fail", "anonymous"] = on_unavailable
         self.on_corrupt: Literal["raise", "new"] = on_corrupt
         self.save_on_error: bool = save_on_error
@@ -117,13 +131,18 @@ class SessionManager:
         self.on_event: OnEvent | None = on_event
         self._owns_store = isinstance(store, str)
         self.store: Store = stores.store_from_url(store) if isinstance(store, str) else _checked(store)
-        self._loops = Loops(lambda state: Lanes(self, self._committer, state.spawn))
+        self._loops = Loops(self._furnish)
         loader = Loader(self, self._loops)
-        self._committer = Committer(self, loader, self._loops)
+        committer = Committer(self, loader, self._loops)
         # For the session and the middleware.
         self._load, self._refresh = loader.load, loader.refresh
-        self._commit = self._committer.commit
+        self._commit, self._commit_and_release = committer.commit, committer.commit_and_release
+        self._transact = Transactor(self, loader, committer, self._loops).transact
         self.decode: Callable[[str, bytes], Record] = loader.decode
+
+    def _furnish(self, state: LoopState) -> None:
+        state.lanes = Lanes(self, state.spawn, state.name)
+        state.rooms = Rooms(self, state)
 
     # ---------------------------------------------------------------- life
 
@@ -134,6 +153,7 @@ class SessionManager:
     async def close(self) -> None:
         """Wait for the saves on their way, then close the store if it was made from a URL."""
         await self.drain()
+        self._loops.current().rooms.close()
         if self._owns_store:
             await self.store.close()
 
@@ -154,7 +174,37 @@ class SessionManager:
     ) -> None:
         await self.close()
 
+    def _lock(
+        self,
+        session: Session,
+        wait: float | timedelta,
+        lease: float | timedelta,
+        max_hold: float | timedelta,
+    ) -> AbstractAsyncContextManager[Session]:
+        return SessionLock(self, session, _terms(wait, lease, max_hold))
+
     # ---------------------------------------------------------------- from outside a request
+
+    def lock(
+        self,
+        session_id: str,
+        *,
+        wait: float | timedelta = 10.0,
+        lease: float | timedelta = 30.0,
+        max_hold: float | timedelta = 300.0,
+    ) -> AbstractAsyncContextManager[Session]:
+        """Hold a session's lock outside a request, by its public id (`Session.id`); see `Session.lock`.
+
+        ``async with manager.lock(session_id) as session:`` gives the loaded session. Saving it is no
+        use by its client: it expires as if it had not been touched.
+
+        Raises:
+            ValueError: this is not a session id, or a duration makes no sense.
+            SessionGone: there is no such session.
+        """
+        if not is_selector(session_id):
+            raise ValueError("not a session id: give Session.id, the 22 characters, not the cookie's value")
+        return OutsideLock(self, session_id, _terms(wait, lease, max_hold))
 
     async def revoke(self, session_id: str) -> bool:
         """End a session from outside, by its public id (`Session.id`); whether there was one.
@@ -192,6 +242,44 @@ class SessionManager:
                 self.on_event(name, session_id, **info)
             except (Exception, asyncio.CancelledError):  # the latter: from a future that it looks at
                 logger.exception("on_event failed for %r", name)
+
+
+def _terms(wait: float | timedelta, lease: float | timedelta, max_hold: float | timedelta) -> Terms:
+    return Terms(
+        seconds("wait", wait, least=0.0, most=3600.0),
+        seconds("lease", lease, least=0.1, most=3600.0),
+        seconds("max_hold", max_hold, least=0.1, most=86400.0),
+    )
+
+
+def _rules(merge: Mapping[str, Rule] | None) -> dict[str, Rule]:
+    if merge is None:
+        return {}
+    if not isinstance(merge, Mapping):
+        raise ConfigurationError(f"merge={merge!r}: give a dict of session keys and rules")
+    for key, rule in merge.items():
+        if not isinstance(key, str):
+            raise ConfigurationError(f"merge: session keys are str, not {type(key).__qualname__}: {key!r}")
+        if not callable(rule) or iscoroutinefunction(rule):
+            raise ConfigurationError(
+                f"merge[{key!r}]={rule!r}: give a plain function rule(base, mine, theirs) of the values"
+            )
+        if not _takes_three(rule):
+            raise ConfigurationError(
+                f"merge[{key!r}]={rule!r} cannot be called as rule(base, mine, theirs). A rule that is made "
+                "by a call, such as by_key(), has to be called"
+            )
+    return dict(merge)
+
+
+def _takes_three(rule: Rule) -> bool:
+    try:
+        signature(rule).bind(None, None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not tell
+        return True
+    return True
 
 
 def _keys(secret_key: str | bytes | Sequence[str | bytes] | None) -> Sequence[str | bytes]:

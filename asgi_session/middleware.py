@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from inspect import iscoroutinefunction, signature
 from typing import Any, Final, Literal, TypedDict, Unpack
@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from asgi_session.changes import Rule
 from asgi_session.clock import Clock
 from asgi_session.cookie import Cookie, SameSite
 from asgi_session.errors import ConfigurationError
@@ -37,6 +38,8 @@ class ManagerOptions(TypedDict, total=False):
     on_unavailable: Literal["fail", "anonymous"]
     on_corrupt: Literal["raise", "new"]
     save_on_error: bool
+    merge: Mapping[str, Rule] | None
+    on_conflict: Literal["mine", "raise"]
     on_event: OnEvent | None
     clock: Clock
 

@@ -27,6 +27,25 @@ def milliseconds(name: str, value: float | timedelta) -> int:
     return round(seconds * 1000)
 
 
+def seconds(name: str, value: float | timedelta, *, least: float, most: float) -> float:
+    """Return a duration given with a call as seconds.
+
+    Args:
+        name: of the argument, for the error.
+        value: a timedelta, or seconds.
+        least: seconds.
+        most: seconds.
+
+    Raises:
+        ValueError: it is no duration, or none between `least` and `most`.
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+        raise ValueError(f"{name}={value!r}: give a timedelta or seconds, from {least:g} to {most:g}")
+    return float(value)
+
+
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Refuse a `value` that is not one of those `allowed`."""
     if value not in allowed:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from asgi_session.changes import Changes, Intent, Mark, Verdict
-from asgi_session.errors import SessionConflict, SessionTooLarge, StoreUnavailable
+from asgi_session.errors import SessionConflict, SessionGone, StoreUnavailable
 from asgi_session.record import Record
 from asgi_session.token import Token
 
@@ -24,20 +25,43 @@ class Base(NamedTuple):
     expires_at: int
 
 
+class Settles(Protocol):
+    """Takes the results of commits back to where they came from."""
+
+    def settle(self, pending: Pending, settled: Settled) -> None:
+        """Note the result of a commit that reached the store."""
+        ...
+
+    def fail(self, pending: Pending, error: Exception) -> None:
+        """Note a failure; does nothing for a commit that has its result."""
+        ...
+
+
+# What a save says about the use of a session; of several in one save the least counts.
+USED: Final = 0
+UNCONFIRMED: Final = 1
+"""Used, by a request whose cookie has not come back yet."""
+NOT_USED: Final = 2
+"""Worked on from outside a request, which is no use by its client."""
+
+
 class Pending(Intent):
-    """A commit, from the moment its changes were taken until its result is known.
+    """A commit, or a change of a lock, from the moment it was made until its result is known.
 
     Attributes:
+        results: who is told what became of it.
         session: whose commit it is.
         era: of the session when the changes were taken.
         deadline: by when it must have a result, as `time.monotonic`.
         base: the version that the session was loaded from or last committed to, if any.
         token: the new credential, if the commit hands one out.
-        unconfirmed: whether the session's cookie has not come back yet.
+        use: USED, UNCONFIRMED or NOT_USED.
         timer: fails it at its deadline while it waits in a queue.
         dropped: set, to the reason, when nothing was written: "gone", "overtaken", "detached", "late".
         done: whether it has its result.
         error: set when it failed.
+        settled: what became of it, if it reached the store.
+        then: called with it when it has its result, before anyone who waits for it goes on.
     """
 
     __slots__ = (
@@ -48,29 +72,38 @@ class Pending(Intent):
         "dropped",
         "era",
         "error",
+        "results",
         "session",
+        "settled",
+        "then",
         "timer",
         "token",
-        "unconfirmed",
+        "use",
     )
 
     base: Base  # set for a session that has a record
+    session: Session
 
     def __init__(
-        self, session: Session, changes: Changes, mark: Mark | None, era: int, deadline: float
+        self, results: Settles, changes: Changes, mark: Mark | None, era: int, deadline: float
     ) -> None:
+        # What `Intent` has, set here: this is every save.
         self.changes = changes
+        self.epoch = b""
         self.mark = mark
         self.digest = self.new_digest = b""
-        self.session = session
+        self.origins = self.holder = self.step = self.compute = self.only_on = None
+        self.results = results
         self.era = era
         self.deadline = deadline
         self.token: Token | None = None
-        self.unconfirmed = False
+        self.use = USED
         self.timer: asyncio.TimerHandle | None = None
         self.dropped = ""
         self.done = False
         self.error: Exception | None = None
+        self.settled: Settled | None = None
+        self.then: Callable[[Pending], None] | None = None
         self._waiters: tuple[asyncio.Future[None], ...] = ()
 
     async def wait(self) -> None:
@@ -93,6 +126,8 @@ class Pending(Intent):
         self.done, self.error = True, error
         if self.timer is not None:
             self.timer.cancel()
+        if self.then is not None:
+            self.then(self)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -133,16 +168,6 @@ class Backoff:
             await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  (jitter, no secret)
 
 
-def too_large(size: int, max_size: int) -> SessionTooLarge:
-    """Return the error for a session that would take `size` bytes."""
-    return SessionTooLarge(
-        f"the session would take {size} bytes, more than max_size={max_size}; keep large data elsewhere and "
-        "its key in the session, or raise max_size",
-        size=size,
-        max_size=max_size,
-    )
-
-
 def outcome_unknown() -> SessionConflict:
     """Return the error for a save of which nobody can tell any more whether it was applied."""
     return SessionConflict(
@@ -155,3 +180,10 @@ def outcome_unknown() -> SessionConflict:
 def shutting_down() -> StoreUnavailable:
     """Return the error for a commit whose event loop is closing."""
     return StoreUnavailable("the event loop was closed before the session was saved")
+
+
+def gone() -> SessionGone:
+    """Return the error for a session that can no longer be saved to."""
+    return SessionGone(
+        "this session has ended, was revoked, has expired or has moved on to another credential"
+    )

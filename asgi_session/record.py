@@ -19,7 +19,7 @@ Format 1, all numbers big-endian::
             ...   msgpack map: key (str) to the encoded value (bin)
 
 An ordinary session's header has 93 bytes with a full ring. Optional parts of a type that this
-version does not know are kept byte for byte. The place of the lock's fields is part type 3.
+version does not know are kept byte for byte.
 
 ====  =======  =====================================================================
 part  name     bytes
@@ -27,7 +27,7 @@ part  name     bytes
 1     GRACE    the digest that a rotation left valid (16), until when in ms (6)
 2     MOVED    until when in ms (6) a wrong verifier is taken for one that was
                rotated away or ended, and gets a detached session
-3     LOCK     (reserved)
+3     LOCK     who holds the session's lock and who waits for it, see `lease`
 ====  =======  =====================================================================
 """
 
@@ -54,6 +54,7 @@ _MAX_VERSION: Final = (1 << 63) - 1
 
 GRACE: Final = 1
 MOVED: Final = 2
+LOCK: Final = 3
 
 _HEADER: Final = struct.Struct(">Q8sB8sHIHIHI16s4sB")
 # Not msgpack, as for the values: it takes twice as long for these, and does not look at their types.

@@ -16,10 +16,21 @@ from __future__ import annotations
 import asyncio
 import enum
 import threading
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import (
+    Awaitable,
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
+from contextlib import AbstractAsyncContextManager
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Any, Final, NoReturn, SupportsIndex, TypeVar, overload
 
 import anyio
 import anyio.from_thread
@@ -32,6 +43,7 @@ from asgi_session.token import Token
 
 if TYPE_CHECKING:
     from asgi_session.cookie import Cookie
+    from asgi_session.lock import Hold
     from asgi_session.manager import SessionManager
     from asgi_session.pending import Base, Pending
 
@@ -41,6 +53,7 @@ _UNLOADED_KEY: Final = "session not loaded"
 _ABSENT: Final = object()
 _handing_out: Final = threading.Lock()  # two threads of one request must get the same list
 _RAISE: Final = object()
+T = TypeVar("T")
 
 _NOT_LOADED: Final = (
     "the session is not loaded yet. Do one of three things: (1) in FastAPI declare the parameter "
@@ -100,6 +113,7 @@ class Session(dict[str, Any]):
     _sealed: bool = False  # the headers have left: no cookie can be sent any more
     _confirmed: bool = False  # the request's own cookie has opened it
     _served: bool = False  # its request is over
+    _outside: bool = False  # of no request: work on it is no use by its client
     _owed: Owed = _NOTHING
     _token: Token | None = None
     _base: Base | None = None  # the version it was loaded from or last committed to
@@ -109,6 +123,7 @@ class Session(dict[str, Any]):
     _waited: float = 0.0  # seconds of the request's deadline that are used up
     _loading: tuple[asyncio.Future[None], ...] | None = None  # who waits for the load on its way
     _pending: Pending | None = None  # the commit on its way
+    _hold: Hold | None = None  # of its lock
     _origin: Mapping[str, bytes] = {}
     # Keys whose value may differ from its origin, in order.
     _watched: dict[str, None] = {}  # noqa: RUF012  (replaced by one of its own when loaded)
@@ -182,6 +197,63 @@ class Session(dict[str, Any]):
         self._opened = self._accessed = True
         await self._manager._refresh(self)
         return self
+
+    def lock(
+        self,
+        *,
+        wait: float | timedelta = 10.0,
+        lease: float | timedelta = 30.0,
+        max_hold: float | timedelta = 300.0,
+    ) -> AbstractAsyncContextManager[Session]:
+        """Hold the session's lock: ``async with session.lock():``. Exclusive over all processes.
+
+        On entry what is pending is committed, and the session has the newest data. On exit what was
+        changed is committed and the lock released, in one save. An exception or a cancellation
+        releases the lock and *discards* what was changed in the block. Readers, and requests that
+        change the session without the lock, are not held up. Entering again in the same request is
+        allowed: the outermost block commits and releases.
+
+        Keep the block short, and the event loop free in it: the lock is renewed in the background,
+        and a holder that is not heard of for 2 seconds at first, for `lease` later, loses it to the
+        next in line. What is saved under a lock that is lost is refused.
+
+        Args:
+            wait: how long to wait for the lock. timedelta or seconds; 0 is one attempt. Default 10 s.
+            lease: for how long the lock is held without being renewed: what a holder that has died
+                costs the others. timedelta or seconds, at least 0.1; default 30 s.
+            max_hold: for how long it is held at most. timedelta or seconds; default 300 s.
+
+        Raises:
+            LockTimeout: on entry, the lock was not free in time (the middleware answers 503).
+            LockLost: on exit or at a commit, it had passed on; nothing was written (409).
+            SessionGone: the session has ended or moved on.
+            StoreUnavailable: and what `commit` raises.
+            ValueError: a duration that makes no sense.
+        """
+        return self._manager._lock(self, wait, lease, max_hold)
+
+    @overload
+    async def transact(self, function: Callable[[Session], Awaitable[T]], /) -> T: ...
+    @overload
+    async def transact(self, function: Callable[[Session], T], /) -> T: ...
+    async def transact(self, function: Callable[[Session], Any], /) -> Any:
+        """Run ``function(session)`` on the newest data, and save only if nothing changed meanwhile.
+
+        For a check followed by an act ("decrement if above zero"). Else the function runs again: it
+        must do nothing but read and change the session that it is given, which is a draft of this
+        one. What is pending is committed before. A plain function runs inside the process's own save
+        and hardly ever twice; an ``async def`` one is run between a load and a save, and again if
+        anything at all was changed in between.
+
+        Returns what the (last run of the) function returned; what it raises is raised, and nothing saved.
+
+        Raises:
+            SessionGone: the session has ended or moved on.
+            SessionConflict: it was changed during every run until the deadline; or, with
+                ``outcome_unknown``, the store's reply was lost and it cannot be told whether it was saved.
+            SessionTooLarge, SessionSerializationError, StoreUnavailable, LockLost.
+        """
+        return await self._manager._transact(self, function)
 
     # ---------------------------------------------------------------- what it is
 
@@ -508,6 +580,17 @@ class Session(dict[str, Any]):
         dict.clear(self)
         self._origin, self._watched, self._replaced = {}, {}, ()
 
+    def _discard(self) -> None:
+        """Forget what was changed since the last commit; that it is to be destroyed is not forgotten."""
+        if self._status not in (_LIVE, _NEW) or (self._mark is not None and self._mark.kind is Kind.DESTROY):
+            return
+        self._mark = None
+        self._era += 1
+        self._origin = self._base.record.entries if self._base is not None else {}
+        self._watched, self._replaced = {}, ()
+        dict.clear(self)
+        dict.update(self, dict.fromkeys(self._origin, UNDECODED))
+
     def _changes(self) -> Changes:
         """Return what differs from its origin.
 
@@ -592,6 +675,13 @@ class Session(dict[str, Any]):
         for key, encoded in changes.items():
             if encoded is None and key not in record.entries:
                 origin.pop(key, None)
+            elif key not in self._manager.folding.rules:
+                # From now on it is a change of the newest value: what others did to it was seen. With a
+                # rule it stays one of the value that it was made on, or the others' changes would be lost.
+                if key in record.entries:
+                    origin[key] = record.entries[key]
+                else:
+                    origin.pop(key, None)
         self._origin = origin
 
     def _take_over(

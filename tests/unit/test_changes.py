@@ -10,7 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgi_session import record as records
-from asgi_session.changes import Changes, Fold, Intent, Kind, Mark, Verdict, fold, merge, own_keys
+from asgi_session.changes import (
+    Changes,
+    Fold,
+    Intent,
+    Kind,
+    Mark,
+    Outcome,
+    Policy,
+    Verdict,
+    fold,
+    merge,
+    own_keys,
+)
+from asgi_session.errors import SessionTooLarge
 from asgi_session.expiry import ENDED_FOR
 from asgi_session.record import GRACE, MOVED, NOBODY, Record
 
@@ -32,7 +45,12 @@ def base(content: dict[str, bytes] | None = None) -> Record:
 
 
 def folded(record: Record, *intents: Intent, max_size: int = ROOM, now: int = NOW) -> Fold:
-    return fold(record, intents, now=now, idle=IDLE, absolute=ABSOLUTE, max_size=max_size)
+    return fold(record, intents, Policy(IDLE, ABSOLUTE, max_size), now)
+
+
+def kinds(result: Fold) -> list[Any]:
+    """Return the outcomes, of the errors only their types."""
+    return [type(one) if isinstance(one, Exception) else one for one in result.outcomes]
 
 
 def intent(
@@ -65,7 +83,7 @@ def test_commits_on_different_keys_commute(content: dict[str, bytes], one: Chang
     first = folded(record, intent(record, one), intent(record, other))
     second = folded(record, intent(record, other), intent(record, one))
     assert first.record.entries == second.record.entries == merge(merge(content, one), other)
-    assert first.verdicts == [Verdict.APPLIED] * 2
+    assert first.outcomes == [Verdict.APPLIED] * 2
 
 
 @given(entries, st.lists(changes, max_size=5))
@@ -95,14 +113,14 @@ def test_a_batch_is_the_same_as_one_by_one(
     record = base(content)
     intents = [intent(record, one, mark, new) for one, mark, new in wanted]
     together = folded(record, *intents)
-    verdicts: list[Verdict] = []
+    verdicts: list[Outcome] = []
     current = record
     for one in intents:
         alone = folded(current, one)
         # Salts are random, so the epoch that a mark has made is another one here: still not the base's.
         current = alone.record
-        verdicts += alone.verdicts
-    assert together.verdicts == verdicts
+        verdicts += alone.outcomes
+    assert together.outcomes == verdicts
     assert state(together.record) == state(current)
     if together.data:
         assert together.record.version == record.version + 1
@@ -130,7 +148,7 @@ def test_nothing_of_another_epoch_gets_in(
     result = folded(record, *intents, max_size=max_size)
     current = record.epoch
     ended = False
-    for number, (verdict, made) in enumerate(zip(result.verdicts, intents, strict=True)):
+    for number, (verdict, made) in enumerate(zip(result.outcomes, intents, strict=True)):
         left = any(value.startswith(b"%d:" % number) for value in result.record.entries.values())
         if made.epoch != current or ended:
             assert verdict is Verdict.OVERTAKEN
@@ -156,14 +174,15 @@ def test_the_size_limit(
     unchanged = len(records.encode(records.next_version(record, NOW)))
     if result.data:
         assert len(records.encode(result.record._replace(parts=record.parts))) <= max(max_size, unchanged)
+    errors = [outcome for outcome in result.outcomes if isinstance(outcome, SessionTooLarge)]
     allowed = [
-        one for one, verdict in zip(intents, result.verdicts, strict=True) if verdict is not Verdict.TOO_LARGE
+        one for one, outcome in zip(intents, result.outcomes, strict=True) if isinstance(outcome, Verdict)
     ]
-    refused = len(allowed) < len(intents)
-    assert (result.size > max_size) == refused
+    assert len(allowed) + len(errors) == len(intents)
+    assert all(error.size > max_size == error.max_size for error in errors)
     without = folded(record, *allowed)
     assert state(without.record)[1:] == state(result.record)[1:]
-    assert [verdict for verdict in result.verdicts if verdict is not Verdict.TOO_LARGE] == without.verdicts
+    assert [outcome for outcome in result.outcomes if isinstance(outcome, Verdict)] == without.outcomes
 
 
 def test_a_full_session_can_rotate() -> None:
@@ -171,7 +190,7 @@ def test_a_full_session_can_rotate() -> None:
     record = base({"a": b"x" * 1000})
     full = len(records.encode(records.next_version(record, NOW)))
     result = folded(record, intent(record, {}, Mark(Kind.ROTATE)), max_size=full)
-    assert result.verdicts == [Verdict.APPLIED]
+    assert result.outcomes == [Verdict.APPLIED]
 
 
 def test_only_growth_is_refused_above_the_limit() -> None:
@@ -184,9 +203,10 @@ def test_only_growth_is_refused_above_the_limit() -> None:
         intent(record, {"a": b"z" * 900}),
         max_size=500,
     )
-    assert result.verdicts == [Verdict.TOO_LARGE, Verdict.APPLIED, Verdict.APPLIED]
+    assert kinds(result) == [SessionTooLarge, Verdict.APPLIED, Verdict.APPLIED]
     assert result.record.entries == {"a": b"z" * 900}
-    assert result.size > 1000
+    assert isinstance(error := result.outcomes[0], SessionTooLarge)
+    assert error.size > 1000
 
 
 def test_one_that_is_too_large_does_not_spoil_the_others() -> None:
@@ -199,10 +219,10 @@ def test_one_that_is_too_large_does_not_spoil_the_others() -> None:
         intent(record, {"d": b"4"}),
         max_size=300,
     )
-    assert result.verdicts == [Verdict.APPLIED, Verdict.TOO_LARGE, Verdict.APPLIED]
+    assert kinds(result) == [Verdict.APPLIED, SessionTooLarge, Verdict.APPLIED]
     assert result.record.entries == {"a": b"1", "b": b"2", "d": b"4"}
     alone = folded(record, intent(record, {"c": b"x" * 1000}), max_size=300)
-    assert (alone.record, alone.data, alone.verdicts) == (record, b"", [Verdict.TOO_LARGE])
+    assert (alone.record, alone.data, kinds(alone)) == (record, b"", [SessionTooLarge])
 
 
 def test_rotate() -> None:
@@ -236,12 +256,12 @@ def test_only_the_first_of_two_grace_rotations_rotates() -> None:
         intent(record, {"a": b"1"}, mark, b"1" * 16),
         intent(record, {"b": b"2"}, Mark(Kind.ROTATE_WITH_GRACE, 60_000), b"2" * 16),
     )
-    assert result.verdicts == [Verdict.APPLIED, Verdict.APPLIED_WITHOUT_ROTATION]
+    assert result.outcomes == [Verdict.APPLIED, Verdict.APPLIED_WITHOUT_ROTATION]
     assert result.record.digest == b"1" * 16
     assert result.record.entries == {"a": b"1", "b": b"2"}
     assert records.grace(result.record) == (OLD, NOW + 15_000)
     later = folded(result.record, intent(record, {}, mark, b"3" * 16), now=NOW + 1)
-    assert later.verdicts == [Verdict.APPLIED_WITHOUT_ROTATION]
+    assert later.outcomes == [Verdict.APPLIED_WITHOUT_ROTATION]
     assert later.record.digest == b"1" * 16
 
 
@@ -289,11 +309,11 @@ def test_destroy_then_others(order: tuple[int, ...]) -> None:
     ]
     result = folded(record, *(intents[index] for index in order))
     place = order.index(0)
-    assert result.verdicts[: place + 1] == [Verdict.APPLIED] * (place + 1)
-    assert result.verdicts[place + 1 :] == [Verdict.OVERTAKEN] * (2 - place)
+    assert result.outcomes[: place + 1] == [Verdict.APPLIED] * (place + 1)
+    assert result.outcomes[place + 1 :] == [Verdict.OVERTAKEN] * (2 - place)
     assert (result.record.digest, result.record.entries) == (NOBODY, {})
     again = folded(result.record, *intents)
-    assert again.verdicts == [Verdict.OVERTAKEN] * 3
+    assert again.outcomes == [Verdict.OVERTAKEN] * 3
     assert (again.record, again.data) == (result.record, b"")
 
 

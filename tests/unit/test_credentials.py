@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from asgi_session import record as records
-from asgi_session.changes import Intent, Kind, Mark, fold
+from asgi_session.changes import Intent, Kind, Mark, Policy, fold
 from asgi_session.credentials import Fit, judge
 from asgi_session.record import GRACE, MOVED, NOBODY, Record
 from asgi_session.token import Token, Tokens, new_token
@@ -84,7 +84,7 @@ def test_judge_after_a_mark(kind: Kind) -> None:
     """Promise 8: after each kind of mark exactly the tokens that should open the record do."""
     new = new_token(TOKEN.selector)
     intent = Intent({"a": b"1"}, PLAIN.epoch, Mark(kind, 15), PLAIN.digest, TOKENS.digest(new))
-    after = fold(PLAIN, [intent], now=NOW, idle=1000, absolute=10_000, max_size=10_000).record
+    after = fold(PLAIN, [intent], Policy(1000, 10_000, 10_000), NOW).record
     old = Fit.OPENS_IN_GRACE if kind is Kind.ROTATE_WITH_GRACE else Fit.RETIRED
     assert judge(after, TOKEN, LATER, NOW, TOKENS) is old
     assert judge(after, TOKEN, LATER, NOW + 15, TOKENS) is Fit.RETIRED

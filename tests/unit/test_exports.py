@@ -21,7 +21,7 @@ MODULES = {
 }
 
 LEAVES = {"errors", "clock"}
-PURE = {"token", "cookie", "codec", "record", "changes", "credentials", "expiry", "merging", "options"}
+PURE = {"token", "cookie", "codec", "record", "changes", "credentials", "expiry", "lease", "merging", "options"}
 CONTRACT = {"store"}
 ASGI = {"exchange", "fastapi", "middleware"}
 

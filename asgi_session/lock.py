@@ -1,0 +1,648 @@
+"""The lock: who of this process waits for which session, and what it does to the record's lock field.
+
+Each session that is locked or waited for in an event loop has a *room*. Its waiters are let in one
+after another, in order of arrival. The room takes the lock for them with saves of the record
+(`lease`), waits in the record's queue among the rooms of other processes, is woken up when it is
+granted the lock, and looks again by itself when a lease should have ended, since a wake-up can get
+lost and a holder can die.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine
+from functools import partial
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from asgi_session import lease as leases
+from asgi_session.errors import LockTimeout, SessionError, SessionGone, StoreUnavailable
+from asgi_session.lease import GRANT, Lease, Step
+from asgi_session.loading import drop, report_stale, settled, use_of
+from asgi_session.pending import NOT_USED, Base, Pending, Settled, gone, shutting_down
+from asgi_session.record import NOBODY
+from asgi_session.session import Session, Status
+from asgi_session.store import Stored, WakesUp
+from asgi_session.token import Token
+
+if TYPE_CHECKING:
+    from asgi_session.loops import LoopState
+    from asgi_session.manager import SessionManager
+
+logger: Final = logging.getLogger("asgi_session")
+
+_FIRST_RENEWAL: Final = GRANT / 1000 / 3
+_LOOK_AGAIN: Final = 5.0
+"""Seconds after which a room that waits looks at the record even if it heard nothing."""
+_LISTEN_AGAIN: Final = 30.0
+_FIRST_POLL: Final = 0.01
+_LONGEST_POLL: Final = 0.2
+
+
+class Terms:
+    """For how long a lock is waited for and held; seconds."""
+
+    __slots__ = ("lease", "max_hold", "wait")
+
+    def __init__(self, wait: float, lease: float, max_hold: float) -> None:
+        self.wait = wait
+        self.lease = lease
+        self.max_hold = max_hold
+
+
+class Hold:
+    """A session's lock, held by one request.
+
+    Attributes:
+        session: whose lock.
+        room: of the session; None while nothing of it is stored, so that nobody else can know it.
+        fence: the version of the record at the grant.
+        base: the newest version of the record when it was granted.
+        terms: as asked for.
+        ends: when `max_hold` is over, as `time.monotonic`.
+        depth: how often the request has entered.
+        leaving: the commit that releases it is on its way.
+        lost: it has ended otherwise; what is still saved under it is refused.
+    """
+
+    __slots__ = (
+        "base", "depth", "ends", "fence", "leaving", "lost", "room", "session", "task", "terms",
+    )  # fmt: skip
+
+    def __init__(
+        self, session: Session, terms: Terms, room: Room | None, fence: int, base: Base | None
+    ) -> None:
+        self.session = session
+        self.terms = terms
+        self.room = room
+        self.fence = fence
+        self.base = base
+        self.ends = monotonic() + terms.max_hold
+        self.depth = 1
+        self.leaving = False
+        self.lost = False
+        self.task: asyncio.Task[Any] | None = None
+
+    def cover(self, pending: Pending, *, leaving: bool) -> None:
+        """Have a commit count only while the lock is held; with `leaving` it releases the lock, too."""
+        self.leaving = leaving
+        room = self.room
+        if room is None:
+            return
+        # No record has a fence of 0.
+        pending.holder = holder = (room.rooms.name, 0 if self.lost else self.fence)
+        if leaving:
+            pending.step = partial(leases.release, holder=holder, waiting=bool(room.waiters), turn=room.turn)
+            pending.then = partial(room.left, self)
+
+    def adopt(self, rooms: Rooms, key: str, base: Base) -> None:
+        """Hold the lock of a session that has just been created with it taken."""
+        if self.session._hold is not self:  # the block is over
+            rooms.room(key, base).pass_on()
+            return
+        self.room = room = rooms.room(key, base)
+        self.fence = base.record.version
+        room.adopt(self)
+
+    def end(self) -> None:
+        """Forget what was changed under the lock, and release it without waiting for that."""
+        self.session._discard()
+        if self.session._hold is self:
+            self.session._hold = None
+        if self.room is not None:
+            self.room.end(self)
+
+
+class _Waiter:
+    __slots__ = ("arrived", "let_in", "overdue", "session", "terms", "timer")
+
+    def __init__(self, session: Session, terms: Terms) -> None:
+        self.session = session
+        self.terms = terms
+        self.arrived = monotonic()
+        self.let_in: asyncio.Future[Hold] = asyncio.get_running_loop().create_future()
+        self.overdue = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Room:
+    """The lock of one session, as one event loop sees it.
+
+    Attributes:
+        rooms: those of its loop.
+        waiters: in order of arrival.
+        hold: of the one that is inside, if any.
+        turn: how many waiters were let in since another process had its turn.
+        latest: the newest version of the record that was seen here; None: none yet.
+    """
+
+    def __init__(self, rooms: Rooms, key: str, latest: Base | None) -> None:
+        self.rooms = rooms
+        self.key = key
+        self.waiters: deque[_Waiter] = deque()
+        self.hold: Hold | None = None
+        self.turn = 0
+        self.latest: Base | None = None
+        self._lease: Lease | None = None
+        self._since = 0.0  # when the lease was first seen in its present term
+        self._spent = 0  # the fence of the last waiter that was let in
+        self._asked: tuple[bytes, int, int] | None = None  # the term under which it last tried to queue
+        self._busy = False  # with the store, and goes on when that is done
+        self._missed = False  # a wake-up, perhaps, while it was busy
+        self._polls = 0
+        self._use = NOT_USED
+        self._due = 0.0  # when the hold is to be renewed
+        self._timer: asyncio.TimerHandle | None = None
+        if latest is not None:
+            self._note(latest)
+
+    # ---------------------------------------------------------------- for the request
+
+    async def enter(self, session: Session, terms: Terms) -> Hold:
+        """Wait in line, and return the hold.
+
+        Raises:
+            LockTimeout, SessionGone, StoreUnavailable.
+        """
+        waiter = _Waiter(session, terms)
+        self._use = min(self._use, use_of(session))
+        self.waiters.append(waiter)
+        waiter.timer = asyncio.get_running_loop().call_later(terms.wait, self._time_out, waiter)
+        if session._base is not None and (
+            self.latest is None or session._base.record.version > self.latest.record.version
+        ):
+            self._note(session._base)
+        self._go_on()
+        try:
+            return await waiter.let_in
+        except asyncio.CancelledError:
+            if waiter in self.waiters:
+                self.waiters.remove(waiter)
+                self._go_on()
+            elif not waiter.let_in.cancelled() and waiter.let_in.exception() is None:
+                waiter.let_in.result().end()  # let in, and cancelled before it could know
+            raise
+        finally:
+            waiter.timer.cancel()
+
+    def left(self, hold: Hold, pending: Pending) -> None:
+        """Note what became of the commit with which a hold was to end."""
+        if pending.error is not None:
+            hold.session._discard()
+        saved = pending.settled
+        if self.hold is hold:
+            self.hold = None
+            done = pending.error is None and not pending.dropped
+            if done and saved is not None and saved.base is not None and not saved.left_behind:
+                self.rooms.policy.emit("released", self.key, fence=hold.fence)
+                self._note(saved.base)
+            self._go_on()
+
+    def end(self, hold: Hold) -> None:
+        """End a hold without a commit."""
+        if self.hold is hold:
+            self.hold = None
+            self._go_on()
+
+    def pass_on(self) -> None:
+        """Do with the lock, if this process was granted it, what is next."""
+        self._go_on()
+
+    def adopt(self, hold: Hold) -> None:
+        """Take in the hold of a session that has just been created with the lock taken."""
+        self.hold = hold
+        self._spent = hold.fence
+        self._due = monotonic() + _FIRST_RENEWAL
+        self._go_on()
+
+    # ---------------------------------------------------------------- for the other processes
+
+    def told(self, stored: Stored | None) -> None:
+        """Take notice of a wake-up; `stored` is the record, if it came along."""
+        try:
+            base = self._decoded(stored) if stored is not None else None
+        except SessionError:
+            base = None  # what is in the store counts, and is looked at
+        if base is None:
+            self.look_again()
+        elif self.latest is None or base.record.version > self.latest.record.version:
+            self._note(base)
+            self._go_on()
+
+    def look_again(self) -> None:
+        """Look at the record: something may have happened unheard."""
+        if self._busy:
+            self._missed = True
+        elif self.hold is None:
+            self._start(self._look())
+
+    # ---------------------------------------------------------------- what to do next
+
+    def _go_on(self) -> None:
+        """Do what is next, as the newest version of the record says."""
+        if self._busy:
+            return
+        self._set_timer(None)
+        if self.hold is not None:
+            if not self.hold.leaving:
+                self._set_timer(self._due - monotonic(), self._renew)
+            return
+        if self.latest is None:
+            self._start(self._look())
+            return
+        if self.latest.record.digest == NOBODY:
+            self._refuse_all(gone)
+            return
+        lease, name = self._lease, self.rooms.name
+        if lease is not None and lease.process == name:
+            if lease.fence != self._spent and self._let_in_next(lease):
+                return
+            # With nobody to let in, or after a hold that has ended without a commit.
+            holder = (name, lease.fence)
+            self._change(partial(leases.release, holder=holder, waiting=bool(self.waiters), turn=self.turn))
+        elif not self.waiters:
+            if lease is not None and name in lease.queue:
+                self._change(partial(leases.leave, process=name))
+            else:
+                self.rooms.forget(self)
+        elif lease is None:
+            self._change(partial(leases.take, process=name))
+        elif self._has_run_out(lease):
+            self._change(partial(leases.take, process=name, over=lease.term))
+        elif name in lease.queue or self._asked == lease.term:
+            self._wait(lease)
+        else:
+            self._asked = lease.term
+            self._change(partial(leases.take, process=name))
+
+    def _let_in_next(self, lease: Lease) -> bool:
+        """Let in the first waiter whose session is the one that the record holds."""
+        assert self.latest is not None, "it holds the lease"
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if waiter.let_in.done():  # cancelled this very moment
+                continue
+            session = waiter.session
+            base = session._base
+            if base is None or base.record.epoch != self.latest.record.epoch:
+                waiter.let_in.set_exception(gone())
+                continue
+            self.hold = hold = Hold(session, waiter.terms, self, lease.fence, self.latest)
+            self._spent = lease.fence
+            self.turn += 1
+            self._due = monotonic() + _FIRST_RENEWAL
+            self._set_timer(_FIRST_RENEWAL, self._renew)
+            self.rooms.policy.emit("locked", self.key, fence=lease.fence, waited=monotonic() - waiter.arrived)
+            waiter.let_in.set_result(hold)
+            return True
+        return False
+
+    def _has_run_out(self, lease: Lease) -> bool:
+        """Whether the holder's lease is over: seen to be unchanged for its length, by our own clock.
+
+        One that ended long ago by its writer's clock need not be watched for that long.
+        """
+        if monotonic() - self._since >= lease.length / 1000:
+            return True
+        return self.rooms.policy.clock() > lease.until + leases.MAX_SKEW
+
+    def _wait(self, lease: Lease) -> None:
+        """Wait to be woken up, and look again when the lease should be over."""
+        left = max(self._since + lease.length / 1000 - monotonic(), 0.0)
+        if self.rooms.listens():
+            delay = min(left, _LOOK_AGAIN) * random.uniform(1.0, 1.1)  # noqa: S311  (jitter, no secret)
+        else:
+            self._polls += 1
+            longest = min(_LONGEST_POLL, _FIRST_POLL * 2 ** min(self._polls, 10))
+            delay = random.uniform(longest / 2, longest)  # noqa: S311
+        self._set_timer(delay + 0.001, self._wait_no_longer)
+
+    def _wait_no_longer(self) -> None:
+        if self._lease is not None and self._has_run_out(self._lease):
+            self._go_on()
+        else:
+            self.look_again()
+
+    def _time_out(self, waiter: _Waiter) -> None:
+        if self._busy and not waiter.overdue:
+            waiter.overdue = True  # what is on its way may let it in: even a wait of 0 is one attempt
+        elif waiter in self.waiters and not waiter.let_in.done():
+            self.waiters.remove(waiter)
+            self.rooms.policy.emit("lock_timeout", self.key)
+            waiter.let_in.set_exception(
+                LockTimeout(
+                    f"session {self.key}: the lock was not free within {waiter.terms.wait:g} s; who holds it "
+                    "may be slow, or have died less than a lease ago"
+                )
+            )
+            self._go_on()
+
+    def _refuse_all(self, error: Callable[[], Exception]) -> None:
+        """Fail everybody who waits, and close the room: nothing more can be done here."""
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.let_in.done():
+                waiter.let_in.set_exception(error())
+        self.rooms.forget(self)
+
+    def _note(self, base: Base) -> None:
+        """Take notice of a newer version of the record."""
+        lease = leases.read(base.record)
+        if self._lease is None or lease is None or lease.term != self._lease.term:
+            self._since = monotonic()
+            self._polls = 0
+        if lease is None or lease.process != self.rooms.name:
+            self.turn = 0
+        self.latest, self._lease = base, lease
+
+    # ---------------------------------------------------------------- what it does in the store
+
+    def _start(self, work: Coroutine[Any, Any, Base | None]) -> None:
+        self._busy = True
+        self._set_timer(None)
+        self.rooms.state.spawn(self._see_through(work))
+
+    async def _see_through(self, work: Coroutine[Any, Any, Base | None]) -> None:
+        """Do one thing in the store, take notice of what it brings, and go on."""
+        before = self.latest
+        try:
+            newest = await work
+        except Exception as error:
+            self._busy = False
+            self._failed(error)
+        except BaseException:
+            self._refuse_all(shutting_down)
+            raise
+        else:
+            self._busy = False
+            if newest is None:
+                self._refuse_all(gone)
+                return
+            # If a wake-up has come meanwhile, what it brought may be newer.
+            latest = self.latest
+            if latest is None or latest is before or newest.record.version > latest.record.version:
+                self._note(newest)
+            if self._missed:
+                self._missed = False
+                self.look_again()
+            else:
+                self._go_on()
+        for waiter in [waiter for waiter in self.waiters if waiter.overdue]:
+            self._time_out(waiter)
+
+    def _failed(self, error: Exception) -> None:
+        """Give up: whoever waits is told, and a lease that is left behind ends by itself."""
+        self._refuse_all(partial(_again, error))
+
+    async def _look(self) -> Base | None:
+        deadline = monotonic() + self.rooms.policy.deadline
+        stored = await self.rooms.policy.store.load(self.key, deadline=deadline)
+        return None if stored is None else self._decoded(stored)
+
+    def _decoded(self, stored: Stored) -> Base:
+        return Base(self.rooms.policy.decode(self.key, stored.data), stored.tag, stored.expires_at)
+
+    def _change(self, step: Step) -> None:
+        self._start(self._save(step))
+
+    async def _save(self, step: Step) -> Base | None:
+        assert self.latest is not None, "there is something to change"
+        pending = Pending(self, {}, None, 0, monotonic() + self.rooms.policy.deadline)
+        pending.base = self.latest
+        pending.step = step
+        pending.use = self._use
+        await self.rooms.state.lanes.save(self.key, pending)
+        assert pending.settled is not None, "else it has raised"
+        return pending.settled.base if pending.settled.verdict is not None else None
+
+    def settle(self, pending: Pending, settled: Settled) -> None:
+        """Note the result of a change of the lock."""
+        pending.settled = settled
+        pending.finish()
+
+    def fail(self, pending: Pending, error: Exception) -> None:
+        """Note that it failed."""
+        pending.finish(error)
+
+    def _renew(self) -> None:
+        """Renew the hold, unless it has to end."""
+        hold, now = self.hold, monotonic()
+        assert hold is not None, "or there is no timer"
+        if now >= hold.ends or (hold.task is not None and hold.task.done()):
+            self._lose(hold)
+            self._go_on()
+            return
+        length = min(hold.terms.lease, hold.ends - now)
+        self._due = now + min(hold.terms.lease / 3, hold.ends - now)
+        step = partial(
+            leases.renew, holder=(self.rooms.name, hold.fence), length=max(round(length * 1000), 1)
+        )
+        self._start(self._renewed(hold, step))
+
+    async def _renewed(self, hold: Hold, step: Step) -> Base | None:
+        try:
+            newest = await self._save(step)
+        except SessionError as error:
+            logger.warning("session %s: the lock could not be renewed: %s", self.key, error)
+            self._due = min(self._due, monotonic() + _FIRST_RENEWAL)
+            return self.latest
+        if self.hold is hold and not hold.leaving:
+            lease = leases.read(newest.record) if newest is not None else None
+            if lease is None or (lease.process, lease.fence) != (self.rooms.name, hold.fence):
+                self._lose(hold)
+        return newest
+
+    def _lose(self, hold: Hold) -> None:
+        """End a hold under its holder, who learns of it at the next commit."""
+        hold.lost = True
+        self.hold = None
+        self.rooms.policy.emit("lock_lost", self.key, fence=hold.fence)
+        logger.warning("session %s: the lock was lost while its block was still running", self.key)
+
+    def _set_timer(self, delay: float | None, then: Callable[[], None] | None = None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if delay is not None and then is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(delay, 0.0), then)
+
+
+def _again(error: Exception) -> Exception:
+    """Return an error like `error`: a traceback belongs to one request."""
+    if isinstance(error, StoreUnavailable):
+        return StoreUnavailable(str(error), executed=error.executed)
+    return error
+
+
+class Rooms:
+    """The rooms of one event loop, and its ear for wake-ups.
+
+    Attributes:
+        policy: the manager.
+        state: of the loop.
+    """
+
+    def __init__(self, policy: SessionManager, state: LoopState) -> None:
+        self.policy = policy
+        self.state = state
+        self._rooms: dict[str, Room] = {}
+        self._stop: Callable[[], None] | None = None
+        self._starting = False
+        self._not_before = 0.0
+
+    @property
+    def name(self) -> bytes:
+        """The name under which this loop holds locks, and listens."""
+        return self.state.name()
+
+    def room(self, key: str, latest: Base | None = None) -> Room:
+        """Return the room of a session; it is closed when nobody is in it."""
+        room = self._rooms.get(key)
+        if room is None:
+            room = self._rooms[key] = Room(self, key, latest)
+        return room
+
+    def forget(self, room: Room) -> None:
+        """Close a room."""
+        if self._rooms.get(room.key) is room:
+            del self._rooms[room.key]
+
+    def listens(self) -> bool:
+        """Whether wake-ups are heard; makes sure that they will be, where that is possible."""
+        if self._stop is not None:
+            return True
+        if not self._starting and monotonic() >= self._not_before:
+            self._starting = True
+            if isinstance(self.policy.store, WakesUp):
+                self.state.spawn(self._listen(self.policy.store))
+            else:
+                logger.info(
+                    "%s has no wake-ups: who waits for a session's lock looks again up to %d times a second",
+                    type(self.policy.store).__name__,
+                    1 / _LONGEST_POLL,
+                )
+        return False
+
+    async def _listen(self, store: WakesUp) -> None:
+        deadline = monotonic() + self.policy.deadline
+        try:
+            self._stop = await store.listen(self.name.hex(), self._heard, deadline=deadline)
+        except StoreUnavailable as error:
+            logger.warning(
+                "wake-ups for locks cannot be heard, so locks are looked at again and again: %s", error
+            )
+            self._not_before = monotonic() + _LISTEN_AGAIN
+            self._starting = False
+        else:
+            self._heard(None, None)  # what was published before
+
+    def _heard(self, key: str | None, stored: Stored | None) -> None:
+        if key is None:
+            for room in list(self._rooms.values()):
+                room.look_again()
+        else:
+            self.room(key).told(stored)  # one that is closed passes the lock on
+
+    def close(self) -> None:
+        """Listen no longer."""
+        if self._stop is not None:
+            self._stop()
+            self._stop = None
+        self._starting = False
+
+
+class SessionLock:
+    """``async with session.lock():``; see `Session.lock`."""
+
+    __slots__ = ("_hold", "_policy", "_session", "_terms")
+
+    def __init__(self, policy: SessionManager, session: Session, terms: Terms) -> None:
+        self._policy = policy
+        self._session = session
+        self._terms = terms
+        self._hold: Hold | None = None
+
+    async def __aenter__(self) -> Session:
+        """Commit what is pending, wait for the lock, and return the session with the newest data."""
+        session = self._session
+        hold = session._hold
+        if hold is not None and not hold.leaving:
+            hold.depth += 1
+        else:
+            hold = await self._enter(session)
+            hold.task = asyncio.current_task()
+            session._hold = hold
+        self._hold = hold
+        return session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Commit and release in one save; after an error forget what was changed, and release."""
+        hold = self._hold
+        assert hold is not None, "it was entered"
+        hold.depth -= 1
+        if hold.depth == 0:
+            if error is None:
+                await self._policy._commit_and_release(self._session, hold)
+            else:
+                hold.end()
+
+    async def _enter(self, session: Session) -> Hold:
+        policy = self._policy
+        await session.load()
+        await policy._commit(session, explicit=True)
+        if session._status is Status.ANONYMOUS:
+            raise StoreUnavailable("the session could not be loaded, so it cannot be locked", executed=False)
+        if session._status is Status.NEW:
+            return Hold(session, self._terms, None, 0, None)
+        if session._token is None:
+            raise gone()
+        room = policy._loops.current().rooms.room(session._token.selector, session._base)
+        try:
+            hold = await room.enter(session, self._terms)
+        except SessionGone:
+            if session._status is Status.LIVE:
+                drop(policy, session, "gone")
+            raise
+        try:
+            await settled(session)
+            self._bring_up_to_date(session, hold.base)
+        except BaseException:
+            hold.end()
+            raise
+        return hold
+
+    def _bring_up_to_date(self, session: Session, newest: Base | None) -> None:
+        if session._base is None or newest is None:
+            raise gone()
+        if newest.record.version > session._base.record.version:
+            report_stale(self._policy, session)
+            session._refreshed(newest)
+
+
+class OutsideLock(SessionLock):
+    """``async with manager.lock(session_id):``; see `SessionManager.lock`."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, policy: SessionManager, key: str, terms: Terms) -> None:
+        super().__init__(policy, Session(policy), terms)
+        self._key = key
+
+    async def __aenter__(self) -> Session:
+        """Load the session, then lock it."""
+        session, policy = self._session, self._policy
+        stored = await policy.store.load(self._key, deadline=monotonic() + policy.deadline)
+        if stored is None or stored.expires_at <= policy.clock():
+            raise gone()
+        record = policy.decode(self._key, stored.data)
+        if record.digest == NOBODY:
+            raise gone()
+        session._outside = session._sealed = True
+        session._attach(Status.LIVE, Token(self._key, ""), Base(record, stored.tag, stored.expires_at))
+        return await super().__aenter__()
