@@ -6,7 +6,8 @@ which is one clock for all processes of a machine; within a file the lines' orde
 process.
 
 =========== ================================================================================
-asked       a client is about to wait: `op`, `session`, `process`, `wait`
+asked       a client is about to wait: `op`, `session`, `process`, `wait`, and `in_line`: whether it
+            joins the waiters of its process at once (`manager.lock` loads the session before)
 granted     its block has begun: `fence`, and what it read there, `value` and `last`
 writing     it is about to change the session: `write` (unique), the `value` that it sets, and
             `after`, the write that made the value it read
@@ -73,6 +74,7 @@ class Operation:
     process: str
     asked: float
     wait: float
+    in_line: bool
     granted: float | None = None
     fence: int = 0
     value: int = 0
@@ -173,7 +175,8 @@ def assemble(files: Iterable[list[Event]]) -> History:
 def _of_operation(history: History, event: Event) -> None:
     at: float = event["at"]
     if event["event"] == "asked":
-        operation = Operation(event["op"], event["session"], event["process"], at, event["wait"])
+        about = (event[name] for name in ("op", "session", "process", "at", "wait", "in_line"))
+        operation = Operation(*about)
         history.operations[operation.id] = operation
     else:
         operation = history.operations[event["op"]]

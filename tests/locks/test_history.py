@@ -24,8 +24,8 @@ class Story:
     def event(self, file: str, name: str, at: float, **more: Any) -> None:
         self.files.setdefault(file, []).append({"event": name, "at": at, **more})
 
-    def ask(self, op: str, at: float, wait: float = 10.0) -> None:
-        self.event(op[0], "asked", at, op=op, session="s", process=op[0], wait=wait)
+    def ask(self, op: str, at: float, wait: float = 10.0, *, in_line: bool = True) -> None:
+        self.event(op[0], "asked", at, op=op, session="s", process=op[0], wait=wait, in_line=in_line)
 
     def grant(self, op: str, at: float, fence: int, read: tuple[int, str] | None = None) -> None:
         value, last = read or (self.value, self.last)
@@ -289,7 +289,17 @@ def test_an_answer_that_comes_late(story: Story, outcome: str) -> None:
     assert "late" in story.rules()
     story.campaign("paused", 2.5, process="a")
     story.campaign("continued", 5.5, process="a")
-    assert story.rules() == set()
+    assert story.rules(Limits(late_in_trouble=2.0)) == set()
+
+
+def test_an_answer_that_trouble_delays(story: Story) -> None:
+    """A command without an answer may hold a client up until the manager's deadline, and not for longer."""
+    for op, until in (("a2", 7.5), ("b2", 10.5)):
+        story.ask(op, 2.0, wait=1.0)
+        story.end(op, until, "timeout")
+    story.campaign("shaken", 2.5)
+    late = [violation for violation in story.check() if violation.rule == "late"]
+    assert [op.id for violation in late for op in violation.operations] == ["b2"]
 
 
 def test_a_lock_that_is_free_while_somebody_waits(story: Story) -> None:
@@ -335,14 +345,25 @@ def test_grants_out_of_order(story: Story) -> None:
     assert [op.id for op in violations[0].operations] == ["a3", "a4"]
 
 
+def test_one_that_joins_the_line_later(story: Story) -> None:
+    """A client that first has to load the session has asked before it stands in line."""
+    story.ask("a2", 2.0, in_line=False)
+    story.ask("a3", 2.1)
+    story.grant("a3", 2.2, fence=5)
+    story.end("a3", 2.3)
+    story.grant("a2", 2.4, fence=7)
+    story.end("a2", 2.5)
+    assert story.check() == []
+
+
 def turns(story: Story, count: int) -> None:
-    """Have b wait from 2.0 on, and a be granted the lock `count` times from 3.1 on."""
+    """Have b wait from 2.0 on, and a be granted the lock at once and then `count` times from 2.9 on."""
     story.ask("b2", 2.0, wait=30)
-    story.use("a2", 2.0, fence=5)
-    story.use("a3", 2.5, fence=7)
-    for number in range(count):
-        story.use(f"a{number + 4}", 3.1 + number / 5, fence=9 + 2 * number)
-    story.grant("b2", 3.1 + count / 5, fence=99)
+    for number in range(3):
+        story.use(f"a{number + 4}", 2.05 + number / 10, fence=9 + 2 * number)
+    for number in range(3, count + 3):
+        story.use(f"a{number + 4}", 2.3 + number / 5, fence=9 + 2 * number)
+    story.grant("b2", 2.9 + count / 5, fence=99)
     story.end("b2", 8.0)
 
 
@@ -360,6 +381,24 @@ def test_a_process_that_cannot_take_its_turn(story: Story) -> None:
     turns(story, 5)
     story.campaign("paused", 3.0, process="b")
     story.campaign("continued", 4.0, process="b")
+    assert story.check() == []
+
+
+def test_a_process_that_was_in_the_queue_all_along() -> None:
+    """One whose client waited on when its own turn was over is in the queue at once."""
+    story = Story()
+    story.ask("b2", 1.0)
+    story.ask("b3", 1.0)
+    story.grant("b2", 1.1, fence=3)
+    story.end("b2", 1.2)
+    for number in range(5):
+        story.use(f"a{number}", 1.2 + number / 10, fence=5 + 2 * number)
+    story.grant("b3", 1.8, fence=99)
+    story.end("b3", 1.9)
+    violations = story.check()
+    assert [violation.rule for violation in violations] == ["turns"]
+    assert violations[0].operations[-1].id == "b3"
+    story.campaign("shaken", 1.5)
     assert story.check() == []
 
 

@@ -16,16 +16,19 @@ class Limits:
         enqueue: how long it may take until another process's wish is in the record.
         expiry: for how long a grant that nobody took up stands in the way, at least.
         late: by how much an answer may be later than the client was willing to wait.
+        late_in_trouble: the same when something was tampered with: a command that is on its way without
+            an answer is waited for until the manager's deadline.
         idle: how long the lock may be free although somebody waits.
-        idle_in_trouble: the same when a process, a connection or a server was tampered with.
-        recovery: for how long after that.
+        idle_in_trouble: the same when something was tampered with: leases of the dead have to end.
+        recovery: for how long after that there is trouble.
         loss: what was acknowledged so long before a crash of a primary may be lost; 0 means nothing.
     """
 
     turn: int = 4
-    enqueue: float = 1.0
+    enqueue: float = 0.5
     expiry: float = 1.5
     late: float = 2.0
+    late_in_trouble: float = 7.0
     idle: float = 1.0
     idle_in_trouble: float = 12.0
     recovery: float = 12.0

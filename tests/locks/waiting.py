@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import groupby, pairwise
 from math import inf
@@ -30,10 +30,17 @@ def _answers(history: History, operations: list[Operation], limits: Limits) -> I
         answered = operation.answered
         if answered == inf or (operation.granted is None and operation.outcome == "killed"):
             continue
-        limit = operation.wait + limits.late + _stopped(history, operation.process, operation.asked, answered)
+        troubled = _troubled(history, operation.asked, answered, limits)
+        limit = operation.wait + (limits.late_in_trouble if troubled else limits.late)
+        limit += _stopped(history, operation.process, operation.asked, answered)
         if answered - operation.asked > limit:
             waited = f"{answered - operation.asked:.2f} s instead of at most {operation.wait:.2f} s"
             yield Violation("late", f"{operation.id} waited {waited}", (operation,))
+
+
+def _troubled(history: History, since: float, until: float, limits: Limits) -> bool:
+    """Tell whether anything was done, shortly before or meanwhile, that excuses a delay."""
+    return bisect_right(history.trouble, until) > bisect_left(history.trouble, since - limits.recovery)
 
 
 def _stopped(history: History, process: str, since: float, until: float) -> float:
@@ -72,7 +79,7 @@ def idle_times(operations: list[Operation]) -> Iterator[tuple[float, float, Oper
 
 def _idle(history: History, operations: list[Operation], limits: Limits) -> Iterator[Violation]:
     for since, until, waiter, following in idle_times(operations):
-        troubled = any(since - limits.recovery <= at <= until for at in history.trouble)
+        troubled = _troubled(history, since, until, limits)
         if until - since > (limits.idle_in_trouble if troubled else limits.idle):
             text = f"the lock was free for {until - since:.2f} s while {waiter.id} waited"
             yield Violation("idle", text, (waiter, *([following] if following else ())))
@@ -80,7 +87,7 @@ def _idle(history: History, operations: list[Operation], limits: Limits) -> Iter
 
 def _order(operations: list[Operation]) -> Iterator[Violation]:
     """Look at the grants of each process; those who gave up have no place in the order."""
-    granted = [op for op in operations if op.granted is not None]
+    granted = [op for op in operations if op.granted is not None and op.in_line]
     for process in sorted({op.process for op in granted}):
         own = sorted((op for op in granted if op.process == process), key=lambda op: op.granted or 0)
         arrival = {id(op): number for number, op in enumerate(op for op in granted if op.process == process)}
@@ -93,29 +100,40 @@ def _order(operations: list[Operation]) -> Iterator[Violation]:
 def _turns(history: History, operations: list[Operation], limits: Limits) -> Iterator[Violation]:
     """Count the grants in a row, by fences, that one process got while another one was in the queue.
 
-    Another process is taken to be in the queue from `enqueue` seconds after one of its clients has
-    asked (or, later, somebody's connection was tampered with) until that client is granted the lock
-    or gives up. Before that its own save that enters it may still be on the way, in a race with the
-    saves of the process whose turn it is. It has no claim while it is stopped, or killed before it
-    was granted the lock. A row ends where the lock was free for `expiry` seconds: there the turn of
-    somebody who did not hear of it has come and expired.
+    Another process is in the queue on account of one of its clients
+
+    * when its last turn is over, if the client had asked before the last grant of that turn: who passes
+      the lock on with waiters left enters the queue again in the same save;
+    * else from `enqueue` seconds after the client has asked: before that its own save that enters it
+      may still be on the way, in a race with the saves of the process whose turn it is
+
+    until the client is granted the lock or gives up. When something was tampered with meanwhile, the
+    `enqueue` seconds begin anew. A process has no claim while it is stopped, or killed. A row ends
+    where the lock was free for `expiry` seconds: there the turn of somebody who did not hear of it has
+    come and expired.
     """
-    for process, run in _rows(operations, limits):
-        if len(run) <= limits.turn:
-            continue
-        for waiter in operations:
-            if waiter.process == process or waiter.asked > run[-1].answered:
-                continue
-            until = waiter.answered
-            tampered = history.trouble[
-                bisect_right(history.trouble, waiter.asked) : bisect_right(history.trouble, until)
-            ]
-            since = max([waiter.asked, *tampered]) + limits.enqueue
-            during = [op for op in run if since < op.answered < until]
-            if len(during) > limits.turn and not _disturbed(history, waiter.process, waiter.asked, until):
-                text = f"{process} was granted the lock {len(during)} times in a row while {waiter.id} waited"
-                yield Violation("turns", text, (*during, waiter))
-                break
+    last_grant: dict[str, float] = {}
+    for process, row in _rows(operations, limits):
+        if len(row) > limits.turn:
+            for waiter in operations:
+                if waiter.process == process or waiter.asked > row[-1].answered:
+                    continue
+                since = _in_queue(history, waiter, last_grant.get(waiter.process, -inf), limits)
+                during = [op for op in row if since < op.answered < waiter.answered]
+                if len(during) > limits.turn and not _disturbed(history, waiter):
+                    text = f"{process} got the lock {len(during)} times in a row while {waiter.id} waited"
+                    yield Violation("turns", text, (*during, waiter))
+                    break
+        last_grant[process] = row[-1].answered
+
+
+def _in_queue(history: History, waiter: Operation, last_grant: float, limits: Limits) -> float:
+    """Return when the waiter's process was in the queue for certain, on account of that waiter."""
+    trouble = history.trouble
+    tampered = trouble[bisect_right(trouble, waiter.asked) : bisect_right(trouble, waiter.answered)]
+    if not tampered and waiter.asked < last_grant:
+        return last_grant
+    return max([waiter.asked, *tampered]) + limits.enqueue
 
 
 def _rows(operations: list[Operation], limits: Limits) -> Iterator[tuple[str, list[Operation]]]:
@@ -130,6 +148,7 @@ def _rows(operations: list[Operation], limits: Limits) -> Iterator[tuple[str, li
         yield process, row
 
 
-def _disturbed(history: History, process: str, since: float, until: float) -> bool:
-    stopped = any(p == process and start < until and end > since for p, start, end in history.pauses)
-    return stopped or history.kills.get(process, inf) <= until
+def _disturbed(history: History, waiter: Operation) -> bool:
+    since, until = waiter.asked, waiter.answered
+    stopped = any(p == waiter.process and start < until and end > since for p, start, end in history.pauses)
+    return stopped or history.kills.get(waiter.process, inf) <= until

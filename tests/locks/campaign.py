@@ -1,0 +1,282 @@
+"""Many clients in several processes use one lock while things go wrong; then the history is checked.
+
+``python -m tests.locks.campaign --minutes 10 --seed 1 --processes 4`` runs rounds until the time is
+up, prints the seed and a summary of each, and exits with 1 if a promise was not kept. The histories
+of rounds with violations are kept in a directory, whose path is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.locks.events import History, assemble, parse
+from tests.locks.faults import Failover, Network, strike
+from tests.locks.history import check, summary
+from tests.locks.processes import Process
+from tests.locks.violations import Limits, Violation
+from tests.locks.waiting import idle_times
+from tests.locks.worker import Record, Worker
+from tests.manager.kit import credential
+from tests.servers import Cluster, LossyProxy, ServerProcess, start_cluster, start_valkey
+
+WHERE = ("valkey", "cluster", "crash")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One round.
+
+    Attributes:
+        where: ``"valkey"``: one server; processes are killed and stopped, connections dropped, and one
+            process works through a proxy that loses replies. ``"cluster"``: the same without the
+            proxy, and primaries hand over to their replicas. ``"crash"``: primaries are killed, and
+            may take along what they have just acknowledged.
+        calm: seconds at the beginning in which nothing is done to anybody (clients cancel and raise
+            all the same), so that a lost wake-up has no excuse.
+        storm: seconds after that.
+        least: acquisitions; the storm goes on for longer if there are fewer.
+    """
+
+    where: str = "valkey"
+    seed: int = 1
+    processes: int = 4
+    clients: int = 16
+    sessions: int = 40
+    calm: float = 5.0
+    storm: float = 20.0
+    least: int = 0
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(idle_in_trouble=9.0, loss=1.0 if self.where == "crash" else 0.0)
+
+
+@dataclass
+class Outcome:
+    """What came of a round; its files are in `directory` until `discard`."""
+
+    plan: Plan
+    directory: Path
+    history: History = field(default_factory=History)
+    violations: list[Violation] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name} {count}" for name, count in summary(self.history).items())
+        return f"{self.plan.where}, seed {self.plan.seed}: {counts}; {self._idle()}"
+
+    def _idle(self) -> str:
+        first = min(self.history.trouble, default=float("inf"))
+        calm = storm = 0.0
+        for session in self.history.found:
+            operations = [op for op in self.history.operations.values() if op.session == session]
+            for since, until, _, _ in idle_times(operations):
+                if until < first:
+                    calm = max(calm, until - since)
+                else:
+                    storm = max(storm, until - since)
+        return f"longest idle with a waiter: {calm:.2f} s when calm, {storm:.2f} s in the storm"
+
+    def report(self) -> str:
+        """Return all violations, and the events that show the first of them."""
+        lines = [f"{len(self.violations)} violations; seed {self.plan.seed}; histories in {self.directory}"]
+        lines += [str(violation) for violation in self.violations[:20]]
+        for violation in self.violations[:3]:
+            lines += ["", f"what shows {violation}"]
+            lines += [json.dumps(event) for event in violation.events()[:60]]
+        return "\n".join(lines)
+
+    def discard(self) -> None:
+        shutil.rmtree(self.directory)
+
+
+class Round:
+    """One set of servers, processes and sessions."""
+
+    def __init__(self, plan: Plan, server: ServerProcess | Cluster, directory: Path) -> None:
+        self.plan = plan
+        self.server = server
+        self.directory = directory
+        self.rng = random.Random(plan.seed)
+        self.own = Worker(server.url, "end", str(directory / "end"))  # makes, and in the end reads, sessions
+        self.record = Record(str(directory / "campaign"))
+        self.processes: list[tuple[str, Process]] = []
+        self.tokens: list[str] = []
+        self.proxy: LossyProxy | None = None
+        self._counted: dict[Path, tuple[int, int]] = {}
+
+    async def run(self) -> History:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.own.close)
+            stack.callback(lambda: [process.end() for _, process in self.processes])
+            if isinstance(self.server, ServerProcess):
+                self.proxy = await stack.enter_async_context(LossyProxy(self.server))
+            self.tokens = [await self._new() for _ in range(self.plan.sessions)]
+            started = [self._start(f"p{number}.1") for number in range(self.plan.processes)]
+            self.processes = await asyncio.gather(*started)
+            await asyncio.sleep(self.plan.calm)
+            await self._storm()
+            answers = await asyncio.gather(*(process.ask("stop") for _, process in self.processes))
+            if not any(answer["hanging"] for answer in answers):
+                await self._finally()
+            await self._find()
+        return self.history()
+
+    async def _new(self) -> str:
+        session = await self.own.load("")
+        session.update(count=0, last="")
+        await session.commit()
+        return credential(session)
+
+    async def _start(self, name: str) -> tuple[str, Process]:
+        url = self.proxy.url if self.proxy is not None and name.startswith("p0.") else self.server.url
+        process = Process("tests.locks.worker", url, name, str(self.directory / name))
+        try:
+            await process.ready()
+            await process.ask("start", tokens=self.tokens, clients=self.plan.clients, seed=self.plan.seed)
+        except BaseException:
+            process.end()
+            raise
+        return name, process
+
+    # ---------------------------------------------------------------- the storm
+
+    async def _storm(self) -> None:
+        over = asyncio.Event()
+        servers = self.server.nodes if isinstance(self.server, Cluster) else [self.server]
+        network = Network(servers, self.record, self.proxy).faults
+        if isinstance(self.server, Cluster):
+            keys = [f"{{{token[:22]}}}" for token in self.tokens]
+            failover = Failover(self.server, keys, self.record, self.rng)
+            network = [failover.by_death if self.plan.where == "crash" else failover.by_agreement]
+        storms = [
+            asyncio.create_task(strike(network, self.rng, over, every=0.8)),
+            asyncio.create_task(strike([self._pause, self._kill, self._pause], self.rng, over, every=1.0)),
+        ]
+        try:
+            started = time.monotonic()
+            while (
+                lasted := time.monotonic() - started
+            ) < self.plan.storm or self.acquisitions < self.plan.least:
+                if lasted > self.plan.storm + 60:
+                    break
+                await asyncio.wait(storms, timeout=0.25, return_when=asyncio.FIRST_EXCEPTION)
+                for storm in storms:
+                    if storm.done():
+                        storm.result()
+        finally:
+            over.set()
+            await asyncio.gather(*storms)
+
+    @property
+    def acquisitions(self) -> int:
+        """Count those on record so far; each file is read on from where it was left."""
+        for path in self.directory.iterdir():
+            offset, count = self._counted.get(path, (0, 0))
+            with path.open("rb") as file:
+                file.seek(offset)
+                lines = file.read()
+            end = lines.rfind(b"\n") + 1
+            self._counted[path] = offset + end, count + lines.count(b'{"event":"granted"', 0, end)
+        return sum(count for _, count in self._counted.values())
+
+    async def _pause(self) -> None:
+        """Stop a process for longer than the first grant of a lock, or even its lease, lasts."""
+        name, process = self.rng.choice(self.processes)
+        self.record.note("paused", process=name)
+        process.pause()
+        try:
+            await asyncio.sleep(self.rng.uniform(2.5, 4.0))
+        finally:
+            process.resume()
+            self.record.note("continued", process=name)
+
+    async def _kill(self) -> None:
+        """Kill a process and start another in its place."""
+        number = self.rng.randrange(len(self.processes))
+        name, process = self.processes[number]
+        process.kill()
+        self.record.note("killed", process=name)
+        base, _, life = name.partition(".")
+        self.processes[number] = await self._start(f"{base}.{int(life) + 1}")
+
+    # ---------------------------------------------------------------- the end
+
+    async def _finally(self) -> None:
+        """Take every lock once more: none may be left behind as taken."""
+
+        async def look(number: int, token: str) -> None:
+            await self.own.operate(f"end.{number}", token, "once", self.rng)
+
+        await asyncio.gather(*(look(number, token) for number, token in enumerate(self.tokens)))
+
+    async def _find(self) -> None:
+        for token in self.tokens:
+            session = await self.own.load(token)
+            if session.id == token[:22]:
+                notes = {key: value for key, value in session.items() if key.startswith("note ")}
+                found = {"value": session["count"], "last": session["last"], "notes": notes}
+                self.record.note("found", session=token[:22], **found)
+
+    def history(self) -> History:
+        paths = sorted(self.directory.iterdir(), key=lambda path: (len(path.name), path.name))
+        return assemble(parse(path.read_text()) for path in paths)
+
+
+@contextlib.asynccontextmanager
+async def _server(where: str) -> AsyncIterator[ServerProcess | Cluster]:
+    server = await asyncio.to_thread(start_valkey if where == "valkey" else start_cluster)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def run(plan: Plan) -> Outcome:
+    """Run one round on servers of its own and check its history."""
+    outcome = Outcome(plan, Path(tempfile.mkdtemp(prefix=f"locks-{plan.where}-{plan.seed}-")))
+    print(f"locks: {plan}", flush=True)
+    async with _server(plan.where) as server:
+        outcome.history = await Round(plan, server, outcome.directory).run()
+    outcome.violations = check(outcome.history, plan.limits)
+    return outcome
+
+
+async def main(minutes: float, seed: int, processes: int, where: tuple[str, ...]) -> int:
+    """Run rounds, all kinds in turn; return how many had violations."""
+    end = time.monotonic() + 60 * minutes
+    bad = 0
+    for number, kind in enumerate(itertools.cycle(where)):
+        if time.monotonic() >= end:
+            break
+        outcome = await run(Plan(where=kind, seed=seed + number, processes=processes))
+        print(outcome, flush=True)
+        if outcome.violations:
+            bad += 1
+            print(outcome.report(), flush=True)
+        else:
+            outcome.discard()
+    print(f"seed {seed}: {bad} rounds with violations")
+    return bad
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.locks.campaign", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--only", choices=WHERE, help="one kind of round; default: all in turn")
+    options = parser.parse_args()
+    kinds = (options.only,) if options.only else WHERE
+    sys.exit(asyncio.run(main(options.minutes, options.seed, options.processes, kinds)) > 0)
