@@ -21,9 +21,7 @@ from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 from asgi_session import codec
-
-Rule: TypeAlias = Callable[[Any, Any, Any], Any]
-"""``rule(base, mine, theirs) -> value``."""
+from asgi_session.changes import Rule
 
 _Number: TypeAlias = int | float | Decimal | None
 _Set: TypeAlias = set[Any] | frozenset[Any] | None
