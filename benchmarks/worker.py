@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import Any
 
@@ -73,8 +73,12 @@ class Bed:
         browsers_kept: list[Browser] = self.kept[key]
         return browsers_kept
 
+    def at_end(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Have `close` called when the bed is closed."""
+        self._lifespans.push_async_callback(close)
+
     async def close(self) -> None:
-        """Shut the apps down."""
+        """Shut the apps down, and whatever else was to be closed."""
         await self._lifespans.aclose()
 
 

@@ -14,6 +14,7 @@ NAMES = (
     "end_to_end",
     "store_memory",
     "correctness",
+    "locks",
     "own_time",
     "scaling",
 )
