@@ -15,6 +15,7 @@ on in a task of the manager's; a save that was on the wire is sent again, which 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from copy import copy
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 
 _GIVES_UP: Final = 0.3
 """Seconds before its deadline at which a store may give up, when its next try would come after it."""
+_AT_ONCE: Final = 3
+"""Conflicts after which the save is sent again without a pause."""
+_GIVES_WAY: Final = 0.002
+"""Seconds of the longest pause after a conflict: of the order of one save of the others."""
 # Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
 _OVERTAKEN: Final = Verdict.OVERTAKEN
 
@@ -77,7 +82,7 @@ class _Lane:
     def __init__(self, key: str, pending: Pending) -> None:
         self.key = key
         self.queue: tuple[Pending, ...] = ()
-        self.known: Base | None = None
+        self.known: Base | None = pending.known
         self.start((pending,))
 
     def start(self, batch: tuple[Pending, ...]) -> None:
@@ -86,6 +91,15 @@ class _Lane:
         self.data = b""
         self.reply_lost = False
         self.backoff: Backoff | None = None
+
+    async def give_way(self) -> None:
+        """Pause after a conflict, if there were several: shortly, or the version it brought is old again.
+
+        Not longer with every try, as after an error: each conflict is somebody's success, and who gave
+        way for longer than a version lasts would never get a turn.
+        """
+        if self.tries > _AT_ONCE:
+            await asyncio.sleep(random.uniform(0, _GIVES_WAY))  # noqa: S311  (jitter, no secret)
 
     async def pause(self) -> None:
         if self.backoff is None:
@@ -185,7 +199,7 @@ class Lanes:
                     else:
                         self._answered(lane, answer)
                         if lane.batch:
-                            await lane.pause()
+                            await lane.give_way()
                             self._expire(lane, "every save met a newer version of the session", False)
             except Exception as error:  # SessionCorrupt, or whatever a foreign store raises
                 lane.known = None

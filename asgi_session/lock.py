@@ -96,6 +96,7 @@ class Hold:
         # No record has a fence of 0.
         pending.holder = holder = (room.rooms.name, 0 if self.lost else self.fence)
         if leaving:
+            pending.known = room.latest
             pending.step = partial(leases.release, holder=holder, waiting=bool(room.waiters), turn=room.turn)
             pending.then = partial(room.left, self)
 
@@ -159,6 +160,9 @@ class Room:
         self._timer: asyncio.TimerHandle | None = None
         if latest is not None:
             self._note(latest)
+            if self._lease is not None and self._lease.process == rooms.name:
+                # From a session's own commit, long ago perhaps: no evidence that it holds the lock now.
+                self._spent = self._lease.fence
 
     # ---------------------------------------------------------------- for the request
 
@@ -172,10 +176,6 @@ class Room:
         self._use = min(self._use, use_of(session))
         self.waiters.append(waiter)
         waiter.timer = asyncio.get_running_loop().call_later(terms.wait, self._time_out, waiter)
-        if session._base is not None and (
-            self.latest is None or session._base.record.version > self.latest.record.version
-        ):
-            self._note(session._base)
         self._go_on()
         try:
             return await waiter.let_in
@@ -200,6 +200,8 @@ class Room:
             if done and saved is not None and saved.base is not None and not saved.left_behind:
                 self.rooms.policy.emit("released", self.key, fence=hold.fence)
                 self._note(saved.base)
+                if saved.tries > 1:
+                    self.rooms.listens()  # to learn of others' saves before its own meet them
             self._go_on()
 
     def end(self, hold: Hold) -> None:
@@ -287,8 +289,8 @@ class Room:
             if waiter.let_in.done():  # cancelled this very moment
                 continue
             session = waiter.session
-            base = session._base
-            if base is None or base.record.epoch != self.latest.record.epoch:
+            base, newest = session._base, self.latest.record
+            if base is None or (base.record.epoch != newest.epoch and base.record.version < newest.version):
                 waiter.let_in.set_exception(gone())
                 continue
             self.hold = hold = Hold(session, waiter.terms, self, lease.fence, self.latest)
@@ -500,7 +502,10 @@ class Rooms:
         return self.state.name()
 
     def room(self, key: str, latest: Base | None = None) -> Room:
-        """Return the room of a session; it is closed when nobody is in it."""
+        """Return the room of a session; it is closed when nobody is in it.
+
+        With `latest`, a version that a session has, a room that is opened begins with that.
+        """
         room = self._rooms.get(key)
         if room is None:
             room = self._rooms[key] = Room(self, key, latest)

@@ -54,6 +54,7 @@ class Pending(Intent):
         era: of the session when the changes were taken.
         deadline: by when it must have a result, as `time.monotonic`.
         base: the version that the session was loaded from or last committed to, if any.
+        known: a version that the store is known to have had since, if any.
         token: the new credential, if the commit hands one out.
         use: USED, UNCONFIRMED or NOT_USED.
         timer: fails it at its deadline while it waits in a queue.
@@ -72,6 +73,7 @@ class Pending(Intent):
         "dropped",
         "era",
         "error",
+        "known",
         "results",
         "session",
         "settled",
@@ -94,6 +96,7 @@ class Pending(Intent):
         self.digest = self.new_digest = b""
         self.origins = self.holder = self.step = self.compute = self.only_on = None
         self.results = results
+        self.known: Base | None = None
         self.era = era
         self.deadline = deadline
         self.token: Token | None = None

@@ -1,0 +1,983 @@
+"""`Session.lock`, through managers that stand for processes, on a store that fails on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from asgi_session import lease as leases
+from asgi_session import lock as locks
+from asgi_session import record as records
+from asgi_session.errors import (
+    LockLost,
+    LockTimeout,
+    SessionError,
+    SessionGone,
+    SessionSerializationError,
+    SessionTooLarge,
+    StoreUnavailable,
+)
+from asgi_session.lease import Lease
+from asgi_session.manager import SessionManager
+from asgi_session.session import Session
+from asgi_session.store import Saved
+from asgi_session.stores.memory import MemoryStore
+from asgi_session.testing import FaultStore
+from tests.manager.kit import World, credential, settle, soon, start, until
+
+SOMEBODY = b"somebody"
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renew, and look again, after milliseconds."""
+    monkeypatch.setattr(locks, "_FIRST_RENEWAL", 0.005)
+    monkeypatch.setattr(locks, "_LOOK_AGAIN", 0.01)
+
+
+async def lease_of(world: World, token: str) -> Lease | None:
+    record = await world.record(token)
+    assert record is not None
+    return leases.read(record)
+
+
+async def put(world: World, token: str, lease: Lease | None) -> None:
+    """Write a lock into the record, as another process would have."""
+    stored = await world.memory.load(token[:22], deadline=soon())
+    assert stored is not None
+    record = records.next_version(records.decode(stored.data), world.clock())
+    data = records.encode(leases.write(record, lease))
+    answer = await world.memory.save(token[:22], data, stored.expires_at, expect=stored.tag, deadline=soon())
+    assert isinstance(answer, Saved)
+
+
+async def held_by_somebody(world: World, token: str, length: int = 60_000, **fields: Any) -> Lease:
+    lease = Lease(SOMEBODY, 99, world.clock() + length, length)._replace(**fields)
+    await put(world, token, lease)
+    return lease
+
+
+class Line:
+    """Clients that increment ``n`` under the lock, and note the order in which they got in."""
+
+    def __init__(self, world: World, token: str) -> None:
+        self.world = world
+        self.token = token
+        self.entered: list[str] = []
+        self.inside = 0
+
+    async def client(self, name: str, manager: SessionManager, gate: asyncio.Event | None = None) -> None:
+        session = await self.world.load(self.token, manager)
+        async with session.lock():
+            self.entered.append(name)
+            self.inside += 1
+            assert self.inside == 1, "two are inside"
+            value = session["n"]
+            if gate is not None:
+                await gate.wait()
+            await asyncio.sleep(0)
+            session["n"] = value + 1
+            self.inside -= 1
+
+    async def queue(self, name: str, manager: SessionManager) -> asyncio.Task[None]:
+        """Start a client, and wait until it stands in line."""
+        rooms = manager._loops.current().rooms
+        before = self._waiting(rooms)
+        task = start(self.client(name, manager))
+        await until(lambda: self._waiting(rooms) > before and not self._busy(rooms))
+        return task
+
+    def _waiting(self, rooms: locks.Rooms) -> int:
+        room = rooms._rooms.get(self.token[:22])
+        return len(room.waiters) if room is not None else 0
+
+    def _busy(self, rooms: locks.Rooms) -> bool:
+        room = rooms._rooms.get(self.token[:22])
+        return room is not None and room._busy
+
+
+# ---------------------------------------------------------------- the ordinary way
+
+
+async def test_a_locked_change_is_two_saves(world: World) -> None:
+    """One takes the lock, one commits and releases; the record is then as large as before."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    world.store.calls.clear()
+    async with session.lock() as inside:
+        assert inside is session
+        lease = await lease_of(world, token)
+        assert lease is not None
+        assert lease.process == world.manager._loops.current().name()
+        session["n"] += 1
+    assert world.store.counts() == {"save": 2}
+    assert await lease_of(world, token) is None
+    assert await world.read(token) == {"n": 2}
+    assert [name for name, _, _ in world.events] == ["locked", "saved", "released"]
+    assert world.named("locked")[0]["fence"] == world.named("released")[0]["fence"] == lease.fence
+
+
+async def test_nothing_is_left_behind(world: World) -> None:
+    """No room, no task, no timer, once nobody is inside and nobody waits."""
+    token = await world.new(n=1)
+    for _ in range(3):
+        async with (await world.load(token)).lock():
+            pass
+        await world.manager.drain()
+    state = world.manager._loops.current()
+    assert state.rooms._rooms == {}
+    assert not state.tasks
+
+
+async def test_on_entry_what_is_pending_is_committed_and_the_session_is_the_newest(world: World) -> None:
+    """What others have saved is there, and what was changed before the block is not part of it."""
+    token = await world.new(n=1, mine=1)
+    session = await world.load(token)
+    kept = session["n"]
+    other = await world.load(token, world.process())
+    other["n"] = 2
+    await other.commit()
+    session["mine"] = 2
+    async with session.lock():
+        assert kept == 1
+        assert session["n"] == 2
+        assert await world.read(token) == {"n": 2, "mine": 2}
+
+
+async def test_readers_and_merging_writers_are_not_held_up(world: World) -> None:
+    """The lock is among those who ask for it; other requests read, and merge by key."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    async with session.lock():
+        session["n"] = 2
+        assert await world.read(token) == {"n": 1}
+        other = await world.load(token, world.process())
+        other["other"] = 1
+        await other.commit()
+        assert await lease_of(world, token) is not None
+    assert await world.read(token) == {"n": 2, "other": 1}
+
+
+async def test_a_commit_inside_is_saved_under_the_lock_which_stays(world: World) -> None:
+    """`commit` in the block writes now; the lock goes with the block."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    async with session.lock():
+        session["n"] = 2
+        await session.commit()
+        assert await world.read(token) == {"n": 2}
+        assert await lease_of(world, token) is not None
+        assert await session.transact(lambda draft: draft["n"]) == 2
+        session["n"] = 3
+    assert await world.read(token) == {"n": 3}
+    assert await lease_of(world, token) is None
+
+
+async def test_entering_again_is_counted(world: World) -> None:
+    """The outermost block commits and releases."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    async with session.lock():
+        async with session.lock(wait=0):
+            session["n"] = 2
+        assert await lease_of(world, token) is not None
+        assert await world.read(token) == {"n": 1}
+        with pytest.raises(ZeroDivisionError):
+            async with session.lock(wait=0):
+                session["n"] = 3
+                raise ZeroDivisionError
+        assert session["n"] == 3, "the outer block goes on, and decides"
+    assert await world.read(token) == {"n": 3}
+    assert await lease_of(world, token) is None
+
+
+async def test_one_process_lets_its_waiters_in_in_order(world: World) -> None:
+    """First come, first served; each hand-over is the one save that commits."""
+    token = await world.new(n=0)
+    line, gate = Line(world, token), asyncio.Event()
+    first = start(line.client("0", world.manager, gate))
+    await until(lambda: line.inside == 1)
+    tasks = [first, *[await line.queue(str(number), world.manager) for number in range(1, 10)]]
+    world.store.calls.clear()
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert line.entered == [str(number) for number in range(10)]
+    assert world.store.counts() == {"save": 10}
+    assert await world.read(token) == {"n": 10}
+
+
+async def test_processes_take_turns_of_four(world: World) -> None:
+    """While another process waits, at most four of one are let in in a row; a hand-over takes no load."""
+    token = await world.new(n=0)
+    a, b = world.process(), world.process()
+    line, gate = Line(world, token), asyncio.Event()
+    tasks = [start(line.client("a", a, gate))]
+    await until(lambda: line.inside == 1)
+    tasks += [await line.queue("a", a) for _ in range(5)]
+    tasks += [await line.queue("b", b) for _ in range(6)]
+    await until(lambda: b._loops.current().rooms._stop is not None)
+    await settle()
+    world.store.calls.clear()
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert "".join(line.entered) == "aaaabbbbaabb"
+    assert await world.read(token) == {"n": 12}
+    assert world.store.counts() == {"save": 13}, "a had not listened before its first exit"
+
+
+async def test_the_lock_of_another_process_is_waited_for_without_asking(world: World) -> None:
+    """Waiting is told, not polled: one save to stand in line, and nothing until the wake-up."""
+    token = await world.new(n=0)
+    other = world.process()
+    holder = await world.load(token)
+    line = Line(world, token)
+    async with holder.lock():
+        waiter = await line.queue("b", other)
+        await until(lambda: other._loops.current().rooms._stop is not None)
+        await settle()
+        world.store.calls.clear()
+        await settle(300)
+        assert world.store.calls == []
+        holder["n"] = 1
+    await waiter
+    assert world.store.counts()["save"] == 3, "the holder's met the version of the one who had queued"
+    assert await world.read(token) == {"n": 2}
+    await settle()
+
+    # By now both listen. Whoever holds the lock is told of who queues, so that each way is one save.
+    holder = await world.load(token)
+    async with holder.lock():
+        world.store.calls.clear()
+        waiter = await line.queue("b", other)
+        holder["n"] = 3
+    await waiter
+    assert world.store.counts() == {"load": 1, "save": 3}
+    assert await world.read(token) == {"n": 4}
+
+
+async def test_a_session_that_was_locked_before_does_not_believe_that_it_still_is(world: World) -> None:
+    """What a session has read or saved is no evidence of who holds the lock by now."""
+    token = await world.new(n=0)
+    first, second = await world.load(token), await world.load(token)
+    line = Line(world, token)
+    async with first.lock():
+        waiter = await line.queue("x", world.manager)
+        first["n"] = 1
+    await waiter  # its grant is part of the version that `first` knows
+    async with second.lock():
+        line = Line(world, token)
+        late = start(line.client("y", world.process()))
+        again = start(self_increment(first))
+        await settle()
+        assert line.entered == []
+        assert not again.done()
+        second["n"] += 1
+    await asyncio.gather(again, late)
+    assert await world.read(token) == {"n": 5}
+
+
+async def self_increment(session: Session) -> None:
+    async with session.lock():
+        session["n"] += 1
+
+
+async def test_a_lock_believed_long_ago_is_taken_anew(world: World) -> None:
+    """As above, when nobody holds it any more."""
+    token = await world.new(n=0)
+    first = await world.load(token)
+    async with first.lock():
+        waiter = await Line(world, token).queue("x", world.manager)
+    await waiter
+    await world.manager.drain()
+    assert await lease_of(world, token) is None
+    await self_increment(first)
+    assert await world.read(token) == {"n": 2}
+
+
+async def test_what_a_merging_writer_saved_just_before_is_not_undone(world: World) -> None:
+    """A wake-up brings the record of the grant; a session that knows a newer one keeps that."""
+    token = await world.new(n=0)
+    other = world.process()
+    holder = await world.load(token)
+    async with holder.lock():
+        line = Line(world, token)
+        waiter = await line.queue("b", other)
+        third = await world.load(token, other)
+        third["third"] = 1
+        await third.commit()
+    await waiter
+    assert await world.read(token) == {"n": 1, "third": 1}
+
+
+# ---------------------------------------------------------------- new, ended and strange sessions
+
+
+async def test_a_session_that_does_not_exist_yet_is_not_created_by_its_lock(world: World) -> None:
+    """Nothing goes to the store until there is something to keep."""
+    session = world.session()
+    async with session.lock():
+        assert session.is_new
+    assert world.store.calls == []
+    async with session.lock():
+        session["n"] = 1
+    assert world.store.counts() == {"create": 1}
+    token = credential(session)
+    assert await world.read(token) == {"n": 1}
+    assert await lease_of(world, token) is None
+
+
+async def test_a_session_created_in_the_block_is_locked_from_the_start(world: World) -> None:
+    """An explicit commit in the block creates it with the lock taken."""
+    session = world.session()
+    async with session.lock():
+        session["n"] = 0
+        await session.commit()
+        token = credential(session)
+        assert await lease_of(world, token) is not None
+        waiter = await Line(world, token).queue("b", world.process())
+        session["n"] = 1
+    await waiter
+    assert await world.read(token) == {"n": 2}
+
+
+async def test_a_session_that_is_gone_at_entry(world: World) -> None:
+    """Ended, revoked, or overtaken by a login: never a lock on something else."""
+    token = await world.new(n=1)
+    sessions = [await world.load(token) for _ in range(3)]
+    ending = await world.load(token)
+    ending.destroy()
+    await ending.commit()
+    for session in sessions[:2]:
+        with pytest.raises(SessionGone):
+            async with session.lock():
+                pytest.fail("entered")
+        assert dict(session) == {}
+    await world.manager.revoke(token[:22])
+    with pytest.raises(SessionGone):
+        async with sessions[2].lock():
+            pytest.fail("entered")
+
+
+async def test_the_holder_ends_the_session(world: World) -> None:
+    """Who waits is told at once."""
+    token = await world.new(n=1)
+    holder = await world.load(token)
+    line = Line(world, token)
+    async with holder.lock():
+        waiters = [await line.queue("a", world.manager), await line.queue("b", world.process())]
+        holder.destroy()
+    for waiter in waiters:
+        with pytest.raises(SessionGone):
+            await waiter
+    assert line.entered == []
+
+
+async def test_another_request_ends_the_session(world: World) -> None:
+    """The holder's changes go nowhere, and it is told; so is who waits."""
+    token = await world.new(n=1)
+    holder = await world.load(token)
+    line = Line(world, token)
+    with pytest.raises(SessionGone):
+        async with holder.lock():
+            waiter = await line.queue("b", world.process())
+            ending = await world.load(token, world.process())
+            ending.destroy()
+            await ending.commit()
+            holder["n"] = 2
+    with pytest.raises(SessionGone):
+        await waiter
+    assert await world.read(token) is None
+
+
+async def test_a_login_overtakes_the_holder(world: World) -> None:
+    """Promise 8: nothing written under the old identity reaches the new one; the lock is released."""
+    token = await world.new(n=1)
+    holder = await world.load(token)
+    with pytest.raises(SessionGone):
+        async with holder.lock():
+            login = await world.load(token, world.process())
+            login.rotate()
+            await login.commit()
+            assert await lease_of(world, token) is not None
+            holder["n"] = 2
+    await world.manager.drain()
+    assert await lease_of(world, token) is None
+    assert await world.read(credential(login)) == {"n": 1}
+
+
+async def test_a_login_under_the_lock(world: World) -> None:
+    """A rotation is carried out, and the lock released, in the one save."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    async with session.lock():
+        world.store.calls.clear()
+        session.rotate()
+        session["n"] = 2
+    assert world.store.counts() == {"save": 1}
+    assert await lease_of(world, token) is None
+    assert await world.read(credential(session)) == {"n": 2}
+    assert await world.read(token) is None
+
+
+async def test_the_store_was_away_at_the_load() -> None:
+    """An anonymous session cannot be locked: that would be no lock."""
+    world = World(on_unavailable="anonymous")
+    token = await world.new(n=1)
+    world.store.fail("load")
+    session = world.session(token)
+    with pytest.raises(StoreUnavailable):
+        async with session.lock():
+            pytest.fail("entered")
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [{"wait": -1}, {"wait": float("nan")}, {"lease": 0}, {"lease": "30"}, {"max_hold": timedelta(days=2)}],
+)
+async def test_durations_that_make_no_sense(world: World, terms: dict[str, Any]) -> None:
+    """They are refused when they are given, by name."""
+    with pytest.raises(ValueError, match=next(iter(terms))):
+        world.session().lock(**terms)
+
+
+# ---------------------------------------------------------------- waiting in vain
+
+
+async def test_the_wait_is_exceeded(world: World) -> None:
+    """An error, no entrance; and the queue is left again, so that nobody hands over to nobody."""
+    token = await world.new(n=1)
+    other = world.process()
+    async with (await world.load(token)).lock():
+        waiting = await world.load(token, other)
+        with pytest.raises(LockTimeout, match=r"not free within 0\.01 s"):
+            async with waiting.lock(wait=timedelta(milliseconds=10)):
+                pytest.fail("entered")
+        await other.drain()
+        lease = await lease_of(world, token)
+        assert lease is not None
+        assert lease.queue == ()
+        assert other._loops.current().rooms._rooms == {}
+    assert world.named("lock_timeout") == [{}]
+
+
+async def test_a_wait_of_zero_is_one_attempt(world: World) -> None:
+    """It takes a lock that is free, and does not wait for one that is not."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    async with session.lock(wait=0):
+        for manager in (world.manager, world.process()):
+            with pytest.raises(LockTimeout):
+                async with (await world.load(token, manager)).lock(wait=0):
+                    pytest.fail("entered")
+
+
+async def test_cancelled_while_it_waits(world: World) -> None:
+    """The one behind it gets its place."""
+    token = await world.new(n=0)
+    line, gate = Line(world, token), asyncio.Event()
+    other = world.process()
+    first = start(line.client("a", world.manager, gate))
+    await until(lambda: line.inside == 1)
+    leaving = await line.queue("b", other)
+    staying = await line.queue("c", other)
+    leaving.cancel()
+    gate.set()
+    await asyncio.gather(first, staying)
+    assert line.entered == ["a", "c"]
+    assert leaving.cancelled()
+
+
+async def test_cancelled_at_the_moment_it_is_let_in(world: World) -> None:
+    """The lock is passed on, not forgotten."""
+    token = await world.new(n=0)
+    line, gate = Line(world, token), asyncio.Event()
+    first = start(line.client("a", world.manager, gate))
+    await until(lambda: line.inside == 1)
+    second = await line.queue("b", world.manager)
+    third = await line.queue("c", world.manager)
+    room = world.manager._loops.current().rooms._rooms[token[:22]]
+    gate.set()
+    while len(room.waiters) > 1:
+        await asyncio.sleep(0)
+    assert line.entered == ["a"], "it has been let in, and does not know it yet"
+    second.cancel()
+    await asyncio.gather(first, third)
+    assert line.entered == ["a", "c"]
+    assert second.cancelled()
+
+
+async def test_a_grant_to_a_process_where_nobody_waits_any_more_is_passed_on(world: World) -> None:
+    """Even when leaving the queue has failed: the wake-up finds nobody, and the next gets the lock."""
+    token = await world.new(n=0)
+    line, gate = Line(world, token), asyncio.Event()
+    b, c = world.process(), world.process()
+    first = start(line.client("a", world.manager, gate))
+    await until(lambda: line.inside == 1)
+    leaving = await line.queue("b", b)
+    await until(lambda: b._loops.current().rooms._stop is not None)
+    staying = await line.queue("c", c)
+    await settle()
+    world.store.fail("save")
+    leaving.cancel()
+    await settle()
+    lease = await lease_of(world, token)
+    assert lease is not None
+    assert len(lease.queue) == 2, "it could not leave"
+    gate.set()
+    await asyncio.gather(first, staying)
+    assert await world.read(token) == {"n": 2}
+
+
+# ---------------------------------------------------------------- leaving in other ways
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, OSError])
+async def test_an_error_in_the_block_discards_what_was_changed_in_it(
+    world: World, error: type[BaseException]
+) -> None:
+    """It must not be merged later, without the lock."""
+    token = await world.new(n=1, cart=[1])
+    session = await world.load(token)
+    with pytest.raises(error):
+        async with session.lock():
+            session["n"] = 2
+            session["cart"].append(2)
+            session["more"] = 3
+            session.rotate()
+            raise error
+    assert dict(session) == {"n": 1, "cart": [1]}
+    assert not session.modified
+    session["after"] = 1
+    await session.commit()
+    await world.manager.drain()
+    assert await world.read(token) == {"n": 1, "cart": [1], "after": 1}
+    assert await lease_of(world, token) is None
+
+
+async def test_a_destroy_in_the_block_is_not_discarded(world: World) -> None:
+    """An explicit destroy() is carried out whatever happens."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    with pytest.raises(ZeroDivisionError):
+        async with session.lock():
+            session.destroy()
+            raise ZeroDivisionError
+    await session.commit()
+    assert await world.read(token) is None
+
+
+async def test_cancelled_while_it_commits_and_releases(world: World) -> None:
+    """The save goes on without the request: applied once, and released."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    gate = world.store.pause("save", nth=2)
+
+    async def work() -> None:
+        async with session.lock():
+            session["n"] += 1
+
+    task = start(work())
+    await gate.reached()
+    task.cancel()
+    await settle()
+    gate.release()
+    await world.manager.drain()
+    assert task.cancelled()
+    assert await world.read(token) == {"n": 2}
+    assert await lease_of(world, token) is None
+
+
+async def test_cancelled_while_it_commits_in_vain() -> None:
+    """What could not be saved under the lock is not merged later without it."""
+    world = World(deadline=0.2)
+    token = await world.new(n=1)
+    session = await world.load(token)
+    gate = world.store.pause("save", nth=2)
+    world.store.fail("save", nth=3, times=None)
+
+    async def work() -> None:
+        async with session.lock():
+            session["n"] += 1
+
+    task = start(work())
+    await gate.reached()
+    task.cancel()
+    await settle()
+    gate.release()
+    await world.manager.drain()
+    world.store.heal()
+    assert not session.modified
+    await session.commit()
+    assert await world.read(token) == {"n": 1}
+
+
+async def test_the_reply_to_the_last_save_is_lost(world: World) -> None:
+    """Promise 7: it was applied, which is found out; and released."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    async with session.lock():
+        session["n"] += 1
+        world.store.fail("save", "lost reply")
+    assert await world.read(token) == {"n": 2}
+    assert await lease_of(world, token) is None
+
+
+async def test_the_last_save_is_refused(world: World) -> None:
+    """The error comes out, the changes are forgotten, the lock is released as soon as possible."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    with pytest.raises(StoreUnavailable):
+        async with session.lock():
+            session["n"] += 1
+            world.store.fail("save")
+    assert not session.modified
+    assert session["n"] == 1
+    await world.manager.drain()
+    assert await lease_of(world, token) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [("x" * 90_000, SessionTooLarge), (object(), SessionSerializationError)]
+)
+async def test_what_cannot_be_stored(world: World, value: Any, error: type[SessionError]) -> None:
+    """As above: an error, nothing written, released."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    with pytest.raises(error):
+        async with session.lock():
+            session["n"] = value
+    assert session["n"] == 1
+    await world.manager.drain()
+    assert await lease_of(world, token) is None
+
+
+async def test_the_lock_cannot_be_taken(world: World) -> None:
+    """The store's error for all who wait; and the next one starts afresh."""
+    token = await world.new(n=1)
+    sessions = [await world.load(token) for _ in range(2)]
+    world.store.fail("save")
+
+    async def work(session: Session) -> None:
+        async with session.lock():
+            pytest.fail("entered")
+
+    results = await asyncio.gather(*(work(session) for session in sessions), return_exceptions=True)
+    assert [type(result) for result in results] == [StoreUnavailable] * 2
+    assert results[0] is not results[1], "a traceback belongs to one request"
+    async with sessions[0].lock(wait=0):
+        pass
+
+
+# ---------------------------------------------------------------- losing it
+
+
+@pytest.mark.parametrize("new_holder", ["somebody", "this process again", "nobody"])
+async def test_a_save_under_a_lock_that_has_passed_on_is_refused(world: World, new_holder: str) -> None:
+    """Promise 12: nothing written, no merge; also when the process holds the lock again."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    name = world.manager._loops.current().name()
+    with pytest.raises(LockLost):
+        async with session.lock():
+            lease = await lease_of(world, token)
+            assert lease is not None
+            by = {
+                "somebody": lease._replace(process=SOMEBODY, fence=99),
+                "this process again": lease._replace(process=name, fence=lease.fence + 1),
+                "nobody": None,
+            }
+            await put(world, token, by[new_holder])
+            session["n"] = 2
+    assert session["n"] == 1
+    assert not session.modified
+    session["after"] = 1
+    await session.commit()
+    assert await world.read(token) == {"n": 1, "after": 1}
+    await world.manager.drain()
+    if new_holder == "somebody":
+        assert await lease_of(world, token) == by["somebody"], "it was not released by the wrong one"
+
+
+async def test_a_commit_inside_finds_the_lock_lost(world: World) -> None:
+    """So does `transact`; what comes after the error in the block is not saved either."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    with pytest.raises(LockLost):
+        async with session.lock():
+            await held_by_somebody(world, token)
+            session["n"] = 2
+            with pytest.raises(LockLost):
+                await session.commit()
+            with pytest.raises(LockLost):
+                await session.transact(lambda draft: draft.update(n=3))
+            session["n"] = 4
+    assert await world.read(token) == {"n": 1}
+
+
+@pytest.mark.usefixtures("eager")
+async def test_the_lock_is_renewed_while_the_block_runs(world: World) -> None:
+    """And each renewal lasts for `lease`."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    async with session.lock(lease=1.5):
+        first = await lease_of(world, token)
+        assert first is not None
+        world.clock.ms += 1
+        async with asyncio.timeout(5):
+            while (later := await lease_of(world, token)) == first:
+                await asyncio.sleep(0.001)
+        assert later is not None
+        assert later.length == 1500
+        assert later.fence == first.fence
+        session["n"] = 2
+    assert await world.read(token) == {"n": 2}
+
+
+@pytest.mark.usefixtures("eager")
+async def test_a_renewal_that_finds_the_lock_lost(world: World) -> None:
+    """It does not cancel the block; its next commit raises. Who waits here goes on waiting."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    with pytest.raises(LockLost):
+        async with session.lock(lease=30):
+            await held_by_somebody(world, token, length=60_000)
+            await until(lambda: world.named("lock_lost") != [])
+            line = Line(world, token)
+            waiter = await line.queue("a", world.manager)
+            session["n"] = 2
+    await put(world, token, None)
+    await waiter
+    assert await world.read(token) == {"n": 2}
+
+
+@pytest.mark.usefixtures("eager")
+async def test_a_renewal_that_the_store_refuses_is_tried_again(world: World) -> None:
+    """A store that is away for a moment costs nobody the lock."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    async with session.lock(lease=0.1):
+        world.store.fail("save", times=2)
+        renewed = await lease_of(world, token)
+        world.clock.ms += 1
+        async with asyncio.timeout(5):
+            while await lease_of(world, token) == renewed:
+                await asyncio.sleep(0.001)
+        session["n"] = 2
+    assert await world.read(token) == {"n": 2}
+
+
+async def test_no_longer_than_max_hold(world: World) -> None:
+    """The lock ends, whatever the block does, and goes to the next one."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    line = Line(world, token)
+    with pytest.raises(LockLost):
+        async with session.lock(max_hold=0.1):
+            room = world.manager._loops.current().rooms._rooms[token[:22]]
+            room._due = 0.0
+            waiter = await line.queue("b", world.process())
+            hold = session._hold
+            assert hold is not None
+            hold.ends = 0.0
+            room._renew()
+            await waiter
+            session["n"] = 9
+    assert await world.read(token) == {"n": 2}
+
+
+@pytest.mark.usefixtures("eager")
+async def test_renewal_stops_with_the_task(world: World) -> None:
+    """A task that has ended without leaving the block does not hold the lock for ever."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    block = session.lock()
+    await start(block.__aenter__())
+    line = Line(world, token)
+    await line.client("b", world.process())
+    with pytest.raises(LockLost):
+        session["n"] = 9
+        await block.__aexit__(None, None, None)
+    assert await world.read(token) == {"n": 2}
+
+
+# ---------------------------------------------------------------- the dead and the deaf
+
+
+async def test_a_holder_that_died_long_ago(world: World) -> None:
+    """Its lease is over by any clock: nobody waits for it."""
+    token = await world.new(n=1)
+    dead = await held_by_somebody(world, token)
+    world.clock.ms = dead.until + leases.MAX_SKEW + 1
+    async with (await world.load(token)).lock(wait=1) as session:
+        session["n"] = 2
+    assert await world.read(token) == {"n": 2}
+
+
+async def test_clocks_that_differ_end_nobody_s_lease(world: World) -> None:
+    """A clock that is ahead does not make a lease shorter: it is watched for its length."""
+    token = await world.new(n=1)
+    lease = await held_by_somebody(world, token, until=world.clock() - leases.MAX_SKEW + 100)
+    world.clock.ms += 50
+    with pytest.raises(LockTimeout):
+        async with (await world.load(token)).lock(wait=0.05):
+            pytest.fail("entered")
+    await world.manager.drain()
+    assert await lease_of(world, token) == lease
+
+
+async def test_a_lease_that_is_watched_until_it_is_over(world: World) -> None:
+    """A holder that is not heard of for the length of its lease, whatever the clocks say, is dead."""
+    token = await world.new(n=1)
+    await held_by_somebody(world, token, length=30, until=world.clock() + 10**9)
+    async with (await world.load(token)).lock() as session:
+        session["n"] = 2
+    assert await world.read(token) == {"n": 2}
+
+
+async def test_a_waiter_that_died(world: World) -> None:
+    """Whoever watches passes its grant on to the next in line, and wakes that one up."""
+    token = await world.new(n=0)
+    line = Line(world, token)
+    b, c = world.process(), world.process()
+    await held_by_somebody(world, token)
+    tasks = [await line.queue("b", b), await line.queue("c", c)]
+    lease = await lease_of(world, token)
+    assert lease is not None
+    dead = lease._replace(fence=100, length=20, queue=lease.queue)
+    await put(world, token, dead)
+    for manager in (b, c):
+        manager._loops.current().rooms._rooms[token[:22]].look_again()
+    await asyncio.gather(*tasks)
+    assert line.entered == ["b", "c"]
+    assert await world.read(token) == {"n": 2}
+
+
+@pytest.mark.usefixtures("eager")
+async def test_a_wake_up_that_was_lost(world: World) -> None:
+    """A timed look finds the grant."""
+    token = await world.new(n=0)
+    line, gate = Line(world, token), asyncio.Event()
+    other = world.process()
+    first = start(line.client("a", world.manager, gate))
+    await until(lambda: line.inside == 1)
+    second = await line.queue("b", other)
+    await until(lambda: other._loops.current().rooms._stop is not None)
+    world.store.lose_wakeups()
+    gate.set()
+    await asyncio.gather(first, second)
+    assert world.store.wakeups_lost >= 1
+    assert await world.read(token) == {"n": 2}
+
+
+async def test_wake_ups_may_have_been_lost(world: World) -> None:
+    """A store that says so has everybody look at once."""
+    token = await world.new(n=0)
+    line, gate = Line(world, token), asyncio.Event()
+    other = world.process()
+    first = start(line.client("a", world.manager, gate))
+    await until(lambda: line.inside == 1)
+    second = await line.queue("b", other)
+    await until(lambda: other._loops.current().rooms._stop is not None)
+    await settle()
+    world.store.lose_wakeups()
+    gate.set()
+    await first
+    await settle()
+    assert line.entered == ["a"]
+    world.store.interrupt_wakeups()
+    await second
+
+
+class Silent:
+    """A store without wake-ups."""
+
+    def __init__(self, memory: MemoryStore) -> None:
+        self.open, self.close = memory.open, memory.close
+        self.load, self.create, self.save = memory.load, memory.create, memory.save
+        self.touch, self.delete = memory.touch, memory.delete
+
+
+async def test_a_store_without_wake_ups_is_looked_at_again(caplog: pytest.LogCaptureFixture) -> None:
+    """With jitter, and it says so; the order is kept all the same."""
+    caplog.set_level(logging.INFO, "asgi_session")
+    world = World(Silent)
+    token = await world.new(n=0)
+    line, gate = Line(world, token), asyncio.Event()
+    first = start(line.client("a", world.manager, gate))
+    await until(lambda: line.inside == 1)
+    tasks = [first, *[start(line.client(name, world.process())) for name in "bc"]]
+    await until(lambda: world.store.counts().get("save", 0) >= 3)
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert await world.read(token) == {"n": 3}
+    assert "has no wake-ups" in caplog.text
+
+
+async def test_a_store_that_refuses_to_wake_up(caplog: pytest.LogCaptureFixture) -> None:
+    """As one without, with a warning that says why."""
+
+    class Refusing(FaultStore):
+        async def _listen(self, *args: Any, **options: Any) -> Any:
+            raise StoreUnavailable("NOPERM, say")
+
+    world = World()
+    world.store = Refusing(world.memory)
+    world.manager = world.process()
+    token = await world.new(n=0)
+    line, gate = Line(world, token), asyncio.Event()
+    first = start(line.client("a", world.manager, gate))
+    await until(lambda: line.inside == 1)
+    second = start(line.client("b", world.process()))
+    await until(lambda: "NOPERM" in caplog.text)
+    gate.set()
+    await asyncio.gather(first, second)
+    assert await world.read(token) == {"n": 2}
+
+
+# ---------------------------------------------------------------- outside a request
+
+
+async def test_outside_a_request(world: World) -> None:
+    """By the public id; the same lock, and no use by the client."""
+    token = await world.new(n=1)
+    expiry = await world.expiry(token)
+    world.clock.ms += 3_600_000
+    async with world.manager.lock(token[:22], wait=1, lease=5) as session:
+        assert session["n"] == 1
+        assert session.id == token[:22]
+        with pytest.raises(SessionError, match="rotate"):
+            session.rotate()
+        session["n"] = 2
+        await session.commit()
+    assert await world.expiry(token) == expiry
+    async with (await world.load(token, world.process())).lock():
+        with pytest.raises(LockTimeout):
+            async with world.manager.lock(token[:22], wait=0):
+                pytest.fail("entered")
+    assert await world.read(token) == {"n": 2}
+    async with world.manager.lock(token[:22]) as session:
+        session.destroy()
+    assert await world.read(token) is None
+
+
+async def test_outside_a_request_there_is_no_such_session(world: World) -> None:
+    """Nothing is created by asking for it."""
+    token = await world.new(n=1)
+    with pytest.raises(ValueError, match="not a session id"):
+        world.manager.lock(token)
+    ending = await world.load(token)
+    ending.destroy()
+    await ending.commit()
+    for selector in (token[:22], "A" * 22):
+        with pytest.raises(SessionGone):
+            async with world.manager.lock(selector):
+                pytest.fail("entered")
