@@ -21,6 +21,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asgi_session import lease as leases
+from asgi_session.session import Session
 from tests.locks.events import History, assemble, parse
 from tests.locks.faults import Failover, Network, strike
 from tests.locks.history import check, summary
@@ -31,6 +33,8 @@ from tests.locks.worker import Record, Worker
 from tests.manager.kit import credential
 from tests.servers import Cluster, LossyProxy, ServerProcess, start_cluster, start_valkey
 
+SKEW = (0, 2_000, -2_000)
+"""What the processes' clocks are fast, ms, in turn: MAX_SKEW allows a difference of 5 s."""
 WHERE = ("valkey", "cluster", "crash")
 
 
@@ -128,6 +132,8 @@ class Round:
             await asyncio.sleep(self.plan.calm)
             await self._storm()
             answers = await asyncio.gather(*(process.ask("stop") for _, process in self.processes))
+            for (name, _), answer in zip(self.processes, answers, strict=True):
+                self.record.note("stopped", process=name, name=answer["name"])
             if not any(answer["hanging"] for answer in answers):
                 await self._finally()
             await self._find()
@@ -141,7 +147,8 @@ class Round:
 
     async def _start(self, name: str) -> tuple[str, Process]:
         url = self.proxy.url if self.proxy is not None and name.startswith("p0.") else self.server.url
-        process = Process("tests.locks.worker", url, name, str(self.directory / name))
+        skew = SKEW[int(name[1 : name.index(".")]) % len(SKEW)]
+        process = Process("tests.locks.worker", url, name, str(self.directory / name), str(skew))
         try:
             await process.ready()
             await process.ask("start", tokens=self.tokens, clients=self.plan.clients, seed=self.plan.seed)
@@ -226,17 +233,30 @@ class Round:
             session = await self.own.load(token)
             if session.id == token[:22]:
                 notes = {key: value for key, value in session.items() if key.startswith("note ")}
-                found = {"value": session["count"], "last": session["last"], "notes": notes}
-                self.record.note("found", session=token[:22], **found)
+                found = {"value": session["count"], "last": session["last"], "tally": session.get("tally", 0)}
+                self.record.note("found", session=token[:22], notes=notes, lock=_lock(session), **found)
 
     def history(self) -> History:
         paths = sorted(self.directory.iterdir(), key=lambda path: (len(path.name), path.name))
         return assemble(parse(path.read_text()) for path in paths)
 
 
+def _lock(session: Session) -> list[str]:
+    """Return the names of the processes that hold the lock or wait for it."""
+    assert session._base is not None
+    lease = leases.read(session._base.record)
+    return [] if lease is None else [name.hex() for name in (lease.process, *lease.queue)]
+
+
 @contextlib.asynccontextmanager
 async def _server(where: str) -> AsyncIterator[ServerProcess | Cluster]:
-    server = await asyncio.to_thread(start_valkey if where == "valkey" else start_cluster)
+    for attempt in range(3):
+        try:
+            server = await asyncio.to_thread(start_valkey if where == "valkey" else start_cluster)
+            break
+        except RuntimeError:  # somebody else was faster to take the port
+            if attempt == 2:
+                raise
     try:
         yield server
     finally:

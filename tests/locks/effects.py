@@ -137,3 +137,12 @@ def notes(history: History, limits: Limits) -> Iterator[Violation]:
             allowed = [note.value] if note.saved and not lost else [*allowed, note.value]
         if held not in allowed:
             yield Violation("notes", f"{session}[{key!r}] is {held!r}, expected one of {allowed[-3:]}")
+
+
+def tallies(history: History, limits: Limits) -> Iterator[Violation]:
+    """Yield a violation for each tally that its transactions do not account for."""
+    for session, (most, least) in history.tallies.items():
+        tally = history.found.get(session, {}).get("tally", 0)
+        if not (0 if limits.loss else least) <= tally <= most:
+            text = f"{session}: the tally is {tally} after {least} transactions that succeeded"
+            yield Violation("notes", f"{text} and {most - least} of unknown outcome")

@@ -6,8 +6,8 @@ which is one clock for all processes of a machine; within a file the lines' orde
 process.
 
 =========== ================================================================================
-asked       a client is about to wait: `op`, `session`, `process`, `wait`, and `in_line`: whether it
-            joins the waiters of its process at once (`manager.lock` loads the session before)
+asked       a client is about to wait: `op`, `session`, `process`, `wait`, `max_hold`, and `in_line`:
+            whether it joins the waiters of its process at once (`manager.lock` loads the session before)
 granted     its block has begun: `fence`, and what it read there, `value` and `last`
 writing     it is about to change the session: `write` (unique), the `value` that it sets, and
             `after`, the write that made the value it read
@@ -17,10 +17,14 @@ leaving     the block's body is over and nothing was raised
 ended       `outcome`, one of `OUTCOMES`
 noting      a client without the lock is about to commit `key` = `value`
 noted       and that commit has returned
+adding      a client without the lock is about to add one to the tally by `transact`
+added       and that has returned; or `failed`: it certainly was not applied
 killed, paused, continued   what the campaign did to `process`
 shaken      connections were dropped or a primary handed over
 crashed     a primary was killed: it may have taken along what it had just acknowledged
-found       what the session holds after all: `value`, `last`, `notes`
+stopped     `process` has come to its end; it is called `name` in the records' locks
+found       what the session holds after all: `value`, `last`, `notes`, `tally`, and in `lock` the names
+            of the processes that hold the lock or wait for it
 =========== ================================================================================
 """
 
@@ -74,6 +78,7 @@ class Operation:
     process: str
     asked: float
     wait: float
+    max_hold: float
     in_line: bool
     granted: float | None = None
     fence: int = 0
@@ -121,6 +126,8 @@ class History:
     Attributes:
         operations: by id, in the order of each process.
         notes: by session and key, in the order of time.
+        tallies: by session, how many additions may have been and certainly were applied.
+        names: in the records' locks, of the processes that came to their end.
         pauses: (process, from, to).
         kills: process to time.
         trouble: when anything was done to a process, a connection or a server.
@@ -130,6 +137,8 @@ class History:
 
     operations: dict[str, Operation] = field(default_factory=dict)
     notes: dict[tuple[str, str], list[Note]] = field(default_factory=dict)
+    tallies: dict[str, list[int]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     pauses: list[tuple[str, float, float]] = field(default_factory=list)
     kills: dict[str, float] = field(default_factory=dict)
     trouble: list[float] = field(default_factory=list)
@@ -175,7 +184,7 @@ def assemble(files: Iterable[list[Event]]) -> History:
 def _of_operation(history: History, event: Event) -> None:
     at: float = event["at"]
     if event["event"] == "asked":
-        about = (event[name] for name in ("op", "session", "process", "at", "wait", "in_line"))
+        about = (event[name] for name in ("op", "session", "process", "at", "wait", "max_hold", "in_line"))
         operation = Operation(*about)
         history.operations[operation.id] = operation
     else:
@@ -206,6 +215,14 @@ def _of_anything_else(history: History, event: Event, paused: dict[str, float]) 
             history.notes.setdefault((note.session, note.key), []).append(note)
         case "noted":
             history.notes[event["session"], event["key"]][-1].saved = True
+        case "adding":
+            history.tallies.setdefault(event["session"], [0, 0])[0] += 1
+        case "added":
+            history.tallies[event["session"]][1] += 1
+        case "failed":
+            history.tallies[event["session"]][0] -= 1
+        case "stopped":
+            history.names[event["name"]] = event["process"]
         case "found":
             history.found[event["session"]] = event
         case "killed":

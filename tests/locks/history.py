@@ -17,7 +17,7 @@ that concerns effects, whatever clocks, leases and processes did:
   write before its fence had left.
 * ``overlap``: nobody was granted the lock before an earlier holder, whose write was acknowledged,
   had come to the end of its block.
-* ``notes``: commits without the lock, beside it, are all there.
+* ``notes``: commits and transactions without the lock, beside it, are all there.
 
 And what concerns waiting, by the clock:
 
@@ -27,6 +27,8 @@ And what concerns waiting, by the clock:
   makes itself felt as that, since the waiter helps itself later).
 * ``order``: within a process the lock was granted in the order of asking.
 * ``turns``: see `_turns`.
+* ``robbed``: nobody whose process was let alone lost the lock within `max_hold`.
+* ``remains``: no process that has come to its end holds the lock or waits for it.
 * ``error``: nobody got an error of another kind.
 
 A failover in which the primary dies may lose what had just been acknowledged (``Limits.loss``). What
@@ -40,15 +42,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from tests.locks.effects import effects, notes
+from tests.locks.effects import effects, notes, tallies
 from tests.locks.events import History, Operation
 from tests.locks.violations import Limits, Violation
-from tests.locks.waiting import waiting
+from tests.locks.waiting import remains, waiting
 
 
 def check(history: History, limits: Limits) -> list[Violation]:
     """Return everything in the history that the lock does not allow."""
-    violations = list(notes(history, limits))
+    violations = [*notes(history, limits), *tallies(history, limits), *remains(history)]
     for session, operations in _by_session(history.operations.values()).items():
         violations += effects(history, session, operations, limits)
         violations += waiting(history, operations, limits)

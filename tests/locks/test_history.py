@@ -21,11 +21,13 @@ class Story:
         self.files: dict[str, list[Event]] = {}
         self.value, self.last = 0, ""
 
-    def event(self, file: str, name: str, at: float, **more: Any) -> None:
-        self.files.setdefault(file, []).append({"event": name, "at": at, **more})
+    def event(self, file: str, event: str, at: float, **more: Any) -> None:
+        self.files.setdefault(file, []).append({"event": event, "at": at, **more})
 
     def ask(self, op: str, at: float, wait: float = 10.0, *, in_line: bool = True) -> None:
-        self.event(op[0], "asked", at, op=op, session="s", process=op[0], wait=wait, in_line=in_line)
+        self.event(
+            op[0], "asked", at, op=op, session="s", process=op[0], wait=wait, max_hold=300.0, in_line=in_line
+        )
 
     def grant(self, op: str, at: float, fence: int, read: tuple[int, str] | None = None) -> None:
         value, last = read or (self.value, self.last)
@@ -51,11 +53,11 @@ class Story:
         self.write(op, at + 0.02, applied=outcome == "left")
         self.end(op, at + 0.1, outcome)
 
-    def campaign(self, name: str, at: float, **more: Any) -> None:
-        self.event("campaign", name, at, **more)
+    def campaign(self, event: str, at: float, **more: Any) -> None:
+        self.event("campaign", event, at, **more)
 
     def check(self, limits: Limits = STRICT, **found: Any) -> list[Violation]:
-        what = {"session": "s", "value": self.value, "last": self.last, "notes": {}, **found}
+        what = {"session": "s", "value": self.value, "last": self.last, "notes": {}, "lock": [], **found}
         return check(assemble([*self.files.values(), [{"event": "found", "at": 99.0, **what}]]), limits)
 
     def rules(self, limits: Limits = STRICT, **found: Any) -> set[str]:
@@ -71,8 +73,15 @@ def story() -> Story:
     return story
 
 
+def troubled(story: Story) -> Story:
+    """Add that something was tampered with at the beginning."""
+    story.campaign("shaken", 0.0)
+    return story
+
+
 def test_all_in_order(story: Story) -> None:
     """A history without fault has no violation, whatever ends operations may come to."""
+    troubled(story)
     story.use("a2", 2.0, fence=5, outcome="discarded")
     story.use("b2", 2.2, fence=7, outcome="refused")
     story.use("a3", 2.4, fence=9, outcome="unknown")
@@ -126,6 +135,7 @@ def test_an_acknowledged_write_that_is_missing(story: Story) -> None:
 @pytest.mark.parametrize("outcome", ["refused", "discarded", "failed"])
 def test_a_refused_write_that_was_applied(story: Story, outcome: str) -> None:
     """A stale holder's save, or one that an exception should have discarded, is found in the store."""
+    troubled(story)
     story.ask("a2", 2.0)
     story.grant("a2", 2.1, fence=5)
     story.write("a2", 2.2)
@@ -177,6 +187,7 @@ def test_a_fence_that_falls(story: Story) -> None:
 
 def test_a_fence_given_twice(story: Story) -> None:
     """Two holders with one fence are found, even if one has written nothing."""
+    troubled(story)
     story.use("a2", 2.0, fence=5, outcome="refused")
     story.use("b2", 2.2, fence=5)
     assert "fence" in story.rules()
@@ -184,6 +195,7 @@ def test_a_fence_given_twice(story: Story) -> None:
 
 def test_two_writes_under_one_grant(story: Story) -> None:
     """A commit inside the block and one at its end have the same fence; what was settled stays settled."""
+    troubled(story)
     story.ask("a2", 2.0)
     story.grant("a2", 2.1, fence=5)
     story.write("a2", 2.2)
@@ -221,6 +233,7 @@ def test_a_holder_that_reads_what_is_to_come(story: Story) -> None:
 
 def test_a_holder_that_reads_what_never_was(story: Story) -> None:
     """What is read has been applied."""
+    troubled(story)
     story.use("a2", 2.0, fence=5, outcome="refused")
     story.ask("b2", 2.2)
     story.grant("b2", 2.3, fence=7, read=(3, "a2.3"))
@@ -263,6 +276,13 @@ def test_notes_that_are_lost(story: Story) -> None:
     story.event("a", "noting", 2.2, session="s", key="n", value="2")
     assert story.rules(notes={"n": "2"}) == set()
     assert story.rules(notes={"n": "0"}) == {"notes"}
+
+
+def test_transactions_that_are_lost(story: Story) -> None:
+    """What transactions without the lock have added is there, and at most what nobody knows of besides."""
+    for name in ("adding", "added", "adding", "added", "adding", "failed", "adding"):
+        story.event("a", name, 2.0, session="s")
+    assert [story.rules(tally=tally) for tally in range(1, 5)] == [{"notes"}, set(), set(), {"notes"}]
 
 
 # ---------------------------------------------------------------- waiting
@@ -329,6 +349,25 @@ def test_a_lock_that_is_held_is_not_free(story: Story) -> None:
     story.grant("b2", 7.1, fence=7)
     story.end("b2", 7.2)
     assert story.check() == []
+
+
+def test_a_holder_that_is_robbed(story: Story) -> None:
+    """Nobody loses the lock early without a reason; over `max_hold` it may be lost."""
+    story.ask("a2", 2.0)
+    story.grant("a2", 2.1, fence=5)
+    story.end("a2", 2.4, "refused")
+    assert story.rules() == {"robbed"}
+    story.files["a"][-3]["max_hold"] = 0.2
+    assert story.rules() == set()
+    story.files["a"][-3]["max_hold"] = 300
+    assert troubled(story).rules() == set()
+
+
+def test_a_process_that_stays_in_the_queue(story: Story) -> None:
+    """A process that came to its end is in no lock any more; one that was killed may be."""
+    story.campaign("stopped", 5.0, process="a", name="a's name")
+    assert story.rules(lock=["b's name"]) == set()
+    assert story.rules(lock=["b's name", "a's name"]) == {"remains"}
 
 
 def test_grants_out_of_order(story: Story) -> None:
@@ -452,7 +491,7 @@ def test_what_a_crash_may_not_take_along(story: Story) -> None:
     other.grant("a1", 1.1, fence=1)
     other.write("a1", 1.2)
     other.end("a1", 1.3, "refused")
-    other.campaign("crashed", 1.4)
+    other.campaign("crashed", 1.25)
     assert other.rules(WITH_LOSS) == {"applied"}
 
 

@@ -15,6 +15,7 @@ def waiting(history: History, operations: list[Operation], limits: Limits) -> It
     """Check the operations of one session."""
     yield from _answers(history, operations, limits)
     yield from _idle(history, operations, limits)
+    yield from _robbed(history, operations, limits)
     yield from _order(operations)
     if not limits.loss:
         yield from _turns(history, operations, limits)
@@ -50,6 +51,22 @@ def _stopped(history: History, process: str, since: float, until: float) -> floa
         for paused, start, end in history.pauses
         if paused == process
     )
+
+
+def _robbed(history: History, operations: list[Operation], limits: Limits) -> Iterator[Violation]:
+    for op in operations:
+        if op.outcome == "refused" and op.granted is not None and op.ended is not None:
+            held = op.ended - op.granted
+            if held < op.max_hold and not _troubled(history, op.granted, op.ended, limits):
+                yield Violation("robbed", f"{op.id} lost the lock after {held:.2f} s", (op,))
+
+
+def remains(history: History) -> Iterator[Violation]:
+    """Check that processes which have come to their end have left every lock."""
+    for session, found in history.found.items():
+        for name in found["lock"]:
+            if name in history.names:
+                yield Violation("remains", f"{history.names[name]} has ended and is in the lock of {session}")
 
 
 def idle_times(operations: list[Operation]) -> Iterator[tuple[float, float, Operation, Operation | None]]:

@@ -1,4 +1,4 @@
-"""One of several processes whose clients use one lock: ``python -m tests.locks.worker URL NAME FILE``.
+"""One of several processes whose clients use one lock: ``python -m tests.locks.worker URL NAME FILE SKEW``.
 
 It writes down in FILE what its clients do, in the words of `tests.locks.events`.
 """
@@ -12,8 +12,10 @@ import os
 import random
 import sys
 import time
+from collections.abc import Awaitable
 from typing import Any
 
+from asgi_session.clock import system_clock
 from asgi_session.cookie import Cookie
 from asgi_session.errors import LockLost, LockTimeout, SessionConflict, StoreUnavailable
 from asgi_session.manager import SessionManager
@@ -29,6 +31,7 @@ KINDS = {
     "once": 70,  # an increment, saved when the block is left
     "twice": 8,  # another one before, saved by a commit inside
     "look": 6,  # nothing changed
+    "transact": 5,  # the increment by a transaction inside
     "abort": 5,  # an exception inside the block
     "impatient": 6,  # a short wait
     "long": 0.3,  # held for longer than the first grant, and at times than the lease: renewed
@@ -57,12 +60,14 @@ class Record:
 
 
 class Worker:
-    """Clients of one manager; `name` is that of the process."""
+    """Clients of one manager; `name` is that of the process, `skew` what its clock is fast, ms."""
 
-    def __init__(self, url: str, name: str, path: str) -> None:
+    def __init__(self, url: str, name: str, path: str, skew: int = 0) -> None:
         self.name = name
         self.store = RedisStore.from_url(url)
-        self.manager = SessionManager(self.store, max_size=1 << 20, on_event=self._on_event)
+        self.manager = SessionManager(
+            self.store, max_size=1 << 20, on_event=self._on_event, clock=lambda: system_clock() + skew
+        )
         self.record = Record(path)
         self._fences: dict[str | None, int] = {}
         self._stopping = False
@@ -95,7 +100,8 @@ class Worker:
         """Begin nothing more, and wait for what was begun, but not for ever: who hangs is on record."""
         self._stopping = True
         _, hanging = await asyncio.wait(self._clients, timeout=WAIT + 10)
-        return {"hanging": len(hanging)}
+        await self.manager.drain()
+        return {"hanging": len(hanging), "name": self.manager._loops.current().name().hex()}
 
     # ---------------------------------------------------------------- clients
 
@@ -103,9 +109,12 @@ class Worker:
         turn = 0
         while not self._stopping:
             turn += 1
-            hot = rng.random() < 0.25
+            hot = rng.random() < 0.12
             token = tokens[0] if hot else rng.choice(tokens)
-            if rng.random() < 0.05:
+            drawn = rng.random()
+            if drawn < 0.03:
+                work = asyncio.create_task(self.add(token))
+            elif drawn < 0.08:
                 work = asyncio.create_task(self.annotate(token, f"{self.name.split('.')[0]}.{number}", turn))
             else:
                 kind = rng.choices(tuple(KINDS), KINDS.values())[0]
@@ -131,9 +140,24 @@ class Worker:
             return
         self.record.note("noted", **about)
 
+    async def add(self, token: str) -> None:
+        """Add one to the tally, without the lock."""
+        try:
+            session = await self.load(token)
+        except StoreUnavailable:
+            return
+        self.record.note("adding", session=token[:22])
+        try:
+            await session.transact(_add)
+        except (StoreUnavailable, SessionConflict) as error:
+            if getattr(error, "executed", None) is False:
+                self.record.note("failed", session=token[:22])
+            return
+        self.record.note("added", session=token[:22])
+
     async def operate(self, op: str, token: str, kind: str, rng: random.Random) -> None:
         """Take the lock and do something under it, as `KINDS` says; write down what came of it."""
-        options = {"wait": WAIT, "lease": LEASE}
+        options = {"wait": WAIT, "lease": LEASE, "max_hold": 300.0}
         if kind == "impatient":
             options["wait"] = rng.uniform(0.02, 0.3)
         elif kind == "overheld":
@@ -146,8 +170,8 @@ class Worker:
         lock = self.manager.lock(token[:22], **options) if by_id else session.lock(**options)
         stage = "waiting"
         outcome, error = "left", ""
-        about = {"session": token[:22], "process": self.name, "wait": options["wait"], "in_line": not by_id}
-        self.record.note("asked", op=op, **about)
+        about = {"wait": options["wait"], "max_hold": options["max_hold"], "in_line": not by_id}
+        self.record.note("asked", op=op, session=token[:22], process=self.name, **about)
         try:
             async with lock as locked:
                 stage = "inside"
@@ -155,7 +179,9 @@ class Worker:
                 self.record.note("granted", op=op, fence=fence, value=locked["count"], last=locked["last"])
                 if rng.random() < 0.5:
                     await asyncio.sleep(rng.uniform(0, 0.003))
-                if kind != "look":
+                if kind == "transact":
+                    await self._transact(op, locked)
+                elif kind != "look":
                     self._increment(op, locked)
                 if kind == "twice":
                     await self._commit(op, locked)
@@ -179,19 +205,37 @@ class Worker:
             self.record.note("ended", op=op, outcome=outcome, **({"error": error} if error else {}))
 
     def _increment(self, op: str, session: Session) -> None:
+        session["count"], session["last"] = self._next(op, session)
+
+    def _next(self, op: str, session: Session) -> tuple[int, str]:
         value, after = session["count"] + 1, session["last"]
         write = f"{op}/{value}"
         self.record.note("writing", op=op, write=write, value=value, after=after)
-        session["count"], session["last"] = value, write
+        return value, write
 
     async def _commit(self, op: str, session: Session) -> None:
+        await self._settle(op, session.commit())
+
+    async def _transact(self, op: str, session: Session) -> None:
+        value, write = self._next(op, session)
+
+        def increment(draft: Session) -> None:
+            draft["count"], draft["last"] = value, write
+
+        await self._settle(op, session.transact(increment))
+
+    async def _settle(self, op: str, saving: Awaitable[None]) -> None:
         try:
-            await session.commit()
+            await saving
         except BaseException as error:
             if not (isinstance(error, LockLost) or getattr(error, "executed", None) is False):
                 self.record.note("unsure", op=op)
             raise
         self.record.note("saved", op=op)
+
+
+def _add(session: Session) -> None:
+    session["tally"] = session.get("tally", 0) + 1
 
 
 def _outcome(error: BaseException, stage: str) -> str:
@@ -214,9 +258,9 @@ def _outcome(error: BaseException, stage: str) -> str:
     return "error"
 
 
-async def main(url: str, name: str, path: str) -> None:
+async def main(url: str, name: str, path: str, skew: str) -> None:
     logging.getLogger("asgi_session").setLevel(logging.ERROR)  # of lost locks the record tells
-    worker = Worker(url, name, path)
+    worker = Worker(url, name, path, int(skew))
     await worker.store.open()
     await orders(worker)
     await worker.close()
