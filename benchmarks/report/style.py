@@ -46,7 +46,8 @@ def colour(name: str, among: Sequence[str] = ()) -> str:
 
     Args:
         name: of a layer, or of something else that is drawn; what begins with "asgi-session" is ours.
-        among: all that is drawn; what is no layer takes its colour from its place among the others.
+        among: all that is drawn; what is neither ours nor a layer takes its colour from its place among
+            such.
     """
     known = _LAYER_COLOURS | {
         layer(one).TITLE: _LAYER_COLOURS[one] for one in LAYERS if one in _LAYER_COLOURS
@@ -55,7 +56,7 @@ def colour(name: str, among: Sequence[str] = ()) -> str:
         return known[name]
     if name.startswith("asgi-session"):
         return _LAYER_COLOURS["asgi_session_redis"]
-    strangers = [one for one in among if one not in known]
+    strangers = [one for one in among if one not in known and not one.startswith("asgi-session")]
     return _OTHERS[strangers.index(name) % len(_OTHERS)] if name in strangers else INK
 
 
