@@ -272,15 +272,15 @@ def _merged(entries: dict[str, bytes], intent: Intent, policy: Policy) -> dict[s
     changes = dict(intent.changes)
     for key, mine in intent.changes.items():
         base, theirs = origins.get(key), entries.get(key)
-        if theirs in (base, mine):
+        if theirs == base:
             continue
         rule = policy.rules.get(key)
-        if rule is not None:
+        if rule is not None:  # also for equal values: two that each add one both come to the same
             merged = rule(_value(base), _value(mine), _value(theirs))
             changes[key] = None if merged is None else codec.encode(merged, key)
             if merged is not None:
                 codec.check(merged, key)
-        elif policy.on_conflict == "raise":
+        elif policy.on_conflict == "raise" and theirs != mine:
             raise SessionConflict(
                 f"session[{key!r}] was changed by another request as well; refresh() the session and try "
                 "again, or give the key a merge rule",
