@@ -24,7 +24,7 @@ from asgi_session.store import Heard, Stored
 from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.commands import ReplyKind, kind, pack, wake_up
 from asgi_session.stores.redis.connection import PING, Connection, Failure
-from asgi_session.stores.redis.node import Dial, Node
+from asgi_session.stores.redis.node import Dial, Node, in_background
 from asgi_session.stores.redis.target import Options
 
 _log = logging.getLogger("asgi_session")
@@ -54,13 +54,24 @@ class Listening:
 
     """
 
-    __slots__ = ("_beating", "_channels", "_dial", "_listeners", "_loop", "_node", "_restoring", "_timeout")
+    __slots__ = (
+        "_beating",
+        "_channels",
+        "_covered",
+        "_dial",
+        "_listeners",
+        "_loop",
+        "_node",
+        "_restoring",
+        "_timeout",
+    )
 
     def __init__(self, dial: Dial, channels: bytes, options: Options) -> None:
         self._dial = dial
         self._channels = channels
         self._timeout = options.timeout
         self._listeners: dict[bytes, dict[object, Heard]] = {}  # by channel; the keys tell equal ones apart
+        self._covered: set[bytes] = set()  # the channels that the node's connection is subscribed to
         self._node = Node(("the connection for wake-ups", 0), self._subscribed, options.max_age)
         self._restoring: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -97,10 +108,14 @@ class Listening:
             connection = await self._node.connect(deadline)
             if isinstance(connection, Failure):
                 failure = connection
-            else:  # which may be older than this listener
+            elif channel in self._covered:
+                return
+            else:  # it is older than this listener
                 failure = await self._subscribe(connection, [channel], deadline)
-                if failure is None:
+                if failure is None and self._node.connection is connection:
+                    self._covered.add(channel)
                     return
+                failure = failure or Failure(f"{connection.where}: the connection was lost", False)
             tries += 1
             if failure.final or self._node.closed or not await backoff.pause(tries, deadline):
                 raise StoreUnavailable(f"listen: {failure.why}", executed=False)
@@ -134,7 +149,7 @@ class Listening:
             return connection
         connection.on_push = self._pushed
         try:
-            done: set[bytes] = set()
+            done = set[bytes]()
             while missing := self._listeners.keys() - done:  # more may come meanwhile
                 failure = await self._subscribe(connection, list(missing))
                 if failure is not None:
@@ -149,6 +164,9 @@ class Listening:
             connection.close()
             await connection.finish(_GRACE)
             return Failure("nobody listens any more", False)
+        if self._node.connection is not None:  # it is kept until this is answered, and what came before
+            self._node.connection.request(PING, math.inf)
+        self._covered = done  # nothing comes between this and the node's using the connection
         return connection
 
     # wake-ups
@@ -183,9 +201,7 @@ class Listening:
 
     def _restore(self) -> None:
         if self._restoring is None and self._listeners and not self._node.closed:
-            self._restoring = self._loop.create_task(
-                self._reconnect(), name="asgi-session listens for wake-ups again"
-            )
+            self._restoring = in_background(self._reconnect(), "asgi-session listens for wake-ups again")
 
     async def _reconnect(self) -> None:
         """Connect again, however long that takes, and tell everybody that something may be lost."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from math import inf
 from time import monotonic
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.target import Address, show
+
+T = TypeVar("T")
 
 Dial: TypeAlias = Callable[[Callable[[Connection], None]], Awaitable[Connection | Failure]]
 
@@ -25,6 +27,13 @@ _TRUST: Final = 10.0
 
 _GRACE: Final = 0.25
 """Seconds that a closing socket may take."""
+
+
+def in_background(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+    """Run in a task that nobody needs to have waited for when the event loop is closed."""
+    task: Any = asyncio.create_task(work, name=name)
+    task._log_destroy_pending = False  # or asyncio would complain of it then
+    return task  # type: ignore[no-any-return]
 
 
 class Node:
@@ -146,7 +155,7 @@ class Node:
 
     def _start_dialing(self) -> asyncio.Task[Connection | Failure]:
         if self._dialing is None:
-            self._dialing = asyncio.create_task(self._connect(), name=f"asgi-session connects {self.where}")
+            self._dialing = in_background(self._connect(), f"asgi-session connects {self.where}")
         return self._dialing
 
     async def _connect(self) -> Connection | Failure:

@@ -82,16 +82,12 @@ class RedisStore:
         target = client if isinstance(client, Target) else describe(client, service_name)
         self._prefix = read_prefix(prefix)
         self._target = replace(target, address_remap=read_remap(address_remap) or target.address_remap)
-        self._options = read_options(timeout, connect_timeout, max_connection_age, tls_server_name)
+        options = read_options(timeout, connect_timeout, max_connection_age, tls_server_name)
+        self._options = options
         self._eviction = EvictionCheck()
-        loops = self._loops = LoopBackends(_backend_maker(self._target, self._options, self._eviction))
+        self._loops = LoopBackends(_backend_maker(self._target, options, self._eviction))
         self._channels = self._prefix.removesuffix(b"{") + b"wake:"
-
-        def make_listening() -> Listening:  # it must not know the store, which could not be collected then
-            backend = loops.backends.get(get_running_loop()) or loops.enter()
-            return Listening(backend.dial, self._channels, self._options)
-
-        self._listenings = LoopBackends(make_listening)
+        self._listenings = LoopBackends(_listening_maker(self._loops, self._channels, options))
         self._silence_told = False
 
     @classmethod
@@ -216,6 +212,16 @@ class RedisStore:
 
     def _backend(self) -> Backend:
         return self._loops.backends.get(get_running_loop()) or self._loops.enter()
+
+
+def _listening_maker(
+    loops: LoopBackends[Backend], channels: bytes, options: Options
+) -> Callable[[], Listening]:
+    def make() -> Listening:
+        backend = loops.backends.get(get_running_loop()) or loops.enter()
+        return Listening(backend.dial, channels, options)
+
+    return make
 
 
 def _backend_maker(target: Target, options: Options, eviction: EvictionCheck) -> Callable[[], Backend]:
