@@ -78,7 +78,12 @@ class Outcome:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in summary(self.history).items())
-        return f"{self.plan.where}, seed {self.plan.seed}: {counts}; {self._idle()}"
+        history = self.history
+        faults = (
+            f"{len(history.kills)} kills, {len(history.pauses)} pauses, {len(history.crashes)} crashes, "
+            f"{len(history.trouble)} marks of trouble"
+        )
+        return f"{self.plan.where}, seed {self.plan.seed}: {counts}; {faults}; {self._idle()}"
 
     def _idle(self) -> str:
         first = min(self.history.trouble, default=float("inf"))
