@@ -116,8 +116,8 @@ class Exchange:
     async def after_error(self, error: Exception) -> bool:
         """Do what is left to do after the app has raised; whether the error ends here."""
         disconnected = isinstance(error, _DISCONNECTED)
-        if self.failed:
-            return disconnected  # it was told so, see discard()
+        if self.failed:  # it was told so, see discard(); or leaves a block whose lock is lost
+            return disconnected or status_of(error) != 500
         if self.status:  # the headers have left
             await self._commit_late(broken=self.status >= 500 or not disconnected)
             return False
