@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from asgi_session.testing._suite.expiry import ExpiryTests
+from asgi_session.testing._suite.locks import LockTests
 from asgi_session.testing._suite.loops import LoopTests
 from asgi_session.testing._suite.races import RaceTests
 from asgi_session.testing._suite.verbs import VerbTests
 from asgi_session.testing._suite.wakeups import WakeUpTests
 
 
-class StoreConformance(VerbTests, ExpiryTests, RaceTests, LoopTests, WakeUpTests):
+class StoreConformance(VerbTests, ExpiryTests, RaceTests, LockTests, LoopTests, WakeUpTests):
     """Inherit from this class in a test module and give it a fixture named `store`.
 
     ::
