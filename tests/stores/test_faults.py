@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
 from asgi_session.clock import system_clock
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import GONE, Distrusts, Saved
+from asgi_session.store import GONE, Distrusts, Saved, Store, Stored, WakesUp
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import Call, FaultStore, ManualClock
 
@@ -160,6 +161,123 @@ def test_distrust_is_noted(store: FaultStore) -> None:
     assert isinstance(store, Distrusts)
     store.distrust("k")
     assert store.distrusted == ["k"]
+
+
+class NoWakeUps:
+    """The verbs of a store, without its capabilities."""
+
+    def __init__(self, store: Store) -> None:
+        self.open, self.close, self.load = store.open, store.close, store.load
+        self.create, self.save, self.touch, self.delete = store.create, store.save, store.touch, store.delete
+
+
+def test_wake_ups_are_a_capability_of_the_wrapped_store() -> None:
+    """The wrapper claims what the wrapped one can, no more."""
+    assert isinstance(FaultStore(MemoryStore()), WakesUp)
+    assert isinstance(FaultStore(FaultStore(MemoryStore())), WakesUp)
+    without = FaultStore(NoWakeUps(MemoryStore()))
+    assert not isinstance(without, WakesUp)
+    assert not isinstance(FaultStore(without), WakesUp)
+
+
+class Ear:
+    """A listener, and what it has heard."""
+
+    def __init__(self, store: FaultStore, name: str) -> None:
+        self.store = store
+        self.name = name
+        self.heard: list[str | None] = []
+        self.came = asyncio.Event()
+
+    async def listen(self) -> Callable[[], None]:
+        return await self.store.listen(self.name, self.hear, deadline=LATER)
+
+    def hear(self, key: str | None, stored: Stored | None) -> None:
+        self.heard.append(key)
+        self.came.set()
+
+
+async def wake(store: FaultStore, key: str, *ears: Ear, expect: bytes = DATA) -> None:
+    await create(store, key)
+    names = [ear.name for ear in ears]
+    await store.save_and_wake(key, NEXT, far(), expect=expect, wake=names, deadline=LATER)
+    for _ in range(5):  # until the loop has called those who are woken
+        await asyncio.sleep(0)
+
+
+async def test_a_save_that_wakes_is_a_save(store: FaultStore) -> None:
+    """To faults, gates and the list of calls, which names who was to be woken."""
+    ear = Ear(store, "e")
+    await ear.listen()
+    await create(store)
+    store.fail("save", "refused")
+    with pytest.raises(StoreUnavailable):
+        await wake(store, "k", ear)
+    assert ear.heard == []
+    store.fail("save", "lost reply")
+    with pytest.raises(StoreUnavailable):
+        await wake(store, "k", ear)
+    await asyncio.wait_for(ear.came.wait(), 5)
+    gate = store.pause("save", when="before")
+    task = asyncio.create_task(wake(store, "k2", ear))
+    await gate.reached()
+    assert ear.heard == ["k"]
+    gate.release()
+    await task
+    assert ear.heard == ["k", "k2"]
+    assert store.counts()["save"] == 3
+    assert [call.wake for call in store.calls if call.verb == "save"] == [("e",)] * 3
+    await store.save("k", DATA, far(), expect=NEXT, deadline=LATER)
+    assert store.calls[-1].wake is None
+
+
+async def test_wake_ups_are_lost(store: FaultStore) -> None:
+    """Some, or those to one listener, until healed; what is saved is saved."""
+    one, two = Ear(store, "1"), Ear(store, "2")
+    await one.listen()
+    await two.listen()
+    store.lose_wakeups(listener="1")
+    store.lose_wakeups(1, listener="2")
+    await wake(store, "a", one, two)
+    await wake(store, "b", one, two)
+    assert (one.heard, two.heard, store.wakeups_lost) == ([], ["b"], 3)
+    store.heal()
+    store.lose_wakeups(1)
+    await wake(store, "c", one)
+    await wake(store, "d", one, two)
+    assert (one.heard, two.heard, store.wakeups_lost) == (["d"], ["b", "d"], 4)
+    assert isinstance(await store.save("a", DATA, far(), expect=NEXT, deadline=LATER), Saved)
+
+
+async def test_wake_ups_are_interrupted(store: FaultStore) -> None:
+    """Whoever listens is told that something may be lost, even while wake-ups are lost."""
+    one, two = Ear(store, "1"), Ear(store, "2")
+    await one.listen()
+    end = await two.listen()
+    end()
+    store.lose_wakeups()
+    store.interrupt_wakeups()
+    assert (one.heard, two.heard) == ([None], [])
+    await store.close()
+    store.interrupt_wakeups()
+    assert one.heard == [None]
+
+
+async def test_listening_fails_when_it_is_meant(store: FaultStore) -> None:
+    """By its name alone; it is no verb, so it is neither counted nor meant by "any"."""
+    ear = Ear(store, "e")
+    store.fail(None, times=None)
+    end = await ear.listen()
+    end()
+    store.heal()
+    for fault in ("refused", "lost reply"):
+        store.fail("listen", fault)  # type: ignore[arg-type]
+        with pytest.raises(StoreUnavailable):
+            await ear.listen()
+    await wake(store, "k", ear)
+    store.interrupt_wakeups()
+    assert ear.heard == []
+    assert "listen" not in store.counts()
 
 
 def test_the_manual_clock_moves_only_when_told() -> None:
