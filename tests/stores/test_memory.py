@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from datetime import timedelta
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from asgi_session.clock import system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.store import GONE, Saved
+from asgi_session.store import GONE, Saved, Stored
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import ManualClock
 
@@ -192,3 +194,64 @@ def test_a_clock_must_be_a_function() -> None:
     clock: Any = 5
     with pytest.raises(ConfigurationError, match="clock=5"):
         MemoryStore(clock=clock)
+
+
+async def woken(store: MemoryStore, key: str, *listeners: str) -> None:
+    await create(store, key, system_clock() + HOUR)
+    await store.save_and_wake(
+        key, data(), system_clock() + HOUR, expect=b"t" * 16, wake=listeners, deadline=LATER
+    )
+
+
+async def test_listeners_are_not_called_inside_of_the_save() -> None:
+    """Whoever saves does not run what others do at a wake-up, nor learns that it fails."""
+    store = MemoryStore()
+    heard: list[str | None] = []
+    await store.listen("e", lambda key, _: heard.append(key), deadline=LATER)
+    await woken(store, "a", "e")
+    assert heard == []
+    await asyncio.sleep(0)
+    assert heard == ["a"]
+
+
+async def test_who_ends_is_not_called_any_more_even_if_woken_before() -> None:
+    """The call that is on its way finds that it is over."""
+    store = MemoryStore()
+    heard: list[str | None] = []
+    end = await store.listen("e", lambda key, _: heard.append(key), deadline=LATER)
+    await woken(store, "a", "e")
+    end()
+    await asyncio.sleep(0)
+    assert heard == []
+    assert store._listeners == {}
+
+
+async def test_a_listener_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and it hears the next one."""
+    store = MemoryStore()
+    heard: list[str | None] = []
+
+    def hear(key: str | None, stored: Stored | None) -> None:
+        heard.append(key)
+        raise IndexError("no good")
+
+    await store.listen("e", hear, deadline=LATER)
+    await woken(store, "a", "e")
+    await woken(store, "b", "e")
+    await asyncio.sleep(0)
+    assert heard == ["a", "b"]
+    assert len(caplog.records) == 2
+
+
+def test_listeners_of_closed_loops_are_forgotten() -> None:
+    """They hinder no save, and are gone when somebody listens next."""
+    store = MemoryStore()
+
+    async def listen(listener: str) -> None:
+        await store.listen(listener, lambda *_: None, deadline=LATER)
+
+    for number in range(5):
+        asyncio.run(listen(f"{number}"))
+        asyncio.run(woken(store, "a", *"01234"))
+    assert list(store._listeners) == ["4"]
+    asyncio.run(store.close())
