@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import queue
+import secrets
 import ssl
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import asgi_session.stores.redis as package
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import GONE, Conflict, Saved
 from asgi_session.stores.redis import RedisStore
-from tests.servers import Cluster, ServerProcess
+from tests.servers import Cluster, ServerProcess, start_redis62
 from tests.stores.redis.load import in_an_hour, record, soon
 
 KEY = "k" * 22
@@ -47,6 +48,18 @@ async def use_every_verb(store: RedisStore) -> None:
     assert {each.data for each in found if each} == {second}
     assert await store.delete(KEY, deadline=soon())
     assert await store.save(KEY, first, in_an_hour(), expect=first[:16], deadline=soon()) is GONE
+    await use_wake_ups(store)
+
+
+async def use_wake_ups(store: RedisStore) -> None:
+    listener, woken = secrets.token_hex(8), asyncio.Event()
+    end = await store.listen(listener, lambda *_: woken.set(), deadline=soon())
+    first, second = record("1"), record("2")
+    assert await store.create(KEY, first, in_an_hour(), deadline=soon())
+    await store.save_and_wake(KEY, second, in_an_hour(), expect=first[:16], wake=[listener], deadline=soon())
+    await asyncio.wait_for(woken.wait(), 10)
+    end()
+    assert await store.delete(KEY, deadline=soon())
 
 
 @contextlib.asynccontextmanager
@@ -86,13 +99,17 @@ async def tls_in_front(server: ServerProcess, certificate: trustme.LeafCert) -> 
 
 @pytest.fixture
 def locked(fresh_valkey: ServerProcess) -> ServerProcess:
-    """A server where the default user may nothing and "sessions" only what the documentation says."""
+    """A server where "sessions" may only what the documentation says."""
+    return lock(fresh_valkey)
+
+
+def lock(server: ServerProcess) -> ServerProcess:
     documented = package.__doc__ or ""
     rule = documented.split("ACL SETUSER ")[1].split("\n\n")[0].split()
     assert rule[:2] == ["sessions", "on"]
     rule[2] = ">" + PASSWORD
-    fresh_valkey.command("ACL", "SETUSER", *rule)
-    return fresh_valkey
+    server.command("ACL", "SETUSER", *rule)
+    return server
 
 
 def quoted() -> str:
@@ -109,6 +126,28 @@ async def test_the_documented_rights_are_enough(
         await use_every_verb(store)
         await store.close()
     assert caplog.records == []
+
+
+async def test_the_documented_rights_are_enough_on_redis_6(caplog: pytest.LogCaptureFixture) -> None:
+    """Where a new user may use every channel, unless it is said otherwise."""
+    server = start_redis62()
+    try:
+        lock(server)
+        store = RedisStore.from_url(f"redis://sessions:{quoted()}@{server.host}:{server.port}")
+        await use_every_verb(store)
+        await store.close()
+    finally:
+        server.stop()
+    assert [each for each in caplog.records if each.name == "asgi_session"] == []
+
+
+async def test_no_channel_but_the_documented_ones(locked: ServerProcess) -> None:
+    """Under another prefix neither keys nor channels are allowed."""
+    url = f"redis://sessions:{quoted()}@{locked.host}:{locked.port}"
+    store = RedisStore.from_url(url, prefix="elsewhere")
+    with pytest.raises(StoreUnavailable, match=r"NOPERM.*&elsewhere:wake:\*"):
+        await store.listen("a" * 16, lambda *_: None, deadline=soon())
+    await store.close()
 
 
 async def test_rights_that_are_missing_are_named(locked: ServerProcess) -> None:
@@ -150,10 +189,10 @@ async def test_a_credential_provider_is_asked_at_every_connect(locked: ServerPro
     client = Redis(host=locked.host, port=locked.port, credential_provider=Provider())
     store = RedisStore(client)
     await use_every_verb(store)
-    assert asked == 1
+    assert asked == 2  # for the commands, for the wake-ups
     store.distrust(KEY)
     await use_every_verb(store)
-    assert asked == 2
+    assert asked == 4
     await store.close()
 
 
