@@ -310,3 +310,20 @@ async def test_a_held_up_loop_is_not_taken_for_a_silent_server() -> None:
     assert await future == 1
     assert PING not in transport.writes
     assert ended == []
+
+
+async def test_pushes_go_where_they_are_wanted() -> None:
+    """They are no replies. Where they are wanted an array is one, too; elsewhere it is a reply."""
+    connection, _, _ = connect()
+    pushed: list[Any] = []
+    connection.on_push = pushed.append
+    reply = connection.request(PING, soon())
+    await one_tick()
+    connection.data_received(b">2\r\n+a\r\n:1\r\n*1\r\n:2\r\n+PONG\r\n>1\r\n:3\r\n")
+    assert await reply == b"PONG"
+    assert pushed == [[b"a", 1], [2], [3]]
+    plain, _, _ = connect()
+    reply = plain.request(b"x", soon())
+    await one_tick()
+    plain.data_received(b">1\r\n:3\r\n*1\r\n:2\r\n")
+    assert await reply == [2]
