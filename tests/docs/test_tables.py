@@ -57,7 +57,7 @@ def test_errors() -> None:
     shown = {row[0].strip("`"): int(row[1]) for row in table(ROOT / "docs/requests.md", "error")}
     for error, status in shown.items():
         assert status_of(examples.get(error) or getattr(errors, error)("")) == status
-    apart = {"SessionError", "ConfigurationError", "LockLost", "LockTimeout"}
+    apart = {"SessionError", "ConfigurationError"}
     known = {key for key, value in vars(errors).items() if isinstance(value, type) and key[0].isupper()}
     assert shown.keys() == known - apart
 
