@@ -64,7 +64,9 @@ class Plan:
 
     @property
     def limits(self) -> Limits:
-        return Limits(idle_in_trouble=9.0, loss=1.0 if self.where == "crash" else 0.0)
+        if self.where == "crash":  # nothing moves for the 4 s until a replica is elected
+            return Limits(idle_in_trouble=15.0, loss=1.0)
+        return Limits(idle_in_trouble=9.0)
 
 
 @dataclass
@@ -229,7 +231,7 @@ class Round:
         """Take every lock once more: none may be left behind as taken."""
 
         async def look(number: int, token: str) -> None:
-            await self.own.operate(f"end.{number}", token, "once", self.rng)
+            await self.own.operate(f"end.{number}", token, "once", self.rng, None, {})
 
         await asyncio.gather(*(look(number, token) for number, token in enumerate(self.tokens)))
 

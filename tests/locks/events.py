@@ -7,7 +7,8 @@ process.
 
 =========== ================================================================================
 asked       a client is about to wait: `op`, `session`, `process`, `wait`, `max_hold`, and `in_line`:
-            whether it joins the waiters of its process at once (`manager.lock` loads the session before)
+            whether it joins the waiters of its process at once (`manager.lock` loads the session
+            before, and a session that is used again may have a commit on its way)
 granted     its block has begun: `fence`, and what it read there, `value` and `last`
 writing     it is about to change the session: `write` (unique), the `value` that it sets, and
             `after`, the write that made the value it read

@@ -107,6 +107,7 @@ class Worker:
 
     async def _client(self, number: int, tokens: list[str], rng: random.Random) -> None:
         turn = 0
+        kept: dict[str, Session] = {}  # as a WebSocket has its session, for many messages
         while not self._stopping:
             turn += 1
             hot = rng.random() < 0.12
@@ -120,7 +121,9 @@ class Worker:
                 kind = rng.choices(tuple(KINDS), KINDS.values())[0]
                 if hot and kind in ("long", "overheld"):
                     kind = "once"
-                work = asyncio.create_task(self.operate(f"{self.name}.{number}.{turn}", token, kind, rng))
+                session = kept.get(token) if rng.random() < 0.5 else None
+                operation = self.operate(f"{self.name}.{number}.{turn}", token, kind, rng, session, kept)
+                work = asyncio.create_task(operation)
                 if rng.random() < 0.06:
                     asyncio.get_running_loop().call_later(rng.expovariate(1 / 0.02), work.cancel)
             await asyncio.wait([work])
@@ -155,22 +158,34 @@ class Worker:
             return
         self.record.note("added", session=token[:22])
 
-    async def operate(self, op: str, token: str, kind: str, rng: random.Random) -> None:
-        """Take the lock and do something under it, as `KINDS` says; write down what came of it."""
+    async def operate(
+        self,
+        op: str,
+        token: str,
+        kind: str,
+        rng: random.Random,
+        session: Session | None,
+        kept: dict[str, Session],
+    ) -> None:
+        """Take the lock and do something under it, as `KINDS` says; write down what came of it.
+
+        Without a `session` a new one is loaded, as by a request; it is `kept`, whatever comes of it.
+        """
         options = {"wait": WAIT, "lease": LEASE, "max_hold": 300.0}
         if kind == "impatient":
             options["wait"] = rng.uniform(0.02, 0.3)
         elif kind == "overheld":
             options["max_hold"] = 0.5
+        by_id = rng.random() < 0.15
+        in_line = session is None and not by_id
         try:
-            session = await self.load(token)
+            kept[token] = session = session if session is not None else await self.load(token)
         except StoreUnavailable:
             return
-        by_id = rng.random() < 0.15
         lock = self.manager.lock(token[:22], **options) if by_id else session.lock(**options)
         stage = "waiting"
         outcome, error = "left", ""
-        about = {"wait": options["wait"], "max_hold": options["max_hold"], "in_line": not by_id}
+        about = {"wait": options["wait"], "max_hold": options["max_hold"], "in_line": in_line}
         self.record.note("asked", op=op, session=token[:22], process=self.name, **about)
         try:
             async with lock as locked:
