@@ -13,7 +13,7 @@ import msgpack
 from redis.asyncio import Redis
 
 from asgi_session import SessionManager, codec, record
-from asgi_session.changes import Intent, fold
+from asgi_session.changes import Intent, Policy, fold
 from asgi_session.cookie import Cookie
 from asgi_session.record import Record
 from asgi_session.session import Session
@@ -110,8 +110,9 @@ def sized_cases(stored: Stored, headers: list[tuple[bytes, bytes]], size: int) -
     names = {"record": record, "data": stored.data, "read": read}
     yield "record", "decode", "record.decode(data)", names
     yield "record", "encode", "record.encode(read)", names
-    names = {"fold": fold, "read": read, "intent": Intent({"count": codec.encode(1, "count")}, read.epoch)}
-    merge = "fold(read, (intent,), now=1, idle=1, absolute=1, max_size=1 << 20)"
+    intent = Intent({"count": codec.encode(1, "count")}, read.epoch)
+    names = {"fold": fold, "read": read, "intent": intent, "policy": Policy(1, 1, 1 << 20)}
+    merge = "fold(read, (intent,), policy, 1)"
     yield "changes", "apply one changed key, encode the record", merge, names
     names = {
         "finish": _finish,
