@@ -66,7 +66,7 @@ def test_fairness() -> None:
 
 
 async def some(bed: Bed, name: str, record: str, waiters: int, seconds: float) -> dict[str, Any]:
-    begin = time.monotonic()
+    begin = time.monotonic() + 0.3  # garbage is collected before
     instants = [begin, begin, begin + seconds, begin + seconds]
     return await contend.contend(
         bed, name, record, waiters, hold=0.001, pause=0.002, instants=instants, seed=1
@@ -133,7 +133,7 @@ async def test_failures_are_told_and_counted(valkey: ServerProcess, monkeypatch:
 
 
 async def test_who_still_waits_at_the_end_gives_up(valkey: ServerProcess) -> None:
-    """A lock that somebody else holds does not keep the waiters beyond the end, and they count as waiting."""
+    """A lock that somebody else holds does not keep the waiters, and they count as waiting."""
     bed = Bed("bare", valkey.url)
     record = await contend.create(bed, "redis_py")
     valkey.command("SET", f"lock:{record}", "somebody")
@@ -158,10 +158,10 @@ def test_waiters_are_spread_evenly() -> None:
 
 
 def test_the_cases() -> None:
-    """All lockers, 2 to 500 waiters in one and in four processes, and once without a pause."""
+    """2 to 500 waiters in one and in four processes, one in each of four, and once without a pause."""
     found = locks.cases(quick=False)
     usual = {(case.waiters, case.processes) for case in found if case.pause}
-    assert usual == {(waiters, processes) for waiters in (2, 10, 50, 500) for processes in (1, 4)}
+    assert usual == {(4, 4)} | {(waiters, processes) for waiters in (2, 10, 50, 500) for processes in (1, 4)}
     assert {case.locker for case in found} == set(LOCKERS)
     assert [(case.waiters, case.processes) for case in found if not case.pause] == [(50, 4)] * len(LOCKERS)
 
@@ -257,7 +257,7 @@ def test_rows_are_shown_whatever_was_measured() -> None:
         assert len(locks.plots(measured)) == pictures
         locks.targets(measured)
     assert locks.tables(every)[0].columns[1:] == [
-        "2 in 1", "2 in 4", "10 in 1", "10 in 4", "50 in 1", "50 in 4", "500 in 1", "500 in 4",
+        "2 in 1", "2 in 4", "4 in 4", "10 in 1", "10 in 4", "50 in 1", "50 in 4", "500 in 1", "500 in 4",
     ]  # fmt: skip
 
 
