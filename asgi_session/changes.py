@@ -27,7 +27,7 @@ Rule: TypeAlias = Callable[[Any, Any, Any], Any]
 there is given as None; a rule that returns None removes the key."""
 
 
-class Policy(NamedTuple):
+class Policy:
     """What a fold goes by: the manager's options.
 
     Attributes:
@@ -36,18 +36,25 @@ class Policy(NamedTuple):
         max_size: bytes; above it only growth is refused.
         rules: by key.
         on_conflict: what becomes of a key without a rule that both sides have changed.
+        compares: whether it matters what a change was made on.
     """
 
-    idle: int
-    absolute: int
-    max_size: int
-    rules: Mapping[str, Rule] = {}
-    on_conflict: Literal["mine", "raise"] = "mine"
+    __slots__ = ("absolute", "compares", "idle", "max_size", "on_conflict", "rules")
 
-    @property
-    def compares(self) -> bool:
-        """Whether it matters what a change was made on."""
-        return bool(self.rules) or self.on_conflict == "raise"
+    def __init__(
+        self,
+        idle: int,
+        absolute: int,
+        max_size: int,
+        rules: Mapping[str, Rule] | None = None,
+        on_conflict: Literal["mine", "raise"] = "mine",
+    ) -> None:
+        self.idle = idle
+        self.absolute = absolute
+        self.max_size = max_size
+        self.rules = rules or {}
+        self.on_conflict = on_conflict
+        self.compares: bool = bool(rules) or on_conflict == "raise"
 
 
 class Kind(enum.Enum):
@@ -108,18 +115,6 @@ class Intent:
         self.compute: Callable[[Record], Changes] | None = None
         self.only_on: Mapping[str, bytes] | None = None
 
-    @property
-    def plain(self) -> bool:
-        """Whether it is changes and nothing else, to be applied to whatever is there."""
-        return (
-            self.mark is None
-            and self.origins is None
-            and self.holder is None
-            and self.step is None
-            and self.compute is None
-            and self.only_on is None
-        )
-
 
 class Verdict(enum.Enum):
     """What became of one commit."""
@@ -178,9 +173,14 @@ def fold(base: Record, intents: Sequence[Intent], policy: Policy, now: int) -> F
         policy: the manager's options.
         now: ms since the Unix epoch.
     """
-    if len(intents) == 1 and intents[0].plain and intents[0].epoch == base.epoch:
+    one = intents[0]
+    if (
+        len(intents) == 1
+        and one.mark is one.origins is one.holder is one.step is one.compute is one.only_on is None
+        and one.epoch == base.epoch
+    ):
         # Nearly every save. One version less to make, and nothing to sort out.
-        record = records.next_version(base, now, merge(base.entries, intents[0].changes))
+        record = records.next_version(base, now, merge(base.entries, one.changes))
         data = records.encode(record)
         if len(data) <= policy.max_size:
             return tuple.__new__(Fold, (record, data, ONE_APPLIED))
