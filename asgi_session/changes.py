@@ -173,12 +173,7 @@ def fold(base: Record, intents: Sequence[Intent], policy: Policy, now: int) -> F
         policy: the manager's options.
         now: ms since the Unix epoch.
     """
-    one = intents[0]
-    if (
-        len(intents) == 1
-        and one.mark is one.origins is one.holder is one.step is one.compute is one.only_on is None
-        and one.epoch == base.epoch
-    ):
+    if len(intents) == 1 and _is_plain(one := intents[0]) and one.epoch == base.epoch:
         # Nearly every save. One version less to make, and nothing to sort out.
         record = records.next_version(base, now, merge(base.entries, one.changes))
         data = records.encode(record)
@@ -208,6 +203,18 @@ def fold(base: Record, intents: Sequence[Intent], policy: Policy, now: int) -> F
                 record, data = candidate, candidate_data
         outcomes.append(outcome)
     return Fold(base if record is start else record, data, outcomes)
+
+
+def _is_plain(intent: Intent) -> bool:
+    """Whether it is changes and nothing else, to be applied to whatever is there."""
+    return (
+        intent.mark is None
+        and intent.origins is None
+        and intent.holder is None
+        and intent.step is None
+        and intent.compute is None
+        and intent.only_on is None
+    )
 
 
 def too_large(size: int, max_size: int) -> SessionTooLarge:
