@@ -50,7 +50,7 @@ class Plan:
         calm: seconds at the beginning in which nothing is done to anybody (clients cancel and raise
             all the same), so that a lost wake-up has no excuse.
         storm: seconds after that.
-        least: acquisitions; the storm goes on for longer if there are fewer.
+        least: acquisitions; if there are fewer when the storm is over, clients go on for up to a minute.
     """
 
     where: str = "valkey"
@@ -64,9 +64,10 @@ class Plan:
 
     @property
     def limits(self) -> Limits:
+        # A lease of 3 s, then a grant of 2 s for each process in the queue that is stopped or dead.
         if self.where == "crash":  # nothing moves for the 4 s until a replica is elected
-            return Limits(idle_in_trouble=15.0, loss=1.0)
-        return Limits(idle_in_trouble=9.0)
+            return Limits(idle_in_trouble=16.0, loss=1.0)
+        return Limits(idle_in_trouble=12.0)
 
 
 @dataclass
@@ -138,6 +139,7 @@ class Round:
             self.processes = await asyncio.gather(*started)
             await asyncio.sleep(self.plan.calm)
             await self._storm()
+            await self._enough()
             answers = await asyncio.gather(*(process.ask("stop") for _, process in self.processes))
             for (name, _), answer in zip(self.processes, answers, strict=True):
                 self.record.note("stopped", process=name, name=answer["name"])
@@ -176,22 +178,20 @@ class Round:
             network = [failover.by_death if self.plan.where == "crash" else failover.by_agreement]
         storms = [
             asyncio.create_task(strike(network, self.rng, over, every=0.8)),
-            asyncio.create_task(strike([self._pause, self._kill, self._pause], self.rng, over, every=1.0)),
+            asyncio.create_task(strike([self._kill, self._pause, self._kill], self.rng, over, every=1.0)),
         ]
         try:
-            started = time.monotonic()
-            while (
-                lasted := time.monotonic() - started
-            ) < self.plan.storm or self.acquisitions < self.plan.least:
-                if lasted > self.plan.storm + 60:
-                    break
-                await asyncio.wait(storms, timeout=0.25, return_when=asyncio.FIRST_EXCEPTION)
-                for storm in storms:
-                    if storm.done():
-                        storm.result()
+            done, _ = await asyncio.wait(storms, timeout=self.plan.storm, return_when=asyncio.FIRST_EXCEPTION)
+            for storm in done:
+                storm.result()
         finally:
             over.set()
             await asyncio.gather(*storms)
+
+    async def _enough(self) -> None:
+        end = time.monotonic() + 60
+        while self.acquisitions < self.plan.least and time.monotonic() < end:
+            await asyncio.sleep(0.1)
 
     @property
     def acquisitions(self) -> int:

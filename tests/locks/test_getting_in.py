@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 
 import pytest
@@ -72,3 +73,34 @@ async def test_a_lock_in_steady_use_lets_others_in(valkey: ServerProcess, what: 
         await busy.close()
         await other.close()
     assert longest < 2.0, f"one of 100 took {longest:.2f} s"
+
+
+async def test_sessions_that_are_kept(valkey: ServerProcess) -> None:
+    """A session that is locked again waits for no queue that its process has left since.
+
+    It still has the record as of its last release, which may have put its process into the queue.
+    """
+    processes = [Process(valkey.url) for _ in range(3)]
+    session = await processes[0].load("")
+    session["count"] = 0
+    await session.commit()
+    token = credential(session)
+    longest = 0.0
+    end = time.monotonic() + 3.0
+
+    async def client(process: Process, rng: random.Random) -> None:
+        nonlocal longest
+        session = await process.load(token)
+        while (now := time.monotonic()) < end:
+            async with session.lock():
+                longest = max(longest, time.monotonic() - now)
+                session["count"] += 1
+            await asyncio.sleep(rng.uniform(0, 0.01))
+
+    try:
+        clients = [client(process, random.Random(number)) for process in processes for number in range(3)]
+        await asyncio.gather(*clients)
+    finally:
+        for process in processes:
+            await process.close()
+    assert longest < 1.5, f"one waited for {longest:.2f} s"

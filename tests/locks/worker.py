@@ -110,7 +110,7 @@ class Worker:
         kept: dict[str, Session] = {}  # as a WebSocket has its session, for many messages
         while not self._stopping:
             turn += 1
-            hot = rng.random() < 0.12
+            hot = rng.random() < 0.05
             token = tokens[0] if hot else rng.choice(tokens)
             drawn = rng.random()
             if drawn < 0.03:
