@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _GIVES_UP: Final = 0.3
 """Seconds before its deadline at which a store may give up, when its next try would come after it."""
-_AT_ONCE: Final = 3
+_AT_ONCE: Final = 10
 """Conflicts after which the save is sent again without a pause."""
 _GIVES_WAY: Final = 0.002
 """Seconds of the longest pause after a conflict: of the order of one save of the others."""

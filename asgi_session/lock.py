@@ -160,9 +160,13 @@ class Room:
         self._timer: asyncio.TimerHandle | None = None
         if latest is not None:
             self._note(latest)
-            if self._lease is not None and self._lease.process == rooms.name:
-                # From a session's own commit, long ago perhaps: no evidence that it holds the lock now.
-                self._spent = self._lease.fence
+            if self._lease is not None:
+                # From a session's own commit, long ago perhaps: no evidence that this process holds the
+                # lock now, or stands in line.
+                if self._lease.process == rooms.name:
+                    self._spent = self._lease.fence
+                queue = tuple(one for one in self._lease.queue if one != rooms.name)
+                self._lease = self._lease._replace(queue=queue)
 
     # ---------------------------------------------------------------- for the request
 
