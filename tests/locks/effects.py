@@ -146,3 +146,10 @@ def tallies(history: History, limits: Limits) -> Iterator[Violation]:
         if not (0 if limits.loss else least) <= tally <= most:
             text = f"{session}: the tally is {tally} after {least} transactions that succeeded"
             yield Violation("notes", f"{text} and {most - least} of unknown outcome")
+
+
+def lost(history: History) -> list[Write]:
+    """Return the acknowledged writes that are not there."""
+    writes = {write.id: write for op in history.operations.values() for write in op.writes}
+    applied = {write.id for found in history.found.values() for write in _chain(found, writes)[0]}
+    return [write for write in writes.values() if write.state == SAVED and write.id not in applied]

@@ -95,12 +95,20 @@ class Failover:
         self.cluster.failover(self.cluster.replica_of(primary))
 
     async def by_death(self) -> None:
-        """What the primary has acknowledged and told nobody of is lost."""
+        """What the primary has acknowledged and told nobody of is lost.
+
+        On one machine a replica hears of everything at once. So it is stopped, and its connection is
+        dropped with what has not been sent, for a moment before the primary dies.
+        """
         await asyncio.to_thread(self.cluster.wait_ok)
         primary = await asyncio.to_thread(self.cluster.primary_of, self.rng.choice(self.keys))
         replica = await asyncio.to_thread(self.cluster.replica_of, primary)
+        replica.freeze()
+        await asyncio.to_thread(primary.command, "CLIENT", "KILL", "TYPE", "replica")
+        await asyncio.sleep(self.rng.uniform(0, 0.3))
         await asyncio.to_thread(primary.kill)
         self.record.note("crashed")
+        replica.thaw()
         await asyncio.to_thread(self.cluster.wait_primary, replica)
         await asyncio.to_thread(primary.restart)
         await asyncio.to_thread(self._in_step, primary)

@@ -42,7 +42,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from tests.locks.effects import effects, notes, tallies
+from tests.locks.effects import effects, lost, notes, tallies
 from tests.locks.events import History, Operation
 from tests.locks.violations import Limits, Violation
 from tests.locks.waiting import remains, waiting
@@ -65,10 +65,11 @@ def _by_session(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
 
 
 def summary(history: History) -> dict[str, int]:
-    """Count the operations by their end, the grants, the writes on record."""
+    """Count the grants, the operations by their end, and the writes that a crash took along."""
     counts = Counter(operation.outcome or "hanging" for operation in history.operations.values())
     return {
         "acquisitions": sum(op.granted is not None for op in history.operations.values()),
         **dict(sorted(counts.items())),
         "notes": sum(map(len, history.notes.values())),
+        "lost": len(lost(history)),
     }

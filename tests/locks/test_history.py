@@ -101,8 +101,9 @@ def test_the_summary_counts(story: Story) -> None:
     """It says how many operations there were, by their end."""
     story.use("a2", 2.0, fence=5, outcome="refused")
     story.ask("a3", 3.0)
-    counted = summary(assemble(story.files.values()))
-    assert counted == {"acquisitions": 3, "hanging": 1, "left": 2, "refused": 1, "notes": 0}
+    found = {"event": "found", "at": 9.0, "session": "s", "value": story.value, "last": story.last}
+    counted = summary(assemble([*story.files.values(), [found]]))
+    assert counted == {"acquisitions": 3, "hanging": 1, "left": 2, "refused": 1, "notes": 0, "lost": 0}
 
 
 # ---------------------------------------------------------------- effects
