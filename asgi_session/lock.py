@@ -10,6 +10,7 @@ lost and a holder can die.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import deque
@@ -179,9 +180,15 @@ class Room:
         waiter = _Waiter(session, terms)
         self._use = min(self._use, use_of(session))
         self.waiters.append(waiter)
-        waiter.timer = asyncio.get_running_loop().call_later(terms.wait, self._time_out, waiter)
-        self._go_on()
         try:
+            # In the request's own task, since one made for it costs as much as the rest. If it is
+            # cancelled here, the save goes on without it, and its result is the room's.
+            first = self._go_on(spawn=False)
+            if first is not None:
+                await first
+            if not waiter.let_in.done():
+                left = max(waiter.arrived + terms.wait - monotonic(), 0.0)
+                waiter.timer = asyncio.get_running_loop().call_later(left, self._time_out, waiter)
             return await waiter.let_in
         except asyncio.CancelledError:
             if waiter in self.waiters:
@@ -191,7 +198,8 @@ class Room:
                 waiter.let_in.result().end()  # let in, and cancelled before it could know
             raise
         finally:
-            waiter.timer.cancel()
+            if waiter.timer is not None:
+                waiter.timer.cancel()
 
     def left(self, hold: Hold, pending: Pending) -> None:
         """Note what became of the commit with which a hold was to end."""
@@ -244,46 +252,60 @@ class Room:
         if self._busy:
             self._missed = True
         elif self.hold is None:
-            self._start(self._look())
+            self._look()
 
     # ---------------------------------------------------------------- what to do next
 
-    def _go_on(self) -> None:
-        """Do what is next, as the newest version of the record says."""
+    def _go_on(self, *, spawn: bool = True) -> Coroutine[Any, Any, None] | None:
+        """Do what is next, as the newest version of the record says.
+
+        Without `spawn` the save that it takes is not sent in a task, but returned to be awaited.
+        """
         if self._busy:
-            return
+            return None
         self._set_timer(None)
         if self.hold is not None:
             if not self.hold.leaving:
                 self._set_timer(self._due - monotonic(), self._renew)
-            return
+            return None
         if self.latest is None:
-            self._start(self._look())
-            return
+            self._look()
+            return None
         if self.latest.record.digest == NOBODY:
             self._refuse_all(gone)
-            return
+            return None
+        step = self._next_step()
+        if step is None:
+            return None
+        change = self._change(step, self._changed)
+        if not spawn:
+            return change
+        self.rooms.state.spawn(change)
+        return None
+
+    def _next_step(self) -> Step | None:
+        """Return how the lock is to be changed; None when there is nothing to do but wait."""
         lease, name = self._lease, self.rooms.name
         if lease is not None and lease.process == name:
             if lease.fence != self._spent and self._let_in_next(lease):
-                return
+                return None
             # With nobody to let in, or after a hold that has ended without a commit.
             holder = (name, lease.fence)
-            self._change(partial(leases.release, holder=holder, waiting=bool(self.waiters), turn=self.turn))
-        elif not self.waiters:
+            return partial(leases.release, holder=holder, waiting=bool(self.waiters), turn=self.turn)
+        if not self.waiters:
             if lease is not None and name in lease.queue:
-                self._change(partial(leases.leave, process=name))
-            else:
-                self.rooms.forget(self)
-        elif lease is None:
-            self._change(partial(leases.take, process=name))
-        elif self._has_run_out(lease):
-            self._change(partial(leases.take, process=name, over=lease.term))
-        elif name in lease.queue or self._asked == lease.term:
+                return partial(leases.leave, process=name)
+            self.rooms.forget(self)
+            return None
+        if lease is None:
+            return partial(leases.take, process=name)
+        if self._has_run_out(lease):
+            return partial(leases.take, process=name, over=lease.term)
+        if name in lease.queue or self._asked == lease.term:
             self._wait(lease)
-        else:
-            self._asked = lease.term
-            self._change(partial(leases.take, process=name))
+            return None
+        self._asked = lease.term
+        return partial(leases.take, process=name)
 
     def _let_in_next(self, lease: Lease) -> bool:
         """Let in the first waiter whose session is the one that the record holds."""
@@ -333,6 +355,10 @@ class Room:
         else:
             self.look_again()
 
+    def _time_out_all(self, overdue: list[_Waiter]) -> None:
+        for waiter in overdue:
+            self._time_out(waiter)
+
     def _time_out(self, waiter: _Waiter) -> None:
         if self._busy and not waiter.overdue:
             waiter.overdue = True  # what is on its way may let it in: even a wait of 0 is one attempt
@@ -367,63 +393,45 @@ class Room:
 
     # ---------------------------------------------------------------- what it does in the store
 
-    def _start(self, work: Coroutine[Any, Any, Base | None]) -> None:
+    def _look(self) -> None:
         self._busy = True
         self._set_timer(None)
-        self.rooms.state.spawn(self._see_through(work))
+        self.rooms.state.spawn(self._load())
 
-    async def _see_through(self, work: Coroutine[Any, Any, Base | None]) -> None:
-        """Do one thing in the store, take notice of what it brings, and go on."""
-        before = self.latest
+    async def _load(self) -> None:
+        """Load the record, take notice of it, and go on."""
+        before, deadline = self.latest, monotonic() + self.rooms.policy.deadline
         try:
-            newest = await work
+            stored = await self.rooms.policy.store.load(self.key, deadline=deadline)
+            newest = None if stored is None else self._decoded(stored)
         except Exception as error:
-            self._busy = False
-            self._failed(error)
+            self._done()
+            self._give_up(error)
         except BaseException:
             self._refuse_all(shutting_down)
             raise
         else:
-            self._busy = False
-            if newest is None:
-                self._refuse_all(gone)
-                return
-            # If a wake-up has come meanwhile, what it brought may be newer.
-            latest = self.latest
-            if latest is None or latest is before or newest.record.version > latest.record.version:
-                self._note(newest)
-            if self._missed:
-                self._missed = False
-                self.look_again()
-            else:
-                self._go_on()
-        for waiter in [waiter for waiter in self.waiters if waiter.overdue]:
-            self._time_out(waiter)
-
-    def _failed(self, error: Exception) -> None:
-        """Give up: whoever waits is told, and a lease that is left behind ends by itself."""
-        self._refuse_all(partial(_again, error))
-
-    async def _look(self) -> Base | None:
-        deadline = monotonic() + self.rooms.policy.deadline
-        stored = await self.rooms.policy.store.load(self.key, deadline=deadline)
-        return None if stored is None else self._decoded(stored)
+            self._done()
+            self._learn(newest, before)
 
     def _decoded(self, stored: Stored) -> Base:
         return Base(self.rooms.policy.decode(self.key, stored.data), stored.tag, stored.expires_at)
 
-    def _change(self, step: Step) -> None:
-        self._start(self._save(step))
-
-    async def _save(self, step: Step) -> Base | None:
+    def _change(self, step: Step, then: Callable[[Pending, Base], None]) -> Coroutine[Any, Any, None]:
+        """Change the lock; `then` is called with the result, whoever awaits what is returned."""
         assert self.latest is not None, "there is something to change"
+        self._busy = True
+        self._set_timer(None)
         pending = Pending(self, {}, None, 0, monotonic() + self.rooms.policy.deadline)
-        pending.base = self.latest
+        pending.base = before = self.latest
         pending.step = step
         pending.use = self._use
-        await self.rooms.state.lanes.save(self.key, pending)
-        assert pending.settled is not None, "else it has raised"
-        return pending.settled.base if pending.settled.verdict is not None else None
+        pending.then = lambda pending: then(pending, before)
+        return self._send(pending)
+
+    async def _send(self, pending: Pending) -> None:
+        with contextlib.suppress(Exception):  # it is told to `pending.then`
+            await self.rooms.state.lanes.save(self.key, pending)
 
     def settle(self, pending: Pending, settled: Settled) -> None:
         """Note the result of a change of the lock."""
@@ -433,6 +441,39 @@ class Room:
     def fail(self, pending: Pending, error: Exception) -> None:
         """Note that it failed."""
         pending.finish(error)
+
+    def _changed(self, pending: Pending, before: Base) -> None:
+        self._done()
+        if pending.error is not None:
+            self._give_up(pending.error)
+        else:
+            self._learn(_newest(pending), before)
+
+    def _done(self) -> None:
+        """Be done with the store, and have those time out who should have meanwhile."""
+        self._busy = False
+        overdue = [waiter for waiter in self.waiters if waiter.overdue]
+        if overdue:
+            asyncio.get_running_loop().call_soon(self._time_out_all, overdue)
+
+    def _learn(self, newest: Base | None, before: Base | None) -> None:
+        """Take notice of what the store has answered, and go on."""
+        if newest is None:
+            self._refuse_all(gone)
+            return
+        # If a wake-up has come meanwhile, what it brought may be newer.
+        latest = self.latest
+        if latest is None or latest is before or newest.record.version > latest.record.version:
+            self._note(newest)
+        if self._missed:
+            self._missed = False
+            self.look_again()
+        else:
+            self._go_on()
+
+    def _give_up(self, error: Exception) -> None:
+        """Tell whoever waits; a lease that is left behind ends by itself."""
+        self._refuse_all(partial(_again, error))
 
     def _renew(self) -> None:
         """Renew the hold, unless it has to end."""
@@ -447,20 +488,21 @@ class Room:
         step = partial(
             leases.renew, holder=(self.rooms.name, hold.fence), length=max(round(length * 1000), 1)
         )
-        self._start(self._renewed(hold, step))
+        self.rooms.state.spawn(self._change(step, partial(self._renewed, hold)))
 
-    async def _renewed(self, hold: Hold, step: Step) -> Base | None:
-        try:
-            newest = await self._save(step)
-        except SessionError as error:
-            logger.warning("session %s: the lock could not be renewed: %s", self.key, error)
+    def _renewed(self, hold: Hold, pending: Pending, before: Base) -> None:
+        self._done()
+        if pending.error is not None:
+            logger.warning("session %s: the lock could not be renewed: %s", self.key, pending.error)
             self._due = min(self._due, monotonic() + _FIRST_RENEWAL)
-            return self.latest
+            self._go_on()
+            return
+        newest = _newest(pending)
         if self.hold is hold and not hold.leaving:
             lease = leases.read(newest.record) if newest is not None else None
             if lease is None or (lease.process, lease.fence) != (self.rooms.name, hold.fence):
                 self._lose(hold)
-        return newest
+        self._learn(newest, before)
 
     def _lose(self, hold: Hold) -> None:
         """End a hold under its holder, who learns of it at the next commit."""
@@ -475,6 +517,13 @@ class Room:
             self._timer = None
         if delay is not None and then is not None:
             self._timer = asyncio.get_running_loop().call_later(max(delay, 0.0), then)
+
+
+def _newest(pending: Pending) -> Base | None:
+    """Return the version that a change has brought to light; None when the record is gone."""
+    settled = pending.settled
+    assert settled is not None, "it has not failed"
+    return settled.base if settled.verdict is not None else None
 
 
 def _again(error: Exception) -> Exception:

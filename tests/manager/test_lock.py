@@ -496,6 +496,32 @@ async def test_cancelled_while_it_waits(world: World) -> None:
     assert leaving.cancelled()
 
 
+@pytest.mark.parametrize("others", [False, True])
+async def test_cancelled_while_it_takes_the_lock(world: World, others: bool) -> None:
+    """What its save brings is for who waits behind it, or is given back."""
+    token = await world.new(n=0)
+    line = Line(world, token)
+    gate = world.store.pause("save")
+    taking = start(line.client("a", world.manager))
+    await gate.reached()
+    waiting = [await start_waiting(line, "b", world.manager)] if others else []
+    taking.cancel()
+    await settle()
+    gate.release()
+    await asyncio.gather(*waiting)
+    await world.manager.drain()
+    assert taking.cancelled()
+    assert line.entered == (["b"] if others else [])
+    assert await lease_of(world, token) is None
+    assert world.manager._loops.current().rooms._rooms == {}
+
+
+async def start_waiting(line: Line, name: str, manager: SessionManager) -> asyncio.Task[None]:
+    task = start(line.client(name, manager))
+    await settle()
+    return task
+
+
 async def test_cancelled_at_the_moment_it_is_let_in(world: World) -> None:
     """The lock is passed on, not forgotten."""
     token = await world.new(n=0)
@@ -664,13 +690,18 @@ async def test_the_lock_cannot_be_taken(world: World) -> None:
     """The store's error for all who wait; and the next one starts afresh."""
     token = await world.new(n=1)
     sessions = [await world.load(token) for _ in range(2)]
+    gate = world.store.pause("save")
     world.store.fail("save")
 
     async def work(session: Session) -> None:
         async with session.lock():
             pytest.fail("entered")
 
-    results = await asyncio.gather(*(work(session) for session in sessions), return_exceptions=True)
+    tasks = [start(work(session)) for session in sessions]
+    await gate.reached()
+    await settle()
+    gate.release()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [StoreUnavailable] * 2
     assert results[0] is not results[1], "a traceback belongs to one request"
     async with sessions[0].lock(wait=0):
