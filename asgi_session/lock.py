@@ -211,7 +211,7 @@ class Room:
             done = pending.error is None and not pending.dropped
             if done and saved is not None and saved.base is not None and not saved.left_behind:
                 self.rooms.policy.emit("released", self.key, fence=hold.fence)
-                self._note(saved.base)
+                self._note_unless_older(saved.base, pending.known)
                 if saved.tries > 1:
                     self.rooms.listens()  # to learn of others' saves before its own meet them
             self._go_on()
@@ -230,8 +230,7 @@ class Room:
         """Take in the hold of a session that has just been created with the lock taken."""
         self.hold = hold
         self._spent = hold.fence
-        self._due = monotonic() + _FIRST_RENEWAL
-        self._go_on()
+        self._renew_first(hold)
 
     # ---------------------------------------------------------------- for the other processes
 
@@ -322,8 +321,7 @@ class Room:
             self.hold = hold = Hold(session, waiter.terms, self, lease.fence, self.latest)
             self._spent = lease.fence
             self.turn += 1
-            self._due = monotonic() + _FIRST_RENEWAL
-            self._set_timer(_FIRST_RENEWAL, self._renew)
+            self._renew_first(hold)
             self.rooms.policy.emit("locked", self.key, fence=lease.fence, waited=monotonic() - waiter.arrived)
             waiter.let_in.set_result(hold)
             return True
@@ -380,6 +378,16 @@ class Room:
             if not waiter.let_in.done():
                 waiter.let_in.set_exception(error())
         self.rooms.forget(self)
+
+    def _note_unless_older(self, newest: Base, before: Base | None) -> None:
+        """Take notice of what the store has answered, unless a wake-up has brought a newer version.
+
+        A version that is lower than `before`, the latest when the store was asked, is no older: a
+        failover has lost that one.
+        """
+        latest = self.latest
+        if latest is None or latest is before or newest.record.version > latest.record.version:
+            self._note(newest)
 
     def _note(self, base: Base) -> None:
         """Take notice of a newer version of the record."""
@@ -461,10 +469,7 @@ class Room:
         if newest is None:
             self._refuse_all(gone)
             return
-        # If a wake-up has come meanwhile, what it brought may be newer.
-        latest = self.latest
-        if latest is None or latest is before or newest.record.version > latest.record.version:
-            self._note(newest)
+        self._note_unless_older(newest, before)
         if self._missed:
             self._missed = False
             self.look_again()
@@ -474,6 +479,10 @@ class Room:
     def _give_up(self, error: Exception) -> None:
         """Tell whoever waits; a lease that is left behind ends by itself."""
         self._refuse_all(partial(_again, error))
+
+    def _renew_first(self, hold: Hold) -> None:
+        self._due = monotonic() + min(_FIRST_RENEWAL, hold.terms.max_hold)
+        self._set_timer(self._due - monotonic(), self._renew)
 
     def _renew(self) -> None:
         """Renew the hold, unless it has to end."""

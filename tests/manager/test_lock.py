@@ -810,19 +810,40 @@ async def test_no_longer_than_max_hold(world: World) -> None:
     """The lock ends, whatever the block does, and goes to the next one."""
     token = await world.new(n=1)
     session = await world.load(token)
-    line = Line(world, token)
     with pytest.raises(LockLost):
         async with session.lock(max_hold=0.1):
-            room = world.manager._loops.current().rooms._rooms[token[:22]]
-            room._due = 0.0
-            waiter = await line.queue("b", world.process())
-            hold = session._hold
-            assert hold is not None
-            hold.ends = 0.0
-            room._renew()
-            await waiter
+            await Line(world, token).client("b", world.process())
+            assert world.named("lock_lost") != []
             session["n"] = 9
     assert await world.read(token) == {"n": 2}
+
+
+async def test_a_wake_up_that_overtakes_the_reply_to_the_exit(world: World) -> None:
+    """It tells of a newer version than that reply; both come on connections of their own."""
+    token = await world.new(n=0)
+    a, b = world.process(), world.process()
+    line, gate = Line(world, token), asyncio.Event()
+    tasks = [start(line.client("a", a, gate))]
+    await until(lambda: line.inside == 1)
+    tasks += [await line.queue("b", b)]
+    await until(lambda: b._loops.current().rooms._stop is not None)
+    # a waits in line again behind b, so that it listens and is told of b's exit.
+    room = a._loops.current().rooms._rooms[token[:22]]
+    room.rooms.listens()
+    await until(lambda: room.rooms._stop is not None)
+    tasks += [await line.queue("a", a)]
+    room.turn = leases.TURNS
+    reply = world.store.pause("save", when="after", nth=2)  # the first meets the version of b's queueing
+    gate.set()
+    await reply.reached()
+    await until(lambda: line.entered == ["a", "b"] and line.inside == 0)
+    await until(lambda: room._lease is not None and room._lease.fence > room._spent)
+    assert room._lease is not None
+    assert room._lease.process == room.rooms.name, "a was granted the lock again, and has heard of it"
+    reply.release()
+    async with asyncio.timeout(1):
+        await asyncio.gather(*tasks)
+    assert line.entered == ["a", "b", "a"]
 
 
 @pytest.mark.usefixtures("eager")
