@@ -161,13 +161,18 @@ class Room:
         self._timer: asyncio.TimerHandle | None = None
         if latest is not None:
             self._note(latest)
-            if self._lease is not None:
-                # From a session's own commit, long ago perhaps: no evidence that this process holds the
-                # lock now, or stands in line.
-                if self._lease.process == rooms.name:
-                    self._spent = self._lease.fence
-                queue = tuple(one for one in self._lease.queue if one != rooms.name)
-                self._lease = self._lease._replace(queue=queue)
+            self._disbelieve()
+
+    def _disbelieve(self) -> None:
+        """Take what a session has read or saved, long ago perhaps, for no evidence.
+
+        It may not be true any more that this process holds the lock, or stands in line.
+        """
+        lease, name = self._lease, self.rooms.name
+        if lease is not None:
+            if lease.process == name:
+                self._spent = lease.fence
+            self._lease = lease._replace(queue=tuple(one for one in lease.queue if one != name))
 
     # ---------------------------------------------------------------- for the request
 

@@ -32,8 +32,9 @@ from asgi_session import (
     SessionTooLarge,
     StoreUnavailable,
     load_session,
+    merging,
 )
-from asgi_session.fastapi import SessionDep
+from asgi_session.fastapi import LockedSessionDep, SessionDep
 from asgi_session.store import GONE, Conflict, Saved, Store, Stored
 from asgi_session.stores import MemoryStore, RedisStore, store_from_url
 from asgi_session.testing import Call, FaultStore, ManualClock, SessionClient, StoreConformance
@@ -135,6 +136,36 @@ async def session_api(session: Session) -> None:
     session.destroy()
 
 
+async def concurrency(session: Session) -> None:
+    async with session.lock() as same:
+        assert_type(same, Session)
+    async with session.lock(wait=0, lease=timedelta(seconds=30), max_hold=60.0):
+        pass
+    async with manager.lock("id", wait=timedelta(seconds=1)) as other:
+        assert_type(other, Session)
+
+    def take(draft: Session) -> int | None:
+        return len(draft) or None
+
+    async def take_slowly(draft: Session) -> list[str]:
+        return list(draft)
+
+    assert_type(await session.transact(take), int | None)
+    assert_type(await session.transact(take_slowly), list[str])
+    assert_type(await session.transact(lambda draft: str(len(draft))), str)
+
+
+def keep_longer(base: str | None, mine: str | None, theirs: str | None) -> str | None:
+    return max(mine or "", theirs or "", key=len)
+
+
+merged = SessionManager(
+    "memory://",
+    merge={"n": merging.counter, "cart": merging.by_key(merging.counter), "text": keep_longer},
+    on_conflict="raise",
+)
+
+
 async def homepage(request: Request) -> Response:
     session = await load_session(request)
     assert_type(session, Session)
@@ -182,6 +213,11 @@ async def add(sku: str, session: SessionDep) -> dict[str, Any]:
     return dict(session)
 
 
+@app.post("/locked")
+async def locked(session: LockedSessionDep) -> None:
+    assert_type(session, Session)
+
+
 @app.websocket("/ws")
 async def socket(websocket: WebSocket, session: SessionDep) -> None:
     await websocket.accept()
@@ -189,6 +225,7 @@ async def socket(websocket: WebSocket, session: SessionDep) -> None:
         await session.commit()
     except SessionConflict as error:
         assert_type(error.outcome_unknown, bool)
+        assert_type(error.key, str | None)
     except SessionTooLarge as error:
         assert_type(error.size + error.max_size, int)
     except SessionSerializationError as error:
