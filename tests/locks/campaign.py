@@ -57,7 +57,7 @@ class Plan:
     seed: int = 1
     processes: int = 4
     clients: int = 16
-    sessions: int = 40
+    sessions: int = 120
     calm: float = 5.0
     storm: float = 20.0
     least: int = 0

@@ -111,7 +111,8 @@ class Worker:
         while not self._stopping:
             turn += 1
             hot = rng.random() < 0.05
-            token = tokens[0] if hot else rng.choice(tokens)
+            # The others differ in how much they are wanted, too.
+            token = tokens[0] if hot else tokens[int(len(tokens) * rng.random() ** 2)]
             drawn = rng.random()
             if drawn < 0.03:
                 work = asyncio.create_task(self.add(token))
