@@ -10,7 +10,7 @@ from tests.locks.events import Event, assemble, parse
 from tests.locks.history import check, summary
 from tests.locks.violations import Limits, Violation
 
-STRICT = Limits()
+STRICT = Limits(enqueue=0.5, idle=1.0)
 WITH_LOSS = Limits(loss=1.0)
 
 

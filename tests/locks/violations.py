@@ -18,18 +18,19 @@ class Limits:
         late: by how much an answer may be later than the client was willing to wait.
         late_in_trouble: the same when something was tampered with: a command that is on its way without
             an answer is waited for until the manager's deadline.
-        idle: how long the lock may be free although somebody waits.
+        idle: how long the lock may be free although somebody waits. What a lost wake-up costs is a
+            grant of 2 s; a machine with much else to do costs less.
         idle_in_trouble: the same when something was tampered with: leases of the dead have to end.
         recovery: for how long after that there is trouble.
         loss: what was acknowledged so long before a crash of a primary may be lost; 0 means nothing.
     """
 
     turn: int = 4
-    enqueue: float = 0.5
+    enqueue: float = 1.0
     expiry: float = 1.5
     late: float = 2.0
     late_in_trouble: float = 7.0
-    idle: float = 1.0
+    idle: float = 1.7
     idle_in_trouble: float = 12.0
     recovery: float = 12.0
     loss: float = 0.0
