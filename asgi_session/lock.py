@@ -21,11 +21,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from asgi_session import lease as leases
+from asgi_session import record as records
 from asgi_session.errors import LockTimeout, SessionError, SessionGone, StoreUnavailable
 from asgi_session.lease import GRANT, Lease, Step
 from asgi_session.loading import drop, report_stale, settled, use_of
 from asgi_session.pending import NOT_USED, Base, Pending, Settled, gone, shutting_down
-from asgi_session.record import NOBODY
+from asgi_session.record import NOBODY, Applied
 from asgi_session.session import Session, Status
 from asgi_session.store import Stored, WakesUp
 from asgi_session.token import Token
@@ -692,7 +693,9 @@ class SessionLock:
     def _bring_up_to_date(self, session: Session, newest: Base | None) -> None:
         if session._base is None or newest is None:
             raise gone()
-        if newest.record.version > session._base.record.version:
+        made = newest.record
+        if records.was_applied(session._base.record, made.version, made.nonce) is Applied.NO:
+            # Not by the version alone: after a failover that lost some, the record has a lower one.
             report_stale(self._policy, session)
             session._refreshed(newest)
 

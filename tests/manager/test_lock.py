@@ -861,6 +861,28 @@ async def test_renewal_stops_with_the_task(world: World) -> None:
     assert await world.read(token) == {"n": 2}
 
 
+@pytest.mark.parametrize("again", [1, 3])
+async def test_a_failover_that_lost_what_was_saved_under_the_lock(world: World, again: int) -> None:
+    """What the store has is the newest data, although a session knows a higher version of it."""
+    token = await world.new(n=1)
+    before = await world.memory.load(token[:22], deadline=soon())
+    assert before is not None
+    session = await world.load(token)
+    async with session.lock():
+        session["n"] = 2
+    stored = await world.memory.load(token[:22], deadline=soon())
+    assert stored is not None
+    lost = await world.memory.save(
+        token[:22], before.data, before.expires_at, expect=stored.tag, deadline=soon()
+    )
+    assert isinstance(lost, Saved)
+    for count in range(1, again + 1):
+        async with session.lock():
+            assert session["n"] == count
+            session["n"] += 1
+    assert await world.read(token) == {"n": 1 + again}
+
+
 # ---------------------------------------------------------------- the dead and the deaf
 
 
