@@ -7,7 +7,7 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
-from tests.locks.worker import Record
+from tests.locks.recording import Record
 from tests.servers import Cluster, LossyProxy, Server, named, wait_until
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tests.locks.campaign import Outcome, Plan, run
+from tests.locks.campaign import Outcome, run
 from tests.locks.history import summary
+from tests.locks.rounds import Plan
 
 
 def verdict(outcome: Outcome) -> dict[str, int]:

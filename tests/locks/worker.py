@@ -6,12 +6,9 @@ It writes down in FILE what its clients do, in the words of `tests.locks.events`
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import random
 import sys
-import time
 from collections.abc import Awaitable
 from typing import Any
 
@@ -22,6 +19,7 @@ from asgi_session.manager import SessionManager
 from asgi_session.session import Session
 from asgi_session.stores.redis import RedisStore
 from tests.locks.processes import orders
+from tests.locks.recording import Record
 
 COOKIE = Cookie()
 LEASE = 3.0
@@ -42,21 +40,6 @@ KINDS = {
 
 class Abort(Exception):
     """What a handler may raise inside its block."""
-
-
-class Record:
-    """A file of events."""
-
-    def __init__(self, path: str) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def note(self, event: str, **info: Any) -> None:
-        """Write a line, in one system call: a killed process has written it, or not."""
-        line = json.dumps({"event": event, "at": time.monotonic(), **info}, separators=(",", ":"))
-        os.write(self._file, line.encode() + b"\n")
-
-    def close(self) -> None:
-        os.close(self._file)
 
 
 class Worker:
@@ -119,7 +102,7 @@ class Worker:
             elif drawn < 0.08:
                 work = asyncio.create_task(self.annotate(token, f"{self.name.split('.')[0]}.{number}", turn))
             else:
-                kind = rng.choices(tuple(KINDS), KINDS.values())[0]
+                kind = rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
                 if hot and kind in ("long", "overheld"):
                     kind = "once"
                 session = kept.get(token) if rng.random() < 0.5 else None
