@@ -46,9 +46,10 @@ if TYPE_CHECKING:
 _GIVES_UP: Final = 0.3
 """Seconds before its deadline at which a store may give up, when its next try would come after it."""
 _AT_ONCE: Final = 10
-"""Conflicts after which the save is sent again without a pause."""
+"""Conflicts that a change of the lock meets without a pause."""
 _GIVES_WAY: Final = 0.002
-"""Seconds of the longest pause after a conflict: of the order of one save of the others."""
+"""Seconds by which the longest pause after a conflict grows with each try: what some saves take."""
+_LONGEST_WAY: Final = 0.01
 _NOBODY: Final[list[str]] = []  # shared: nobody changes it
 # Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
 _OVERTAKEN: Final = Verdict.OVERTAKEN
@@ -94,13 +95,15 @@ class _Lane:
         self.backoff: Backoff | None = None
 
     async def give_way(self) -> None:
-        """Pause after a conflict, if there were several: shortly, or the version it brought is old again.
+        """Pause after a conflict, so that the writers of several processes do not all meet again.
 
-        Not longer with every try, as after an error: each conflict is somebody's success, and who gave
-        way for longer than a version lasts would never get a turn.
+        After every second one: the version that a conflict brings is old again after a pause, so who
+        paused after each would never be the first to save on it. Who is to wait in line for the lock
+        is in no such crowd, and would lose its place.
         """
-        if self.tries > _AT_ONCE:
-            await asyncio.sleep(random.uniform(0, _GIVES_WAY))  # noqa: S311  (jitter, no secret)
+        if self.tries % 2 == 0 and (self.tries > _AT_ONCE or not self.batch[0].step):
+            longest = min(_GIVES_WAY * self.tries, _LONGEST_WAY)
+            await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  (jitter, no secret)
 
     async def pause(self) -> None:
         if self.backoff is None:
