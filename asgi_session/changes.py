@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
+from inspect import iscoroutinefunction, signature
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from asgi_session import codec, lease
@@ -25,6 +26,19 @@ Changes: TypeAlias = dict[str, bytes | None]
 Rule: TypeAlias = Callable[[Any, Any, Any], Any]
 """``rule(base, mine, theirs)``: what becomes of a key that both sides have changed. A key that is not
 there is given as None; a rule that returns None removes the key."""
+
+
+def is_rule(rule: Any) -> bool:
+    """Whether it can be called as a rule: a plain function of three."""
+    if not callable(rule) or iscoroutinefunction(rule):
+        return False
+    try:
+        signature(rule).bind(None, None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not tell
+        return True
+    return True
 
 
 class Policy:
@@ -283,19 +297,32 @@ def _merged(entries: dict[str, bytes], intent: Intent, policy: Policy) -> dict[s
             continue
         rule = policy.rules.get(key)
         if rule is not None:  # also for equal values: two that each add one both come to the same
-            merged = rule(_value(base), _value(mine), _value(theirs))
-            changes[key] = None if merged is None else codec.encode(merged, key)
-            if merged is not None:
-                codec.check(merged, key)
+            changes[key] = _by_rule(rule, key, base, mine, theirs)
         elif policy.on_conflict == "raise" and theirs != mine:
             raise SessionConflict(
-                f"session[{key!r}] was changed by another request as well; refresh() the session and try "
-                "again, or give the key a merge rule",
+                f"session[{key!r}] was changed by another request as well: nothing was saved. Set the key to "
+                "what it shall be (`theirs` is what it is now), or discard() what was changed; or give the "
+                "key a merge rule. A refresh() alone keeps the value in hand, to be saved over theirs",
                 key=key,
                 mine=_value(mine),
                 theirs=_value(theirs),
             )
     return merge(entries, changes)
+
+
+def _by_rule(
+    rule: Rule, key: str, base: bytes | None, mine: bytes | None, theirs: bytes | None
+) -> bytes | None:
+    try:
+        merged = rule(_value(base), _value(mine), _value(theirs))
+    except Exception as error:
+        error.add_note(f"in the merge rule of session[{key!r}]")
+        raise
+    if merged is None:
+        return None
+    encoded = codec.encode(merged, key)
+    codec.check(merged, key)
+    return encoded
 
 
 def _value(encoded: bytes | None) -> Any:

@@ -85,7 +85,8 @@ class Committer:
             if explicit and pending.dropped:
                 raise gone()
         elif explicit:
-            if session._status in (Status.DETACHED, _ENDED):
+            session._refuse_if_ended()
+            if session._status is Status.DETACHED:
                 raise gone()
             self._loader.touch_if_due(session, self._policy.clock())
 

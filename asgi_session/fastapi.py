@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated, TypeAlias
 
+from asgi_session.errors import SessionError
 from asgi_session.middleware import load_session
 from asgi_session.session import Session
 
@@ -29,6 +30,11 @@ Routes that do not declare it pay nothing. It leaves no trace in the OpenAPI sch
 
 
 async def _locked_session(connection: HTTPConnection) -> AsyncIterator[Session]:
+    if connection.scope["type"] == "websocket":
+        raise SessionError(
+            "LockedSessionDep would hold the lock for as long as the WebSocket is open: declare SessionDep, "
+            "and take `async with session.lock():` for each message"
+        )
     session = await load_session(connection)
     async with session.lock():
         yield session
@@ -39,7 +45,7 @@ LockedSessionDep: TypeAlias = Annotated[Session, Depends(_locked_session, scope=
 
 The lock is released, and what was changed saved, when the handler has returned and before the
 response starts: ``scope="function"``, which needs FastAPI 0.121 or later. For other durations take
-`SessionDep` and ``async with session.lock(wait=..., lease=...):``.
+`SessionDep` and ``async with session.lock(wait=..., lease=...):``. Not for WebSockets.
 """
 
 __all__ = ["LockedSessionDep", "SessionDep"]

@@ -64,14 +64,15 @@ class _Lane:
         known: the version that the store is known to have; None if that is not known.
         tries: how many versions of this batch were sent.
         data: of the version on the wire; empty when none is.
-        base, record, verdicts, expires_at, wake: what that was made of, what it is, what became of each
-            commit of the batch, its expiry, and the processes to wake up when it is saved.
+        base, record, verdicts, expires_at, wake, wake_own: what that was made of, what it is, what became
+            of each commit of the batch, its expiry, the processes to wake up when it is saved, and whether
+            this one is among them.
         reply_lost: whether that version may have been saved without our knowing.
     """
 
     __slots__ = (
         "backoff", "base", "batch", "data", "expires_at", "key", "known", "queue", "record", "reply_lost",
-        "tries", "verdicts", "wake",
+        "tries", "verdicts", "wake", "wake_own",
     )  # fmt: skip
 
     base: Base
@@ -79,6 +80,7 @@ class _Lane:
     verdicts: list[Outcome]
     expires_at: int
     wake: list[str]
+    wake_own: bool
 
     # Tuples, because an empty one costs nothing: most lanes have one commit, and live for one save.
     def __init__(self, key: str, pending: Pending) -> None:
@@ -119,10 +121,12 @@ class Lanes:
         policy: SessionManager,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         process: Callable[[], bytes],
+        told: Callable[[str, Base], None],
     ) -> None:
         self._policy = policy
         self._spawn = spawn
         self._process = process
+        self._told = told
         self._lanes: dict[str, _Lane] = {}
 
     def save(self, key: str, pending: Pending) -> Coroutine[Any, Any, None]:
@@ -243,11 +247,12 @@ class Lanes:
         if lane.verdicts is not ONE_APPLIED:
             self._leave_out(lane)
             batch = lane.batch
-        lane.wake = _NOBODY
+        lane.wake, lane.wake_own = _NOBODY, False
         if base.record.parts:
-            listeners = lease.to_wake(base.record, record, self._process())
+            told = lease.to_wake(base.record, record)
+            lane.wake_own = self._process() in told
             if isinstance(policy.store, WakesUp):
-                lane.wake = [listener.hex() for listener in listeners]
+                lane.wake = [process.hex() for process in told if process != self._process()]
         idle = record.idle
         use = min([pending.use for pending in batch]) if batch and batch[0].use else 0
         if use == UNCONFIRMED:
@@ -327,11 +332,13 @@ class Lanes:
         if isinstance(answer, Saved):
             # Not Base(...), which takes twice as long: this is every save.
             saved: Base = tuple.__new__(Base, (record, answer.tag, lane.expires_at))
-            if len(batch) == 1 and lane.base is batch[0].base:  # nothing of anybody else's in it
+            if len(batch) == 1 and _same_data(lane.base, batch[0].base):  # nothing of anybody else's in it
                 lane.known, lane.batch = saved, ()
                 batch[0].results.settle(
                     batch[0], tuple.__new__(Settled, (lane.verdicts[0], saved, False, lane.tries, False))
                 )
+                if lane.wake_own:
+                    self._told(lane.key, saved)
                 return
         elif answer is GONE:
             lane.known, lane.batch = None, ()
@@ -359,6 +366,8 @@ class Lanes:
             else:
                 own = _without_others(pending)
                 pending.results.settle(pending, Settled(outcome, own, tries=lane.tries, left_behind=True))
+        if lane.wake_own:
+            self._told(lane.key, saved)
 
     def _fail(self, batch: Sequence[Pending], error: Exception) -> None:
         """Fail each of `batch`, with an error of its own: a traceback belongs to one request."""
@@ -388,6 +397,13 @@ def _copy(error: Exception) -> Exception:
         return copy(error)
     except Exception:  # of a foreign store: one that copy cannot make again
         return error
+
+
+def _same_data(one: Base, other: Base) -> bool:
+    """Whether nothing but the lock has changed between two versions."""
+    if one is other:
+        return True
+    return one.record.epoch == other.record.epoch and one.record.entries == other.record.entries
 
 
 def _epoch_after(pending: Pending, made: Record) -> bytes:

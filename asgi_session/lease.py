@@ -109,23 +109,21 @@ def held_by(record: Record, holder: Holder) -> bool:
     return lease is not None and (lease.process, lease.fence) == holder
 
 
-def to_wake(before: Record, after: Record, process: bytes) -> list[bytes]:
-    """Return the processes that a save from `before` to `after`, made by `process`, must wake up.
+def to_wake(before: Record, after: Record) -> tuple[bytes, ...]:
+    """Return the processes that must learn of a save from `before` to `after`.
 
     That is the one that is granted the lock. And its holder when somebody has queued: its own save
     would else meet a version that it does not know.
     """
     if LOCK not in before.parts:
-        return []
+        return ()
     was, now = read(before), read(after)
     assert was is not None, "it has the part"
     if now is None:  # released with nobody waiting, or ended under them
-        told = was.queue
-    elif (now.process, now.fence) != (was.process, was.fence) or len(now.queue) > len(was.queue):
-        told = (now.process,)
-    else:
-        return []
-    return [one for one in told if one != process]
+        return was.queue
+    if (now.process, now.fence) != (was.process, was.fence) or len(now.queue) > len(was.queue):
+        return (now.process,)
+    return ()
 
 
 # ---------------------------------------------------------------- the changes

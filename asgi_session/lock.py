@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asgi_session import lease as leases
 from asgi_session import record as records
-from asgi_session.errors import LockTimeout, SessionError, SessionGone, StoreUnavailable
+from asgi_session.errors import LockLost, LockTimeout, SessionError, SessionGone, StoreUnavailable
 from asgi_session.lease import GRANT, Lease, Step
 from asgi_session.loading import drop, report_stale, settled, use_of
 from asgi_session.pending import NOT_USED, Base, Pending, Settled, gone, shutting_down
@@ -113,7 +113,7 @@ class Hold:
 
     def end(self) -> None:
         """Forget what was changed under the lock, and release it without waiting for that."""
-        self.session._discard()
+        self.session.discard()
         if self.session._hold is self:
             self.session._hold = None
         if self.room is not None:
@@ -210,13 +210,16 @@ class Room:
     def left(self, hold: Hold, pending: Pending) -> None:
         """Note what became of the commit with which a hold was to end."""
         if pending.error is not None:
-            hold.session._discard()
+            hold.session.discard()
         saved = pending.settled
         if self.hold is hold:
             self.hold = None
             done = pending.error is None and not pending.dropped
+            if isinstance(pending.error, LockLost):
+                self.rooms.policy.emit("lock_lost", self.key, fence=hold.fence)
+            else:
+                self.rooms.policy.emit("released", self.key, fence=hold.fence, committed=done)
             if done and saved is not None and saved.base is not None and not saved.left_behind:
-                self.rooms.policy.emit("released", self.key, fence=hold.fence)
                 self._note_unless_older(saved.base, pending.known)
                 if saved.tries > 1:
                     self.rooms.listens()  # to learn of others' saves before its own meet them
@@ -226,6 +229,7 @@ class Room:
         """End a hold without a commit."""
         if self.hold is hold:
             self.hold = None
+            self.rooms.policy.emit("released", self.key, fence=hold.fence, committed=False)
             self._go_on()
 
     def pass_on(self) -> None:
@@ -248,7 +252,12 @@ class Room:
             base = None  # what is in the store counts, and is looked at
         if base is None:
             self.look_again()
-        elif self.latest is None or base.record.version > self.latest.record.version:
+        else:
+            self.learn(base)
+
+    def learn(self, base: Base) -> None:
+        """Take notice of a version, if it is newer than what is known."""
+        if self.latest is None or base.record.version > self.latest.record.version:
             self._note(base)
             self._go_on()
 
@@ -372,7 +381,7 @@ class Room:
             waiter.let_in.set_exception(
                 LockTimeout(
                     f"session {self.key}: the lock was not free within {waiter.terms.wait:g} s; who holds it "
-                    "may be slow, or have died less than a lease ago"
+                    "may be slow, or have died, which the others know for certain a lease and 5 s later"
                 )
             )
             self._go_on()
@@ -515,16 +524,21 @@ class Room:
         newest = _newest(pending)
         if self.hold is hold and not hold.leaving:
             lease = leases.read(newest.record) if newest is not None else None
-            if lease is None or (lease.process, lease.fence) != (self.rooms.name, hold.fence):
+            if newest is None or newest.record.digest == NOBODY:
+                self._lose(hold, ended=True)
+            elif lease is None or (lease.process, lease.fence) != (self.rooms.name, hold.fence):
                 self._lose(hold)
         self._learn(newest, before)
 
-    def _lose(self, hold: Hold) -> None:
-        """End a hold under its holder, who learns of it at the next commit."""
+    def _lose(self, hold: Hold, *, ended: bool = False) -> None:
+        """End a hold under its holder, who learns of it at the next commit; or the session has `ended`."""
         hold.lost = True
         self.hold = None
-        self.rooms.policy.emit("lock_lost", self.key, fence=hold.fence)
-        logger.warning("session %s: the lock was lost while its block was still running", self.key)
+        if ended:
+            self.rooms.policy.emit("released", self.key, fence=hold.fence, committed=False)
+        else:
+            self.rooms.policy.emit("lock_lost", self.key, fence=hold.fence)
+            logger.warning("session %s: the lock was lost while its block was still running", self.key)
 
     def _set_timer(self, delay: float | None, then: Callable[[], None] | None = None) -> None:
         if self._timer is not None:
@@ -578,6 +592,18 @@ class Rooms:
         if room is None:
             room = self._rooms[key] = Room(self, key, latest)
         return room
+
+    def told(self, key: str, saved: Base) -> None:
+        """Take notice of a version that another commit of this process has saved."""
+        room = self._rooms.get(key)
+        if room is not None:
+            room.learn(saved)
+
+    def look_again(self, key: str) -> None:
+        """Have the room of a session, if there is one, look at the record."""
+        room = self._rooms.get(key)
+        if room is not None:
+            room.look_again()
 
     def forget(self, room: Room) -> None:
         """Close a room."""

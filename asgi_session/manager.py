@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from inspect import iscoroutinefunction, signature
+from inspect import signature
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypedDict, Unpack
 
 from asgi_session import stores
-from asgi_session.changes import Policy, Rule
+from asgi_session.changes import Policy, Rule, is_rule
 from asgi_session.clock import Clock, system_clock
 from asgi_session.committing import Committer
 from asgi_session.errors import ConfigurationError, StoreUnavailable
@@ -141,8 +141,8 @@ class SessionManager:
         self.decode: Callable[[str, bytes], Record] = loader.decode
 
     def _furnish(self, state: LoopState) -> None:
-        state.lanes = Lanes(self, state.spawn, state.name)
         state.rooms = Rooms(self, state)
+        state.lanes = Lanes(self, state.spawn, state.name, state.rooms.told)
 
     # ---------------------------------------------------------------- life
 
@@ -195,15 +195,15 @@ class SessionManager:
     ) -> AbstractAsyncContextManager[Session]:
         """Hold a session's lock outside a request, by its public id (`Session.id`); see `Session.lock`.
 
-        ``async with manager.lock(session_id) as session:`` gives the loaded session. Saving it is no
-        use by its client: it expires as if it had not been touched.
+        ``async with manager.lock(session_id) as session:`` gives the loaded session. What is saved does
+        not extend its expiry, and it can get no new cookie: no `rotate`, no `clear`. In a block of
+        `Session.lock` of the same session it would wait for itself.
 
         Raises:
             ValueError: this is not a session id, or a duration makes no sense.
             SessionGone: there is no such session.
         """
-        if not is_selector(session_id):
-            raise ValueError("not a session id: give Session.id, the 22 characters, not the cookie's value")
+        _check_id(session_id)
         return OutsideLock(self, session_id, _terms(wait, lease, max_hold))
 
     async def revoke(self, session_id: str) -> bool:
@@ -216,8 +216,7 @@ class SessionManager:
             ValueError: this is not a session id.
             StoreUnavailable: the store did not answer within the deadline.
         """
-        if not is_selector(session_id):
-            raise ValueError("not a session id: give Session.id, the 22 characters, not the cookie's value")
+        _check_id(session_id)
         deadline = time.monotonic() + self.deadline
         backoff = Backoff()
         reply_lost = False
@@ -233,6 +232,7 @@ class SessionManager:
             else:
                 if deleted or reply_lost:
                     self.emit("revoked", session_id)
+                    self._loops.current().rooms.look_again(session_id)
                 return deleted or reply_lost
 
     def emit(self, name: str, session_id: str | None, **info: Any) -> None:
@@ -242,6 +242,14 @@ class SessionManager:
                 self.on_event(name, session_id, **info)
             except (Exception, asyncio.CancelledError):  # the latter: from a future that it looks at
                 logger.exception("on_event failed for %r", name)
+
+
+def _check_id(session_id: str) -> None:
+    if not isinstance(session_id, str) or not is_selector(session_id):
+        raise ValueError(
+            "not a session id: give Session.id, the 22 characters, not the cookie's value; a new session has "
+            "one after its commit()"
+        )
 
 
 def _terms(wait: float | timedelta, lease: float | timedelta, max_hold: float | timedelta) -> Terms:
@@ -260,26 +268,12 @@ def _rules(merge: Mapping[str, Rule] | None) -> dict[str, Rule]:
     for key, rule in merge.items():
         if not isinstance(key, str):
             raise ConfigurationError(f"merge: session keys are str, not {type(key).__qualname__}: {key!r}")
-        if not callable(rule) or iscoroutinefunction(rule):
+        if not is_rule(rule):
             raise ConfigurationError(
-                f"merge[{key!r}]={rule!r}: give a plain function rule(base, mine, theirs) of the values"
-            )
-        if not _takes_three(rule):
-            raise ConfigurationError(
-                f"merge[{key!r}]={rule!r} cannot be called as rule(base, mine, theirs). A rule that is made "
-                "by a call, such as by_key(), has to be called"
+                f"merge[{key!r}]={rule!r}: give a plain function rule(base, mine, theirs) of the values. One "
+                "that is made by a call, such as by_key(), has to be called"
             )
     return dict(merge)
-
-
-def _takes_three(rule: Rule) -> bool:
-    try:
-        signature(rule).bind(None, None, None)
-    except TypeError:
-        return False
-    except ValueError:  # a builtin that does not tell
-        return True
-    return True
 
 
 def _keys(secret_key: str | bytes | Sequence[str | bytes] | None) -> Sequence[str | bytes]:

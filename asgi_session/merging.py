@@ -21,7 +21,8 @@ from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 from asgi_session import codec
-from asgi_session.changes import Rule
+from asgi_session.changes import Rule, is_rule
+from asgi_session.errors import ConfigurationError
 
 _Number: TypeAlias = int | float | Decimal | None
 _Set: TypeAlias = set[Any] | frozenset[Any] | None
@@ -106,7 +107,15 @@ def by_key(rule: Rule | None = None) -> Callable[[_Dict, _Dict, _Dict], _Dict]:
     Args:
         rule: for a key that both sides have changed, or one has changed and the other removed. Without
             one mine wins.
+
+    Raises:
+        ConfigurationError: it is no rule.
     """
+    if rule is not None and not is_rule(rule):
+        raise ConfigurationError(
+            f"by_key({rule!r}): give a plain function rule(base, mine, theirs) of the values of a key. One "
+            "that is made by a call, such as by_key(), has to be called"
+        )
 
     def merge(base: _Dict, mine: _Dict, theirs: _Dict) -> _Dict:
         _check("by_key", (dict,), base, mine, theirs)

@@ -207,25 +207,29 @@ class Session(dict[str, Any]):
     ) -> AbstractAsyncContextManager[Session]:
         """Hold the session's lock: ``async with session.lock():``. Exclusive over all processes.
 
-        On entry what is pending is committed, and the session has the newest data. On exit what was
-        changed is committed and the lock released, in one save. An exception or a cancellation
-        releases the lock and *discards* what was changed in the block. Readers, and requests that
-        change the session without the lock, are not held up. Entering again in the same request is
-        allowed: the outermost block commits and releases.
+        On entry what the request has changed so far is committed, and the session has the newest data:
+        take lists and dicts out of it again in the block. On exit what was changed is committed and
+        the lock released, in one save. An exception or a cancellation that leaves the (outermost) block
+        releases the lock and *discards* what was changed in it since its last `commit`. Requests that
+        read, merge or `transact` are not held up. Entering again in the same request is allowed and
+        counted: the outermost block commits and releases. The lock is the request's, not the task's:
+        what keeps two tasks of one request apart is an `asyncio.Lock`.
 
         Keep the block short, and the event loop free in it: the lock is renewed in the background,
         and a holder that is not heard of for 2 seconds at first, for `lease` later, loses it to the
         next in line. What is saved under a lock that is lost is refused.
 
         Args:
-            wait: how long to wait for the lock. timedelta or seconds; 0 is one attempt. Default 10 s.
+            wait: how long to wait for the lock. timedelta or seconds, 0 (one attempt) to an hour;
+                default 10 s.
             lease: for how long the lock is held without being renewed: what a holder that has died
-                costs the others. timedelta or seconds, at least 0.1; default 30 s.
-            max_hold: for how long it is held at most. timedelta or seconds; default 300 s.
+                costs the others, and 5 s more where nobody was waiting. timedelta or seconds, 0.1 to
+                an hour; default 30 s.
+            max_hold: for how long it is held at most. timedelta or seconds, 0.1 to a day; default 300 s.
 
         Raises:
             LockTimeout: on entry, the lock was not free in time (the middleware answers 503).
-            LockLost: on exit or at a commit, it had passed on; nothing was written (409).
+            LockLost: on exit or at a commit, it had passed on; that commit wrote nothing (409).
             SessionGone: the session has ended or moved on.
             StoreUnavailable: and what `commit` raises.
             ValueError: a duration that makes no sense.
@@ -241,17 +245,19 @@ class Session(dict[str, Any]):
 
         For a check followed by an act ("decrement if above zero"). Else the function runs again: it
         must do nothing but read and change the session that it is given, which is a draft of this
-        one. What is pending is committed before. A plain function runs inside the process's own save
-        and hardly ever twice; an ``async def`` one is run between a load and a save, and again if
-        anything at all was changed in between.
+        one. What the request has changed so far is committed before. A plain function runs inside the
+        process's own save and hardly ever twice; an ``async def`` one runs between a load and a save,
+        and again if any key of the session was changed in between.
 
-        Returns what the (last run of the) function returned; what it raises is raised, and nothing saved.
+        Returns what the last run returned (of an ``async def`` function, its result). What that raises
+        is raised, and nothing saved.
 
         Raises:
             SessionGone: the session has ended or moved on.
             SessionConflict: it was changed during every run until the deadline; or, with
                 ``outcome_unknown``, the store's reply was lost and it cannot be told whether it was saved.
-            SessionTooLarge, SessionSerializationError, StoreUnavailable, LockLost.
+            SessionTooLarge, SessionSerializationError, StoreUnavailable: as for `commit`.
+            LockLost: in a block of `lock` that has lost the lock.
         """
         return await self._manager._transact(self, function)
 
@@ -330,6 +336,7 @@ class Session(dict[str, Any]):
         """
         self._use()
         self._refuse_if_ended()
+        self._refuse_outside("rotate")
         if self._sealed:
             raise SessionError(
                 "rotate() came after the response had started (or the WebSocket was accepted): the new "
@@ -352,7 +359,15 @@ class Session(dict[str, Any]):
         afterwards it ends the session, as `destroy` does. Needs no load.
         """
         self._refuse_if_ended()
+        self._refuse_outside("clear")
         self._empty(Mark(Kind.CLEAR))
+
+    def _refuse_outside(self, name: str) -> None:
+        if self._outside:
+            raise SessionError(
+                f"{name}() in a session outside of a request: no new cookie can reach its client. To end it, "
+                "destroy() it; to empty it, delete its keys"
+            )
 
     def destroy(self) -> None:
         """End the session at the next commit, whatever else the request does. Needs no load.
@@ -370,6 +385,20 @@ class Session(dict[str, Any]):
         self._opened = self._accessed = True
         if self._status is _UNLOADED:
             self._status = _BLANK
+
+    def discard(self) -> None:
+        """Forget what was changed since the last load, commit or refresh; a `destroy()` is not forgotten.
+
+        Values are as they were then. Lists and dicts have to be taken out of the session again.
+        """
+        if self._status not in (_LIVE, _NEW) or (self._mark is not None and self._mark.kind is Kind.DESTROY):
+            return
+        self._mark = None
+        self._era += 1
+        self._origin = self._base.record.entries if self._base is not None else {}
+        self._watched, self._replaced = {}, ()
+        dict.clear(self)
+        dict.update(self, dict.fromkeys(self._origin, UNDECODED))
 
     # ---------------------------------------------------------------- reading
 
@@ -579,17 +608,6 @@ class Session(dict[str, Any]):
         self._era += 1
         dict.clear(self)
         self._origin, self._watched, self._replaced = {}, {}, ()
-
-    def _discard(self) -> None:
-        """Forget what was changed since the last commit; that it is to be destroyed is not forgotten."""
-        if self._status not in (_LIVE, _NEW) or (self._mark is not None and self._mark.kind is Kind.DESTROY):
-            return
-        self._mark = None
-        self._era += 1
-        self._origin = self._base.record.entries if self._base is not None else {}
-        self._watched, self._replaced = {}, ()
-        dict.clear(self)
-        dict.update(self, dict.fromkeys(self._origin, UNDECODED))
 
     def _changes(self) -> Changes:
         """Return what differs from its origin.

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from asgi_session.manager import SessionManager
 
 _NOT_HERE: Final = (
-    "a transaction's function reads and changes the data of the session it is given, and nothing else; call "
-    "{name}() outside of transact()"
+    "a transaction's function reads and changes the data of the draft it is given, and nothing else; call "
+    "{name}() of the session itself, outside of transact()"
 )
 
 

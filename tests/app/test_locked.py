@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from asgi_session import LockTimeout, Session, SessionConflict, SessionMiddleware, load_session
+from asgi_session import LockTimeout, Session, SessionConflict, SessionError, SessionMiddleware, load_session
 from asgi_session import lease as leases
 from asgi_session import record as records
 from asgi_session.fastapi import LockedSessionDep, SessionDep
@@ -264,6 +264,19 @@ async def test_transact_in_a_handler(world: World) -> None:
     world.calls()
     await browser.post("/")
     assert world.calls() == {"load": 2}
+
+
+async def test_a_locked_dependency_is_refused_in_a_websocket(world: World) -> None:
+    """It would hold the lock for as long as the connection is open."""
+    app = make(world)
+
+    @app.websocket("/")
+    async def serve(websocket: WebSocket, session: LockedSessionDep) -> None:
+        await websocket.accept()
+
+    browser = await world.seed(app, n=0)
+    with pytest.raises(SessionError, match="for each message"):
+        await browser.connect("/").done()
 
 
 async def test_a_lock_for_every_message_of_a_websocket(world: World) -> None:

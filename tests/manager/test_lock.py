@@ -1055,3 +1055,119 @@ async def test_outside_a_request_there_is_no_such_session(world: World) -> None:
         with pytest.raises(SessionGone):
             async with world.manager.lock(selector):
                 pytest.fail("entered")
+
+
+async def test_outside_a_request_no_cookie_can_go_out(world: World) -> None:
+    """`rotate` and `clear` say so, and what to do instead."""
+    token = await world.new(n=1)
+    async with world.manager.lock(token[:22]) as session:
+        for change in (session.rotate, session.clear):
+            with pytest.raises(SessionError, match="outside of a request"):
+                change()
+        session["n"] = 2
+    assert await world.read(token) == {"n": 2}
+
+
+# ---------------------------------------------------------------- being told
+
+
+@pytest.mark.parametrize("end", ["destroy", "revoke", "rotate"])
+async def test_who_waits_is_told_that_the_session_has_ended(world: World, end: str) -> None:
+    """At once, also in the process in which it was ended, by a request without the lock."""
+    token = await world.new(n=1)
+    await held_by_somebody(world, token)
+    line = Line(world, token)
+    waiter = await line.queue("a", world.manager)
+    if end == "revoke":
+        await world.manager.revoke(token[:22])
+    else:
+        session = await world.load(token)
+        getattr(session, end)()
+        await session.commit()
+        if end == "rotate":  # the lock is still somebody's; its end is what the waiter waits for
+            await put(world, credential(session), None)
+            world.manager._loops.current().rooms.look_again(token[:22])
+    async with asyncio.timeout(1):
+        with pytest.raises(SessionGone):
+            await waiter
+
+
+async def test_each_hold_has_its_end_in_the_events(world: World) -> None:
+    """Released with a commit or without one, or lost."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    async with session.lock():
+        session["n"] = 2
+    with pytest.raises(ZeroDivisionError):
+        async with session.lock():
+            raise ZeroDivisionError
+    with pytest.raises(LockLost):
+        async with session.lock():
+            await put(world, token, None)
+            session["n"] = 3
+    async with session.lock():
+        session.destroy()
+    told = [
+        (name, info.get("committed"))
+        for name, _, info in world.events
+        if "lock" in name or name == "released"
+    ]
+    assert told == [
+        ("locked", None),
+        ("released", True),
+        ("locked", None),
+        ("released", False),
+        ("locked", None),
+        ("lock_lost", None),
+        ("locked", None),
+        ("released", True),
+    ]
+
+
+@pytest.mark.usefixtures("eager")
+async def test_a_long_hold_of_one_merges_with_nobody(world: World) -> None:
+    """Its own renewals, and others that queue, are no changes of the data; and each way is one save."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    async with session.lock(lease=30):
+        first = await lease_of(world, token)
+        async with asyncio.timeout(5):
+            while await lease_of(world, token) == first:
+                await asyncio.sleep(0.001)
+        await settle()
+        world.store.calls.clear()
+        session["n"] = 2
+    assert world.store.counts() == {"save": 1}
+    assert world.named("merged") == []
+
+
+async def test_discard(world: World) -> None:
+    """What was changed since the last commit is as it was; a destroy() is not taken back."""
+    token = await world.new(n=1, cart=[1])
+    session = await world.load(token)
+    session["n"] = 2
+    session["cart"].append(2)
+    session["more"] = 3
+    session.rotate()
+    session.discard()
+    assert not session.modified
+    assert dict(session) == {"n": 1, "cart": [1]}
+    session.clear()
+    session["new"] = 1
+    session.discard()
+    assert dict(session) == {"n": 1, "cart": [1]}
+    session["n"] = 5
+    await session.commit()
+    session.discard()
+    assert session["n"] == 5
+    session.destroy()
+    session.discard()
+    await session.commit()
+    assert await world.read(token) is None
+    new = world.session()
+    await new.load()
+    new["n"] = 1
+    new.discard()
+    assert dict(new) == {}
+    await new.commit()
+    assert new.is_new

@@ -263,3 +263,22 @@ def test_options_are_checked_when_they_are_given(options: dict[str, Any], named:
     """By name, with what to give instead."""
     with pytest.raises(ConfigurationError, match=named):
         SessionManager(MemoryStore(), **options)
+
+
+@pytest.mark.parametrize("rule", [merging.by_key, 3, two_args, lambda base, mine: mine])
+def test_so_is_the_rule_within_a_rule(rule: Any) -> None:
+    """As above."""
+    with pytest.raises(ConfigurationError, match=r"by_key\("):
+        merging.by_key(rule)
+
+
+async def test_an_error_in_a_rule_names_the_key() -> None:
+    """A rule may serve several keys."""
+    world = World(merge={"n": merging.counter})
+    token = await world.new(n=0)
+    mine, theirs = await two(world, token)
+    theirs["n"], mine["n"] = 1, "one"
+    await theirs.commit()
+    with pytest.raises(TypeError) as caught:
+        await mine.commit()
+    assert caught.value.__notes__ == ["in the merge rule of session['n']"]

@@ -21,7 +21,18 @@ MODULES = {
 }
 
 LEAVES = {"errors", "clock"}
-PURE = {"token", "cookie", "codec", "record", "changes", "credentials", "expiry", "lease", "merging", "options"}
+PURE = {
+    "token",
+    "cookie",
+    "codec",
+    "record",
+    "changes",
+    "credentials",
+    "expiry",
+    "lease",
+    "merging",
+    "options",
+}
 CONTRACT = {"store"}
 ASGI = {"exchange", "fastapi", "middleware"}
 
