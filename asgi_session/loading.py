@@ -228,7 +228,11 @@ def report_stale(policy: SessionManager, session: Session) -> None:
     """Report values that a refresh had replaced and that were changed all the same; forget the others."""
     for key in session._stale_values():
         policy.emit("stale_value", session.id, key=key)
-        logger.warning("session[%r]: a value that refresh() had replaced was changed; that is lost", key)
+        logger.warning(
+            "session[%r]: a value was changed that refresh(), transact() or the entry to a lock had replaced; "
+            "that is lost. Take it out of the session again after those",
+            key,
+        )
 
 
 def _about_to_end(session: Session) -> bool:
