@@ -229,8 +229,8 @@ def report_stale(policy: SessionManager, session: Session) -> None:
     for key in session._stale_values():
         policy.emit("stale_value", session.id, key=key)
         logger.warning(
-            "session[%r]: a value was changed that refresh(), transact() or the entry to a lock had replaced; "
-            "that is lost. Take it out of the session again after those",
+            "session[%r]: a value was changed that refresh(), transact() or the entry to a lock had "
+            "replaced; that is lost. Take it out of the session again after those",
             key,
         )
 
