@@ -126,6 +126,7 @@ class Lanes:
         self._policy = policy
         self._spawn = spawn
         self._process = process
+        self._waking: WakesUp | None = policy.store if isinstance(policy.store, WakesUp) else None
         self._told = told
         self._lanes: dict[str, _Lane] = {}
 
@@ -251,7 +252,7 @@ class Lanes:
         if base.record.parts:
             told = lease.to_wake(base.record, record)
             lane.wake_own = self._process() in told
-            if isinstance(policy.store, WakesUp):
+            if self._waking is not None:
                 lane.wake = [process.hex() for process in told if process != self._process()]
         idle = record.idle
         use = min([pending.use for pending in batch]) if batch and batch[0].use else 0
@@ -276,9 +277,8 @@ class Lanes:
         lane.verdicts = [outcome for _, outcome in left]
 
     def _wake(self, lane: _Lane, deadline: float) -> Coroutine[Any, Any, SaveResult]:
-        store = self._policy.store
-        assert isinstance(store, WakesUp), "else there is nobody to wake"
-        return store.save_and_wake(
+        assert self._waking is not None, "else there is nobody to wake"
+        return self._waking.save_and_wake(
             lane.key, lane.data, lane.expires_at, expect=lane.base.tag, wake=lane.wake, deadline=deadline
         )
 

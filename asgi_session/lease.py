@@ -15,6 +15,7 @@ length (4, ms), then the waiting processes in their order, 8 each.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from asgi_session.errors import SessionCorrupt
@@ -73,8 +74,11 @@ def read(record: Record) -> Lease | None:
         SessionCorrupt: the part is malformed.
     """
     part = record.parts.get(LOCK)
-    if part is None:
-        return None
+    return None if part is None else _read(part)
+
+
+@lru_cache(maxsize=256)  # each save reads the same field several times
+def _read(part: bytes) -> Lease:
     queued = len(part) - _FIELD.size
     if queued < 0 or queued % PROCESS_SIZE:
         raise SessionCorrupt("the record cannot be read: its lock is malformed")
