@@ -198,6 +198,8 @@ def fold(base: Record, intents: Sequence[Intent], policy: Policy, now: int) -> F
     for intent in intents:
         record, outcome = _apply(record, intent, policy, now)
         outcomes.append(outcome)
+    if len(outcomes) == 1 and outcomes[0] is _APPLIED:
+        outcomes = ONE_APPLIED  # which tells that nothing was left out
     if record is start:
         return Fold(base, b"", outcomes)
     data = records.encode(record)

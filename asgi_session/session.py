@@ -713,6 +713,8 @@ class Session(dict[str, Any]):
             keep: keys to leave alone.
             handed_out: whether values that were already decoded are replaced too.
         """
+        if origin == entries:  # always so for who gets a lock that nobody else had
+            return
         for key in {**origin, **entries}:
             newest = entries.get(key)
             if key in keep or origin.get(key) == newest:
