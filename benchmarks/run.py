@@ -61,7 +61,7 @@ class Run:
     answers: list[Answer] = field(default_factory=list)
 
     def renew(self, later: Run) -> None:
-        """Put the answers of a later run in the place of this one's.
+        """Put the answers of a later run in the place of this one's, and those to new questions behind.
 
         ValueError if that had another machine or other software.
         """
@@ -72,8 +72,8 @@ class Run:
         when = f"{later.environment['date']}, commit {later.environment['commit'] or 'unknown'}"
         new = {answer.name: answer for answer in later.answers}
         for answer in new.values():
-            answer.later = when
-        self.answers = [new.get(answer.name, answer) for answer in self.answers]
+            answer.later = answer.later or when
+        self.answers = list(({answer.name: answer for answer in self.answers} | new).values())
 
     def save(self, directory: Path) -> Path:
         """Write ``results.json``; what comes back from `load` is equal, but for errors' texts."""
@@ -85,6 +85,7 @@ class Run:
                     "name": answer.name,
                     "seconds": round(answer.seconds, 1),
                     "failed": bool(answer.error),  # not the traceback: paths are in it
+                    "later": answer.later,
                     "rows": answer.rows,
                 }
                 for answer in self.answers
@@ -115,6 +116,7 @@ def load(path: Path, known: Sequence[Question]) -> Run:
                 asked["rows"],
                 asked["seconds"],
                 "failed" if asked["failed"] else "",
+                asked.get("later", ""),
             )
         )
     return run

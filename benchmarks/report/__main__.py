@@ -1,4 +1,7 @@
-"""Make the results page: ``python -m benchmarks.report RESULTS_JSON [LATER_JSON ...] DIRECTORY``."""
+"""Make the results page: ``python -m benchmarks.report RESULTS_JSON [LATER_JSON ...] DIRECTORY``.
+
+The run is kept beside the plots, so that single answers of it can be renewed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("results", type=Path, help="the results.json of a run")
     parser.add_argument("later", type=Path, nargs="*", help="those of later runs, which renew its answers")
-    parser.add_argument("directory", type=Path, help="for benchmarks.md and benchmarks/*.svg")
+    parser.add_argument(
+        "directory", type=Path, help="for benchmarks.md, benchmarks/*.svg and benchmarks/results.json"
+    )
     parsed = parser.parse_args(arguments)
     try:
         run = load(parsed.results, questions())

@@ -24,7 +24,8 @@ COMMAND: Final = "python -m benchmarks.report build/benchmarks/results.json docs
 _INTRODUCTION: Final = """\
 What session layers for ASGI apps cost and what they keep, measured side by side in one run, each set up
 as its own documentation recommends; and where this library's own time goes. Each section says what it
-shows and what it does not. To repeat it, in a clone of the repository:
+shows and what it does not. [The run itself](benchmarks/results.json) has more than the page. To repeat it,
+in a clone of the repository:
 """
 
 _CAVEATS: Final = """\
@@ -52,7 +53,7 @@ _ENVIRONMENT: Final = (
 
 
 def write(run: Run, directory: Path) -> list[Path]:
-    """Write the page and its plots into a directory; plots there that are no longer made are removed."""
+    """Write the page, its plots and its run into a directory; plots that are no longer made are removed."""
     plots = directory / PLOTS
     plots.mkdir(parents=True, exist_ok=True)
     for old in plots.glob("*.svg"):
@@ -63,7 +64,7 @@ def write(run: Run, directory: Path) -> list[Path]:
         for name, figure in answer.plots().items():
             written.append(plots / f"{name}.svg")
             save_plot(figure, written[-1])
-    return written
+    return [*written, run.save(plots)]
 
 
 def page(run: Run) -> str:

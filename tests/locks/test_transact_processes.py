@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -27,7 +27,8 @@ class Crowd:
         proxies: what the processes work through.
     """
 
-    def __init__(self, server: ServerProcess) -> None:
+    def __init__(self, server: ServerProcess, tell: Callable[[str], None]) -> None:
+        self.tell = tell
         self.own = Transacting(server.url)
         self.proxies = [LossyProxy(server) for _ in range(4)]
         self.processes: list[Process] = []
@@ -62,8 +63,9 @@ class Crowd:
         told = sum((Counter(answer) for answer in answers), Counter[str]())
         kind = "async def" if asynchronous else "plain"
         succeeded = told["added"] + told["sold"] + told["sold_out"]
-        per_success = f"{told['runs'] / succeeded:.2f} runs per success"
-        print(f"\ntransact, {kind}, {clients} clients: {per_success}; {dict(told)}")
+        retries = (told["runs"] - succeeded) / succeeded
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(told.items()))
+        self.tell(f"transact, {kind}, {clients} clients: {retries:.2f} retries per success; {counts}")
         return told
 
     async def value(self, key: str) -> int:
@@ -71,8 +73,8 @@ class Crowd:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def crowd(shared_valkey: ServerProcess) -> AsyncIterator[Crowd]:
-    crowd = Crowd(shared_valkey)
+async def crowd(shared_valkey: ServerProcess, tell: Callable[[str], None]) -> AsyncIterator[Crowd]:
+    crowd = Crowd(shared_valkey, tell)
     try:
         await crowd.open()
         yield crowd
@@ -130,7 +132,7 @@ async def test_replies_that_are_lost(crowd: Crowd) -> None:
         for loss in losses:
             loss.cancel()
         await asyncio.gather(*losses, return_exceptions=True)
-    print(f"replies lost: {lost}")
+    crowd.tell(f"replies lost: {lost}")
     assert lost >= 20, "too few to show anything"
     assert set(told) <= {"runs", "added", "unknown"}
     assert told["added"] + told["unknown"] == 64 * 25
