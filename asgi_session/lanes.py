@@ -96,6 +96,16 @@ class _Lane:
         self.reply_lost = False
         self.backoff: Backoff | None = None
 
+    def go_on_from(self, newest: Base) -> None:
+        """Have the batch, and who queues, go on from what the store has answered.
+
+        Or once from a later version that one who queues has seen: a wake-up may have overtaken that
+        answer, and who has been granted the lock since then would be refused on it.
+        """
+        self.known = _newest(self.queue, newest)
+        self.batch += self.queue
+        self.queue = ()
+
     async def give_way(self) -> None:
         """Pause after a conflict, so that the writers of several processes do not all meet again.
 
@@ -303,9 +313,7 @@ class Lanes:
                 assert isinstance(outcome, Verdict), "errors were left out"
                 pending.results.settle(pending, Settled(outcome, lane.known, True, lane.tries))
         else:
-            lane.known = self._decoded(lane, stored)
-            lane.batch += lane.queue
-            lane.queue = ()
+            lane.go_on_from(self._decoded(lane, stored))
 
     def _decoded(self, lane: _Lane, stored: Stored) -> Base:
         return Base(self._policy.decode(lane.key, stored.data), stored.tag, stored.expires_at)
@@ -350,13 +358,11 @@ class Lanes:
             # Looked at even when no reply was lost here: a store's client may have sent it twice.
             applied = records.was_applied(saved.record, record.version, record.nonce)
             if applied is not Applied.YES:
-                lane.known = saved
                 if applied is Applied.UNKNOWN and lane.reply_lost:
-                    lane.batch = ()
+                    lane.known, lane.batch = saved, ()
                     self._fail(batch, outcome_unknown())
                 else:
-                    lane.batch += lane.queue
-                    lane.queue = ()
+                    lane.go_on_from(saved)
                 return
         lane.known, lane.batch = saved, ()
         for pending, outcome in zip(batch, lane.verdicts, strict=True):
