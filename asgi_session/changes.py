@@ -317,9 +317,15 @@ def _by_rule(
 ) -> bytes | None:
     try:
         merged = rule(_value(base), _value(mine), _value(theirs))
+    except (KeyboardInterrupt, SystemExit):
+        raise
     except Exception as error:
         error.add_note(f"in the merge rule of session[{key!r}]")
         raise
+    except BaseException as error:
+        # A CancelledError of something that it asked: it runs in anybody's task, who was not cancelled.
+        name = type(error).__name__
+        raise RuntimeError(f"the merge rule of session[{key!r}] raised {name}") from error
     if merged is None:
         return None
     encoded = codec.encode(merged, key)

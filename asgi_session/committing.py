@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asgi_session import lease
 from asgi_session import record as records
-from asgi_session.changes import Changes, Kind, Mark, Verdict, own_keys, too_large
+from asgi_session.changes import Changes, Kind, Mark, Verdict, lock_lost, own_keys, too_large
 from asgi_session.errors import SessionError, StoreUnavailable
 from asgi_session.expiry import expires_at
 from asgi_session.loading import (
@@ -97,17 +97,22 @@ class Committer:
         """
         try:
             await settled(session)
-            pending = self._take(session, leave=hold)
+            lost = session._hold is not hold  # and given to another task of the request by now
+            pending = None if lost else self._take(session, leave=hold)
         except BaseException:
             hold.end()
             raise
         if pending is None:  # it has ended, or nothing was ever stored
             hold.end()
+            if lost:
+                raise lock_lost()
             if session._status is Status.DETACHED:
                 raise gone()
             return
         session._hold = None
         await self._carry_out(pending)
+        if pending.dropped == "late":
+            raise SessionError(_LATE)
         if pending.dropped:
             raise gone()
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asgi_session import lease as leases
 from asgi_session import record as records
+from asgi_session.changes import lock_lost
 from asgi_session.errors import LockLost, LockTimeout, SessionError, SessionGone, StoreUnavailable
 from asgi_session.lease import GRANT, Lease, Step
 from asgi_session.loading import drop, report_stale, settled, use_of
@@ -94,6 +95,8 @@ class Hold:
         self.leaving = leaving
         room = self.room
         if room is None:
+            if leaving:
+                pending.then = self._forget_if_failed
             return
         # No record has a fence of 0.
         pending.holder = holder = (room.rooms.name, 0 if self.lost else self.fence)
@@ -101,6 +104,10 @@ class Hold:
             pending.known = room.latest
             pending.step = partial(leases.release, holder=holder, waiting=bool(room.waiters), turn=room.turn)
             pending.then = partial(room.left, self)
+
+    def _forget_if_failed(self, pending: Pending) -> None:
+        if pending.error is not None:
+            self.session.discard()
 
     def adopt(self, rooms: Rooms, key: str, base: Base) -> None:
         """Hold the lock of a session that has just been created with it taken."""
@@ -113,8 +120,8 @@ class Hold:
 
     def end(self) -> None:
         """Forget what was changed under the lock, and release it without waiting for that."""
-        self.session.discard()
-        if self.session._hold is self:
+        if self.session._hold is None or self.session._hold is self:
+            self.session.discard()  # else that is by now the work of another task, which has the lock
             self.session._hold = None
         if self.room is not None:
             self.room.end(self)
@@ -308,6 +315,7 @@ class Room:
             return partial(leases.release, holder=holder, waiting=bool(self.waiters), turn=self.turn)
         if not self.waiters:
             if lease is not None and name in lease.queue:
+                self._asked = None  # who comes while it leaves has to ask again
                 return partial(leases.leave, process=name)
             self.rooms.forget(self)
             return None
@@ -669,8 +677,12 @@ class SessionLock:
         """Commit what is pending, wait for the lock, and return the session with the newest data."""
         session = self._session
         hold = session._hold
-        if hold is not None and not hold.leaving:
+        if hold is not None and hold.lost:
+            raise lock_lost()
+        if hold is not None and hold.depth and not hold.leaving:
             hold.depth += 1
+            if hold.task is not asyncio.current_task():
+                hold.task = None  # it is not over with the one that entered first
         else:
             hold = await self._enter(session)
             hold.task = asyncio.current_task()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
@@ -94,9 +95,13 @@ class Transaction(Pending):
             self.value = self.function(draft)
             _refuse_awaitable(self.value)
             return draft._changes()
+        except asyncio.CancelledError as error:
+            # Of something that it asked. It runs in anybody's task, who was not cancelled.
+            self.raised = RuntimeError("transact(fn): fn raised CancelledError")
+            self.raised.__cause__ = error
         except Exception as error:
             self.raised = error
-            return {}
+        return {}
 
 
 class Transactor:
@@ -129,8 +134,14 @@ class Transactor:
         value = function(draft)
         if asynchronous:
             value = await value
+        else:
+            _refuse_awaitable(value)
         session.update(draft.copy())
-        await self._committer.commit(session, explicit=True)
+        try:
+            await self._committer.commit(session, explicit=True)
+        except Exception:
+            session.discard()
+            raise
         return value
 
     async def _optimistically(self, session: Session, function: Callable[[Session], Any]) -> Any:

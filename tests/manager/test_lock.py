@@ -1171,3 +1171,182 @@ async def test_discard(world: World) -> None:
     assert dict(new) == {}
     await new.commit()
     assert new.is_new
+
+
+class Gate:
+    """A store's saves wait here, from when it is made until it is opened."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = asyncio.Event()
+        for name in ("save", "save_and_wake"):
+            monkeypatch.setattr(world.store, name, self._waiting(getattr(world.store, name)))
+
+    def _waiting(self, verb: Any) -> Any:
+        async def wait(*arguments: Any, **options: Any) -> Any:
+            await self.opened.wait()
+            return await verb(*arguments, **options)
+
+        return wait
+
+
+async def test_who_comes_while_the_process_leaves_the_queue(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands in the queue, and is woken up; it does not wait in none."""
+    token = await world.new(n=0)
+    other = world.process()
+    holder, first, second = (
+        await world.load(token),
+        await world.load(token, other),
+        await world.load(token, other),
+    )
+    async with holder.lock():
+        waiting = start(first.lock().__aenter__())
+        await settle()
+        gate = Gate(world, monkeypatch)
+        waiting.cancel()
+        await settle()
+        entering = start(second.lock().__aenter__())
+        await settle()
+        gate.opened.set()
+        await settle()
+        lease = await lease_of(world, token)
+        assert lease is not None
+        assert len(lease.queue) == 1
+    await asyncio.wait_for(entering, 1)
+
+
+async def test_another_task_enters_while_the_block_is_being_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets a hold of its own: the one that ends cannot be entered again."""
+    token = await world.new(n=0)
+    session, other = await world.load(token), await world.load(token, world.process())
+    left, inside, leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def first() -> None:
+        async with session.lock():
+            await left.wait()
+
+    async def second() -> None:
+        async with session.lock():
+            inside.set()
+            await leave.wait()
+
+    one = start(first())
+    await settle()
+    gate = Gate(world, monkeypatch)
+    session["c"] = 1
+    commit = start(session.commit())
+    await settle()
+    left.set()
+    await settle()
+    two = start(second())
+    await settle()
+    gate.opened.set()
+    await asyncio.wait_for(inside.wait(), 5)
+    with pytest.raises(LockTimeout):
+        await other.lock(wait=0).__aenter__()
+    leave.set()
+    await asyncio.gather(one, commit, two)
+    assert await lease_of(world, token) is None
+
+
+async def test_a_lost_block_does_not_release_that_of_another_task(world: World) -> None:
+    """Promise 12: it is told, and the other task of its request keeps the lock and its changes."""
+    token = await world.new(n=0)
+    session, holder = await world.load(token), await world.load(token, world.process())
+    inside, leave = asyncio.Event(), asyncio.Event()
+
+    async def lost() -> None:
+        async with session.lock(max_hold=0.1):
+            await inside.wait()
+
+    async def keeps() -> None:
+        async with session.lock():
+            inside.set()
+            await leave.wait()
+            session["n"] += 1
+
+    async with holder.lock():
+        one, two = start(lost()), start(keeps())
+        await settle()
+    with pytest.raises(LockLost):
+        await one
+    assert await lease_of(world, token) is not None
+    leave.set()
+    await two
+    assert await world.read(token) == {"n": 1}
+
+
+async def test_what_failed_in_a_block_of_a_new_session_is_not_saved_later(world: World) -> None:
+    """As for one that is stored."""
+    session = world.session()
+    await session.load()
+    world.store.fail("create")
+    with pytest.raises(StoreUnavailable):
+        async with session.lock():
+            session["paid"] = 1
+    assert dict(session) == {}
+
+
+async def test_a_function_that_is_cancelled_cancels_nobody_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs in the task of whoever saves."""
+    token = await world.new(n=0)
+    one, two = await world.load(token), await world.load(token)
+    newer = await world.load(token, world.process())
+    newer["newer"] = 1
+    await newer.commit()
+    gate = Gate(world, monkeypatch)
+    one["one"] = 1
+    leader = start(one.commit())
+    await settle()
+    cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    follower = start(two.transact(lambda draft: cancelled.result()))
+    await settle()
+    gate.opened.set()
+    await leader
+    with pytest.raises(RuntimeError, match="CancelledError"):
+        await follower
+    assert await world.read(token) == {"n": 0, "newer": 1, "one": 1}
+
+
+async def test_a_wake_up_that_overtakes_the_reply_to_another_commit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was granted the lock since that conflict is not refused on what it brings."""
+    token = await world.new(n=0)
+    process = world.process()
+    holder = await world.load(token)
+    waiter, writer = await world.load(token, process), await world.load(token, process)
+    answered, delivered = asyncio.Event(), asyncio.Event()
+    save = world.store.save
+
+    async def save_with_a_slow_reply(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(world.store, "save", save)
+        answer = await save(*arguments, **options)
+        answered.set()
+        await delivered.wait()
+        return answer
+
+    async def locked() -> None:
+        async with waiter.lock():
+            waiter["n"] += 1
+
+    async with holder.lock():
+        waiting = start(locked())
+        await settle()
+        holder["newer"] = 1
+        await holder.commit()
+        monkeypatch.setattr(world.store, "save", save_with_a_slow_reply)
+        writer["note"] = 1
+        writing = start(writer.commit())
+        await answered.wait()
+    await settle()
+    assert waiter._hold is None, "it has left, and its commit queues behind the other one"
+    delivered.set()
+    await asyncio.gather(waiting, writing)
+    assert await world.read(token) == {"n": 1, "newer": 1, "note": 1}
