@@ -285,6 +285,8 @@ class Committer:
             own = own_keys(pending.changes)
             if own and begins_anew(mark) and not session._sealed:
                 # A login must not be lost because the session it began on has ended meanwhile.
+                if session._hold is not None:
+                    session._hold.part(settled.base)
                 self._loops.current().spawn(self._create(pending, own))
                 return
             self._drop(pending, "gone" if settled.verdict is None else "overtaken")
@@ -298,6 +300,8 @@ class Committer:
             # A session that this request has created itself never had a cookie; the client's own may be
             # another one by now.
             session._owed = Owed.DELETION if session._confirmed else Owed.NOTHING
+            if session._hold is not None:
+                session._hold.part(base)
             self._policy.emit("ended", token.selector)
         else:
             session._committed(pending.changes, pending.era, base, merged=settled.merged)

@@ -118,6 +118,14 @@ class Hold:
         self.fence = base.record.version
         room.adopt(self)
 
+    def part(self, ended: Base | None) -> None:
+        """Leave the lock of a record that has ended in the block: what is set now is for another one."""
+        room, self.room = self.room, None
+        if room is not None:
+            if ended is not None:
+                room.learn(ended)
+            room.end(self)
+
     def end(self) -> None:
         """Forget what was changed under the lock, and release it without waiting for that."""
         if self.session._hold is None or self.session._hold is self:
@@ -437,13 +445,20 @@ class Room:
             newest = None if stored is None else self._decoded(stored)
         except Exception as error:
             self._done()
-            self._give_up(error)
+            if self._is_granted():  # a wake-up has told so meanwhile
+                self._go_on()
+            else:
+                self._give_up(error)
         except BaseException:
             self._refuse_all(shutting_down)
             raise
         else:
             self._done()
             self._learn(newest, before)
+
+    def _is_granted(self) -> bool:
+        lease = self._lease
+        return lease is not None and lease.process == self.rooms.name and lease.fence != self._spent
 
     def _decoded(self, stored: Stored) -> Base:
         return Base(self.rooms.policy.decode(self.key, stored.data), stored.tag, stored.expires_at)

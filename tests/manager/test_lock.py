@@ -1350,3 +1350,31 @@ async def test_a_wake_up_that_overtakes_the_reply_to_another_commit(
     delivered.set()
     await asyncio.gather(waiting, writing)
     assert await world.read(token) == {"n": 1, "newer": 1, "note": 1}
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+async def test_a_session_that_begins_anew_in_the_block(world: World, revoked: bool) -> None:
+    """The lock goes on with the new one; who waited for the old one is told that it is gone."""
+    token = await world.new(n=0)
+    session, waiter = await world.load(token), await world.load(token, world.process())
+    async with session.lock():
+        waiting = start(waiter.lock().__aenter__())
+        await settle()
+        if revoked:
+            await world.manager.revoke(token[:22])
+        session.clear()
+        if revoked:
+            session["w"] = 1
+        await session.commit()
+        session["x"] = 1
+        await session.commit()
+        session["y"] = 2
+        assert await lease_of(world, credential(session)) is not None
+    stored = await world.read(credential(session))
+    assert stored is not None
+    assert stored.items() >= {"x": 1, "y": 2}.items()
+    assert await lease_of(world, credential(session)) is None
+    if not revoked:
+        with pytest.raises(SessionGone):
+            await asyncio.wait_for(waiting, 5)
+    waiting.cancel()
