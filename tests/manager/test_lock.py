@@ -1378,3 +1378,55 @@ async def test_a_session_that_begins_anew_in_the_block(world: World, revoked: bo
         with pytest.raises(SessionGone):
             await asyncio.wait_for(waiting, 5)
     waiting.cancel()
+
+
+async def test_a_block_that_outlives_the_task_that_entered_first(world: World, eager: None) -> None:
+    """The lock is the request's: it is renewed for the task that entered again."""
+    token = await world.new(n=0)
+    session = await world.load(token)
+    inside, leave = asyncio.Event(), asyncio.Event()
+
+    async def again() -> None:
+        async with session.lock():
+            inside.set()
+            await leave.wait()
+            session["n"] += 1
+
+    async def first() -> asyncio.Task[None]:
+        async with session.lock(lease=0.1):
+            task = start(again())
+            await inside.wait()
+        return task
+
+    task = await first()
+    before = await lease_of(world, token)
+    assert before is not None
+
+    async def renewed() -> None:
+        while await lease_of(world, token) == before:
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(renewed(), 5)
+    leave.set()
+    await task
+    assert await world.read(token) == {"n": 1}
+
+
+async def test_data_that_comes_too_late_for_its_cookie(world: World) -> None:
+    """At the end of a block it is called that, as by `commit`."""
+    session = world.session()
+    await session.load()
+    session._sealed = True
+    with pytest.raises(SessionError, match="after the response had started"):
+        async with session.lock():
+            session["x"] = 1
+
+
+async def test_an_awaitable_from_a_plain_function_of_a_new_session(world: World) -> None:
+    """As for one that is stored."""
+    session = world.session()
+
+    async def late() -> None: ...
+
+    with pytest.raises(TypeError, match="async def"):
+        await session.transact(lambda draft: late())
