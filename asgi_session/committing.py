@@ -96,6 +96,7 @@ class Committer:
         If that fails, what was changed is forgotten: it must not be merged later without the lock.
         """
         try:
+            await hold.catch_up()
             await settled(session)
             lost = session._hold is not hold  # and given to another task of the request by now
             pending = None if lost else self._take(session, leave=hold)
@@ -214,11 +215,12 @@ class Committer:
         assert base is not None and token is not None, "a live session has both"
         pending.base, pending.epoch = base, base.record.epoch
         pending.use = use_of(session)
+        pending.id = token.selector
         if mark is not None and not ends(pending):
             pending.token = new_token(token.selector)
             pending.digest = self._policy.tokens.digest(token)
             pending.new_digest = self._policy.tokens.digest(pending.token)
-        return token.selector
+        return self._policy.tokens.key(token.selector)
 
     async def _create(self, pending: Pending, own: dict[str, bytes]) -> None:
         """Create a new session of `own`, under a new selector."""
@@ -244,13 +246,14 @@ class Committer:
         backoff = Backoff()
         while True:
             token = new_token()
+            key = policy.tokens.key(token.selector)
             now = policy.clock()
             record = records.new_record(
                 now=now,
                 idle=policy.idle,
                 absolute=policy.absolute,
                 digest=policy.tokens.digest(token),
-                check=policy.tokens.check(token.selector),
+                check=policy.tokens.check(key),
                 entries=own,
             )
             if locked:
@@ -261,7 +264,7 @@ class Committer:
                 raise too_large(len(data), policy.max_size)
             expires = expires_at(now, policy.unconfirmed, record.deadline)
             try:
-                if await policy.store.create(token.selector, data, expires, deadline=deadline):
+                if await policy.store.create(key, data, expires, deadline=deadline):
                     return token, Base(record, data[:TAG_SIZE], expires)
                 # 128 random bits are not taken twice: something is wrong with this store.
                 problem = StoreUnavailable(

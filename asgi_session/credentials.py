@@ -33,7 +33,7 @@ def judge(record: Record, token: Token, expires_at: int, now: int, tokens: Token
     digest = tokens.digest(token)
     opens = compare_digest(record.digest, digest)
     # A digest that matches shows already that this is the selector's record.
-    if not opens and not compare_digest(record.check, tokens.check(token.selector)):
+    if not opens and not compare_digest(record.check, tokens.check(tokens.key(token.selector))):
         return Fit.ANOTHERS
     if expires_at <= now or record.deadline <= now:
         return Fit.UNKNOWN

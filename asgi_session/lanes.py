@@ -316,7 +316,8 @@ class Lanes:
             lane.go_on_from(self._decoded(lane, stored))
 
     def _decoded(self, lane: _Lane, stored: Stored) -> Base:
-        return Base(self._policy.decode(lane.key, stored.data), stored.tag, stored.expires_at)
+        record = self._policy.decode(lane.key, stored.data, lane.batch[0].id)
+        return Base(record, stored.tag, stored.expires_at)
 
     async def _unanswered(self, lane: _Lane, error: StoreUnavailable, deadline: float) -> None:
         """Note that there was no answer: the same is to be sent again, by the commits that have time."""

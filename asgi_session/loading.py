@@ -62,12 +62,13 @@ class Loader:
                 if looked_at == MAX_CANDIDATES:
                     break
                 looked_at += 1
-                stored = await policy.store.load(token.selector, deadline=deadline)
+                key = tokens.key(token.selector)
+                stored = await policy.store.load(key, deadline=deadline)
                 if stored is None:
                     policy.emit("unknown", token.selector)
                     continue
                 try:
-                    record = self._decode(token.selector, stored.data)
+                    record = self._decode(stored.data, token.selector)
                     now = policy.clock()
                     fit = judge(record, token, stored.expires_at, now, tokens)
                     if fit is not _OPENS:
@@ -107,30 +108,30 @@ class Loader:
         elif fit is Fit.UNKNOWN:
             policy.emit("unknown", token.selector)
         else:
-            raise self._anothers(token.selector)
+            raise self._anothers(policy.tokens.key(token.selector), token.selector)
         return fit
 
-    def decode(self, key: str, data: bytes) -> Record:
-        """Read a record; `SessionCorrupt` names the session, and its bytes stay in the store."""
-        record = self._decode(key, data)
+    def decode(self, key: str, data: bytes, session_id: str | None) -> Record:
+        """Read the record of `key`; `SessionCorrupt` names the session, and its bytes stay in the store."""
+        record = self._decode(data, session_id)
         if record.check != self._policy.tokens.check(key):
-            raise self._anothers(key)
+            raise self._anothers(key, session_id)
         return record
 
-    def _anothers(self, key: str) -> SessionCorrupt:
+    def _anothers(self, key: str, session_id: str | None) -> SessionCorrupt:
         """Report that the store has answered with another session's record; return the error."""
-        self._policy.emit("corrupt", key)
+        self._policy.emit("corrupt", session_id)
         if isinstance(self._policy.store, Distrusts):
             self._policy.store.distrust(key)
-        return SessionCorrupt(f"session {key}: the store answered with the record of another session")
+        return SessionCorrupt(f"session {session_id}: the store answered with the record of another session")
 
-    def _decode(self, key: str, data: bytes) -> Record:
+    def _decode(self, data: bytes, session_id: str | None) -> Record:
         """Read what may be another session's record; its digest or check is yet to be looked at."""
         try:
             return records.decode(data)
         except SessionCorrupt as error:
-            self._policy.emit("corrupt", key)
-            raise SessionCorrupt(f"session {key}: {error}") from error.__cause__
+            self._policy.emit("corrupt", session_id)
+            raise SessionCorrupt(f"session {session_id}: {error}") from error.__cause__
 
     async def refresh(self, session: Session) -> None:
         """Take over the newest record under the session's uncommitted changes."""
@@ -149,7 +150,9 @@ class Loader:
                 raise gone()
             deadline = begin_wait(session, self._policy.deadline)
             try:
-                stored = await self._policy.store.load(token.selector, deadline=deadline)
+                stored = await self._policy.store.load(
+                    self._policy.tokens.key(token.selector), deadline=deadline
+                )
             finally:
                 end_wait(session, deadline, self._policy.deadline)
             await settled(session)
@@ -159,7 +162,7 @@ class Loader:
                 break
         newest = None
         if stored is not None and stored.expires_at > self._policy.clock():
-            newest = self.decode(token.selector, stored.data)
+            newest = self.decode(self._policy.tokens.key(token.selector), stored.data, token.selector)
         if newest is None or stored is None or newest.epoch != base.record.epoch:
             drop(self._policy, session, "gone" if newest is None else "overtaken")
             raise gone()
@@ -192,18 +195,19 @@ class Loader:
             loop.spawn(self._touch(loop, token.selector, due, base.tag))
             session._expires_at = due
 
-    async def _touch(self, loop: LoopState, key: str, expires: int, tag: bytes) -> None:
+    async def _touch(self, loop: LoopState, session_id: str, expires: int, tag: bytes) -> None:
+        key = self._policy.tokens.key(session_id)
         try:
             done = await self._policy.store.touch(
                 key, expires, expect=tag, deadline=monotonic() + self._policy.deadline
             )
         except Exception as error:  # a foreign store's too: nobody waits for this task
-            self._policy.emit("touch_failed", key, error=error)
+            self._policy.emit("touch_failed", session_id, error=error)
         else:
             if done:
-                self._policy.emit("touched", key, expires_at=expires)
+                self._policy.emit("touched", session_id, expires_at=expires)
         finally:
-            loop.touching.discard(key)
+            loop.touching.discard(session_id)
 
 
 async def settled(session: Session) -> None:

@@ -2,9 +2,9 @@
 
 Each session that is locked or waited for in an event loop has a *room*. Its waiters are let in one
 after another, in order of arrival. The room takes the lock for them with saves of the record
-(`lease`), waits in the record's queue among the rooms of other processes, is woken up when it is
-granted the lock, and looks again by itself when a lease should have ended, since a wake-up can get
-lost and a holder can die.
+(`lease`), waits in the record's queue among the rooms of other processes, loads the record when it is
+woken up, and looks again by itself when a lease should have ended, since a wake-up can get lost and a
+holder can die. What the record says decides, never a wake-up (`hints`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 from asgi_session import lease as leases
 from asgi_session import record as records
 from asgi_session.changes import lock_lost
-from asgi_session.errors import LockLost, LockTimeout, SessionError, SessionGone, StoreUnavailable
+from asgi_session.errors import LockLost, LockTimeout, SessionGone, StoreUnavailable
+from asgi_session.hints import Hints
 from asgi_session.lease import GRANT, Lease, Step
 from asgi_session.loading import drop, report_stale, settled, use_of
 from asgi_session.pending import NOT_USED, Base, Pending, Settled, gone, shutting_down
@@ -100,8 +101,8 @@ class Hold:
             return
         # No record has a fence of 0.
         pending.holder = holder = (room.rooms.name, 0 if self.lost else self.fence)
+        pending.known = room.latest
         if leaving:
-            pending.known = room.latest
             pending.step = partial(leases.release, holder=holder, waiting=bool(room.waiters), turn=room.turn)
             pending.then = partial(room.left, self)
 
@@ -109,12 +110,17 @@ class Hold:
         if pending.error is not None:
             self.session.discard()
 
-    def adopt(self, rooms: Rooms, key: str, base: Base) -> None:
+    async def catch_up(self) -> None:
+        """Wait for the load that a wake-up has caused, so that the next save need not meet its news."""
+        if self.room is not None and self.room.catching_up is not None:
+            await asyncio.wait([self.room.catching_up])
+
+    def adopt(self, rooms: Rooms, session_id: str, base: Base) -> None:
         """Hold the lock of a session that has just been created with it taken."""
         if self.session._hold is not self:  # the block is over
-            rooms.room(key, base).pass_on()
+            rooms.room(session_id, base).pass_on()
             return
-        self.room = room = rooms.room(key, base)
+        self.room = room = rooms.room(session_id, base)
         self.fence = base.record.version
         room.adopt(self)
 
@@ -152,19 +158,24 @@ class Room:
 
     Attributes:
         rooms: those of its loop.
+        key: of the record in the store.
+        id: the session's; None while nobody is here who has the session, only its key.
         waiters: in order of arrival.
         hold: of the one that is inside, if any.
         turn: how many waiters were let in since another process had its turn.
         latest: the newest version of the record that was seen here; None: none yet.
+        catching_up: done when the load ends that goes on while the lock is held; None: there is none.
     """
 
-    def __init__(self, rooms: Rooms, key: str, latest: Base | None) -> None:
+    def __init__(self, rooms: Rooms, key: str, session_id: str | None, latest: Base | None) -> None:
         self.rooms = rooms
         self.key = key
+        self.id = session_id
         self.waiters: deque[_Waiter] = deque()
         self.hold: Hold | None = None
         self.turn = 0
         self.latest: Base | None = None
+        self.catching_up: asyncio.Future[None] | None = None
         self._lease: Lease | None = None
         self._since = 0.0  # when the lease was first seen in its present term
         self._spent = 0  # the fence of the last waiter that was let in
@@ -231,9 +242,9 @@ class Room:
             self.hold = None
             done = pending.error is None and not pending.dropped
             if isinstance(pending.error, LockLost):
-                self.rooms.policy.emit("lock_lost", self.key, fence=hold.fence)
+                self.rooms.policy.emit("lock_lost", self.id, fence=hold.fence)
             else:
-                self.rooms.policy.emit("released", self.key, fence=hold.fence, committed=done)
+                self.rooms.policy.emit("released", self.id, fence=hold.fence, committed=done)
             if done and saved is not None and saved.base is not None and not saved.left_behind:
                 self._note_unless_older(saved.base, pending.known)
                 if saved.tries > 1:
@@ -244,7 +255,7 @@ class Room:
         """End a hold without a commit."""
         if self.hold is hold:
             self.hold = None
-            self.rooms.policy.emit("released", self.key, fence=hold.fence, committed=False)
+            self.rooms.policy.emit("released", self.id, fence=hold.fence, committed=False)
             self._go_on()
 
     def pass_on(self) -> None:
@@ -259,16 +270,23 @@ class Room:
 
     # ---------------------------------------------------------------- for the other processes
 
-    def told(self, stored: Stored | None) -> None:
-        """Take notice of a wake-up; `stored` is the record, if it came along."""
-        try:
-            base = self._decoded(stored) if stored is not None else None
-        except SessionError:
-            base = None  # what is in the store counts, and is looked at
-        if base is None:
-            self.look_again()
+    async def check(self) -> bool:
+        """Load the record because of a wake-up; False if there was nothing new in it for this process.
+
+        Whatever the record shows is done as if it had been looked at for any other reason.
+        """
+        if self._busy:
+            self._missed = True
+            return True
+        before = self.latest
+        if self.hold is not None:
+            await self._catch_up(self.hold)
         else:
-            self.learn(base)
+            self._be_busy()
+            await self._load()
+        if before is None:
+            return self._is_ours()
+        return self.latest is None or self.latest.record.version != before.record.version
 
     def learn(self, base: Base) -> None:
         """Take notice of a version, if it is newer than what is known."""
@@ -353,7 +371,7 @@ class Room:
             self._spent = lease.fence
             self.turn += 1
             self._renew_first(hold)
-            self.rooms.policy.emit("locked", self.key, fence=lease.fence, waited=monotonic() - waiter.arrived)
+            self.rooms.policy.emit("locked", self.id, fence=lease.fence, waited=monotonic() - waiter.arrived)
             waiter.let_in.set_result(hold)
             return True
         return False
@@ -393,10 +411,10 @@ class Room:
             waiter.overdue = True  # what is on its way may let it in: even a wait of 0 is one attempt
         elif waiter in self.waiters and not waiter.let_in.done():
             self.waiters.remove(waiter)
-            self.rooms.policy.emit("lock_timeout", self.key)
+            self.rooms.policy.emit("lock_timeout", self.id)
             waiter.let_in.set_exception(
                 LockTimeout(
-                    f"session {self.key}: the lock was not free within {waiter.terms.wait:g} s; who holds it "
+                    f"session {self.id}: the lock was not free within {waiter.terms.wait:g} s; who holds it "
                     "may be slow, or have died, which the others know for certain a lease and 5 s later"
                 )
             )
@@ -433,9 +451,12 @@ class Room:
     # ---------------------------------------------------------------- what it does in the store
 
     def _look(self) -> None:
+        self._be_busy()
+        self.rooms.state.spawn(self._load())
+
+    def _be_busy(self) -> None:
         self._busy = True
         self._set_timer(None)
-        self.rooms.state.spawn(self._load())
 
     async def _load(self) -> None:
         """Load the record, take notice of it, and go on."""
@@ -456,19 +477,37 @@ class Room:
             self._done()
             self._learn(newest, before)
 
+    async def _catch_up(self, hold: Hold) -> None:
+        """Load what others have made of the record of a lock that is held here."""
+        before, deadline = self.latest, monotonic() + self.rooms.policy.deadline
+        self.catching_up = asyncio.get_running_loop().create_future()
+        try:
+            stored = await self.rooms.policy.store.load(self.key, deadline=deadline)
+            newest = None if stored is None else self._decoded(stored)
+        except Exception:  # the holder's own saves will meet it
+            return
+        finally:
+            done, self.catching_up = self.catching_up, None
+            done.set_result(None)
+        self._check_hold(hold, newest)
+        self._learn(newest, before)
+
+    def _is_ours(self) -> bool:
+        return self._lease is not None and self._lease.process == self.rooms.name
+
     def _is_granted(self) -> bool:
-        lease = self._lease
-        return lease is not None and lease.process == self.rooms.name and lease.fence != self._spent
+        return self._lease is not None and self._is_ours() and self._lease.fence != self._spent
 
     def _decoded(self, stored: Stored) -> Base:
-        return Base(self.rooms.policy.decode(self.key, stored.data), stored.tag, stored.expires_at)
+        record = self.rooms.policy.decode(self.key, stored.data, self.id)
+        return Base(record, stored.tag, stored.expires_at)
 
     def _change(self, step: Step, then: Callable[[Pending, Base], None]) -> Coroutine[Any, Any, None]:
         """Change the lock; `then` is called with the result, whoever awaits what is returned."""
         assert self.latest is not None, "there is something to change"
-        self._busy = True
-        self._set_timer(None)
+        self._be_busy()
         pending = Pending(self, {}, None, 0, monotonic() + self.rooms.policy.deadline)
+        pending.id = self.id
         pending.base = before = self.latest
         pending.step = step
         pending.use = self._use
@@ -508,10 +547,8 @@ class Room:
             self._refuse_all(gone)
             return
         self._note_unless_older(newest, before)
-        if self._missed:
-            self._missed = False
-            self.look_again()
-        else:
+        missed, self._missed = self._missed, False
+        if not (missed and self.rooms.hints.take(self.key, needed=True)):
             self._go_on()
 
     def _give_up(self, error: Exception) -> None:
@@ -540,28 +577,31 @@ class Room:
     def _renewed(self, hold: Hold, pending: Pending, before: Base) -> None:
         self._done()
         if pending.error is not None:
-            logger.warning("session %s: the lock could not be renewed: %s", self.key, pending.error)
+            logger.warning("session %s: the lock could not be renewed: %s", self.id, pending.error)
             self._due = min(self._due, monotonic() + _FIRST_RENEWAL)
             self._go_on()
             return
         newest = _newest(pending)
+        self._check_hold(hold, newest)
+        self._learn(newest, before)
+
+    def _check_hold(self, hold: Hold, newest: Base | None) -> None:
+        """End a hold that the record, as it is now, knows nothing of."""
         if self.hold is hold and not hold.leaving:
-            lease = leases.read(newest.record) if newest is not None else None
             if newest is None or newest.record.digest == NOBODY:
                 self._lose(hold, ended=True)
-            elif lease is None or (lease.process, lease.fence) != (self.rooms.name, hold.fence):
+            elif not leases.held_by(newest.record, (self.rooms.name, hold.fence)):
                 self._lose(hold)
-        self._learn(newest, before)
 
     def _lose(self, hold: Hold, *, ended: bool = False) -> None:
         """End a hold under its holder, who learns of it at the next commit; or the session has `ended`."""
         hold.lost = True
         self.hold = None
         if ended:
-            self.rooms.policy.emit("released", self.key, fence=hold.fence, committed=False)
+            self.rooms.policy.emit("released", self.id, fence=hold.fence, committed=False)
         else:
-            self.rooms.policy.emit("lock_lost", self.key, fence=hold.fence)
-            logger.warning("session %s: the lock was lost while its block was still running", self.key)
+            self.rooms.policy.emit("lock_lost", self.id, fence=hold.fence)
+            logger.warning("session %s: the lock was lost while its block was still running", self.id)
 
     def _set_timer(self, delay: float | None, then: Callable[[], None] | None = None) -> None:
         if self._timer is not None:
@@ -591,12 +631,14 @@ class Rooms:
     Attributes:
         policy: the manager.
         state: of the loop.
+        hints: the loads that wake-ups cause.
     """
 
     def __init__(self, policy: SessionManager, state: LoopState) -> None:
         self.policy = policy
         self.state = state
-        self._rooms: dict[str, Room] = {}
+        self.hints = Hints(self._check, state.spawn)
+        self._rooms: dict[str, Room] = {}  # by key
         self._stop: Callable[[], None] | None = None
         self._starting = False
         self._not_before = 0.0
@@ -606,14 +648,16 @@ class Rooms:
         """The name under which this loop holds locks, and listens."""
         return self.state.name()
 
-    def room(self, key: str, latest: Base | None = None) -> Room:
+    def room(self, session_id: str, latest: Base) -> Room:
         """Return the room of a session; it is closed when nobody is in it.
 
-        With `latest`, a version that a session has, a room that is opened begins with that.
+        One that is opened begins with `latest`, a version that the session has.
         """
+        key = self.policy.tokens.key(session_id)
         room = self._rooms.get(key)
         if room is None:
-            room = self._rooms[key] = Room(self, key, latest)
+            room = self._rooms[key] = Room(self, key, session_id, latest)
+        room.id = session_id
         return room
 
     def told(self, key: str, saved: Base) -> None:
@@ -660,17 +704,21 @@ class Rooms:
             self._not_before = monotonic() + _LISTEN_AGAIN
             self._starting = False
         else:
-            self._heard(None, None)  # what was published before
+            self._heard(None)  # what was published before
 
-    def _heard(self, key: str | None, stored: Stored | None) -> None:
-        if key is None:
-            for room in list(self._rooms.values()):
-                room.look_again()
-        else:
-            self.room(key).told(stored)  # one that is closed passes the lock on
+    def _heard(self, key: str | None) -> None:
+        for one in list(self._rooms) if key is None else (key,):
+            self.hints.take(one, needed=one in self._rooms)
+
+    async def _check(self, key: str) -> bool:
+        room = self._rooms.get(key)
+        if room is None:  # nobody is here any more: one that was granted the lock passes it on
+            room = self._rooms[key] = Room(self, key, None, None)
+        return await room.check()
 
     def close(self) -> None:
         """Listen no longer."""
+        self.hints.close()
         if self._stop is not None:
             self._stop()
             self._stop = None
@@ -728,6 +776,7 @@ class SessionLock:
             return Hold(session, self._terms, None, 0, None)
         if session._token is None:
             raise gone()
+        assert session._base is not None, "a session with a token and a record"
         room = policy._loops.current().rooms.room(session._token.selector, session._base)
         try:
             hold = await room.enter(session, self._terms)
@@ -756,21 +805,22 @@ class SessionLock:
 class OutsideLock(SessionLock):
     """``async with manager.lock(session_id):``; see `SessionManager.lock`."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_id",)
 
-    def __init__(self, policy: SessionManager, key: str, terms: Terms) -> None:
+    def __init__(self, policy: SessionManager, session_id: str, terms: Terms) -> None:
         super().__init__(policy, Session(policy), terms)
-        self._key = key
+        self._id = session_id
 
     async def __aenter__(self) -> Session:
         """Load the session, then lock it."""
         session, policy = self._session, self._policy
-        stored = await policy.store.load(self._key, deadline=monotonic() + policy.deadline)
+        key = policy.tokens.key(self._id)
+        stored = await policy.store.load(key, deadline=monotonic() + policy.deadline)
         if stored is None or stored.expires_at <= policy.clock():
             raise gone()
-        record = policy.decode(self._key, stored.data)
+        record = policy.decode(key, stored.data, self._id)
         if record.digest == NOBODY:
             raise gone()
         session._outside = session._sealed = True
-        session._attach(Status.LIVE, Token(self._key, ""), Base(record, stored.tag, stored.expires_at))
+        session._attach(Status.LIVE, Token(self._id, ""), Base(record, stored.tag, stored.expires_at))
         return await super().__aenter__()

@@ -57,7 +57,8 @@ class SessionManager:
         max_size: of one session in the store, bytes; default 65,536.
         deadline: for everything that one request may wait on the store. timedelta or seconds;
             default 5 seconds.
-        namespace: cookies of one namespace are worth nothing in another; default ``"default"``.
+        namespace: the sessions of one namespace are not there for another, neither by a cookie nor by an
+            id, on the same store; default ``"default"``.
         on_unavailable: ``"fail"`` (default): an error, which the middleware answers with 503.
             ``"anonymous"``: a session that cannot be loaded reads as empty; changing it is an error.
         on_corrupt: ``"raise"`` (default) `SessionCorrupt`, or ``"new"``: go on with a new session
@@ -138,7 +139,7 @@ class SessionManager:
         self._load, self._refresh = loader.load, loader.refresh
         self._commit, self._commit_and_release = committer.commit, committer.commit_and_release
         self._transact = Transactor(self, loader, committer, self._loops).transact
-        self.decode: Callable[[str, bytes], Record] = loader.decode
+        self.decode: Callable[[str, bytes, str | None], Record] = loader.decode
 
     def _furnish(self, state: LoopState) -> None:
         state.rooms = Rooms(self, state)
@@ -217,12 +218,13 @@ class SessionManager:
             StoreUnavailable: the store did not answer within the deadline.
         """
         _check_id(session_id)
+        key = self.tokens.key(session_id)
         deadline = time.monotonic() + self.deadline
         backoff = Backoff()
         reply_lost = False
         while True:
             try:
-                deleted = await self.store.delete(session_id, deadline=deadline)
+                deleted = await self.store.delete(key, deadline=deadline)
             except StoreUnavailable as error:
                 # Deleting twice is the same as once, so a lost reply is no reason to give up.
                 if error.executed is False or time.monotonic() >= deadline:
@@ -232,7 +234,7 @@ class SessionManager:
             else:
                 if deleted or reply_lost:
                     self.emit("revoked", session_id)
-                    self._loops.current().rooms.look_again(session_id)
+                    self._loops.current().rooms.look_again(key)
                 return deleted or reply_lost
 
     def emit(self, name: str, session_id: str | None, **info: Any) -> None:

@@ -61,6 +61,7 @@ class Pending(Intent):
         dropped: set, to the reason, when nothing was written: "gone", "overtaken", "detached", "late".
         done: whether it has its result.
         error: set when it failed.
+        id: the public id of the session that it is about, if that is known here.
         settled: what became of it, if it reached the store.
         then: called with it when it has its result, before anyone who waits for it goes on.
     """
@@ -73,6 +74,7 @@ class Pending(Intent):
         "dropped",
         "era",
         "error",
+        "id",
         "known",
         "results",
         "session",
@@ -96,6 +98,7 @@ class Pending(Intent):
         self.digest = self.new_digest = b""
         self.origins = self.holder = self.step = self.compute = self.only_on = None
         self.results = results
+        self.id: str | None = None
         self.known: Base | None = None
         self.era = era
         self.deadline = deadline

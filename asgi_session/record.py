@@ -11,7 +11,7 @@ Format 1, all numbers big-endian::
     31      6     idle timeout, ms
     37      6     absolute deadline, ms since the Unix epoch
     43      16    digest of (namespace, selector, verifier); zeros: nobody's
-    59      4     check: hash of the selector
+    59      4     check: hash of the key, which is derived from (namespace, selector)
     63      1     n, the length of the ring: 0 to 7
     64      4n    ring: the first 4 bytes of the nonces of the n versions before, newest first
     64+4n   1     m, how many optional parts follow

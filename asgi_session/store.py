@@ -112,9 +112,9 @@ class Distrusts(Protocol):
         ...
 
 
-Heard: TypeAlias = Callable[[str | None, Stored | None], None]
-"""Called with a wake-up: the record's key, and the record that was saved with it if it came along.
-Called with (None, None) when wake-ups may have been lost: the connection was gone for a while."""
+Heard: TypeAlias = Callable[[str | None], None]
+"""Called with the key of the record that a wake-up is about, or with None when wake-ups may have been
+lost: the connection was gone for a while."""
 
 
 @runtime_checkable
@@ -122,7 +122,9 @@ class WakesUp(Protocol):
     """A capability: a save can wake up other processes. Waiting for a lock is then told, not polled.
 
     A *listener* is a name of 16 hexadecimal digits that one event loop of one process has drawn.
-    Wake-ups are hints: one may get lost, or come twice.
+    Wake-ups are hints: one may get lost, come twice, or be forged by somebody who may write to the
+    channel but not to the records. So they carry the record's key and nothing of the record, and whoever
+    is told loads it.
     """
 
     async def save_and_wake(
@@ -135,7 +137,7 @@ class WakesUp(Protocol):
         """Call `heard`, in this event loop, with every wake-up for `listener` from now on.
 
         Returns, once that is certain, a function that ends it; the store's `close` ends it too. A
-        connection that is lost meanwhile is made again, and ``heard(None, None)`` called after that.
+        connection that is lost meanwhile is made again, and ``heard(None)`` called after that.
 
         Raises:
             StoreUnavailable: it was not possible by the deadline, or the server does not allow it.

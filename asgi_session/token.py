@@ -1,11 +1,11 @@
 """The token: a public selector, a secret verifier and, with keys, a signature.
 
 The cookie's value is ``selector + verifier [+ "." + signature]``; each part is 128 bits as 22
-characters of URL-safe base64. The *selector* names the record: it is the session's public id and
-the store's key. The *verifier* proves that the client was given the session. The store holds only a
-digest of both, so its contents, its keys and its logs are no credentials (the split-token scheme;
-OWASP Session Management Cheat Sheet, "Session ID Properties", asks for at least 64 bits of entropy:
-the verifier alone has 128).
+characters of URL-safe base64. The *selector* names the record: it is the session's public id, and the
+store's key is derived from it. The *verifier* proves that the client was given the session. The store
+holds only a digest of both, so its contents, its keys and its logs are no credentials (the split-token
+scheme; OWASP Session Management Cheat Sheet, "Session ID Properties", asks for at least 64 bits of
+entropy: the verifier alone has 128).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from asgi_session.errors import ConfigurationError
 DIGEST_SIZE: Final = 16
 CHECK_SIZE: Final = 4
 PART_LENGTH: Final = 22
+DEFAULT_NAMESPACE: Final = "default"
 _MIN_KEY_BYTES: Final = 16
 
 # 22 characters carry 132 bits; the last one may only hold the two that are part of the 128.
@@ -57,20 +58,24 @@ class Tokens:
     """Writes, reads and digests the tokens of one namespace.
 
     Args:
-        namespace: part of every digest and signature: equal tokens of two namespaces (staging,
-            production) never match.
+        namespace: part of every key, digest and signature: the sessions of another namespace (staging,
+            production) are simply not there.
         secret_keys: with keys, tokens are signed with the first and accepted with any, so that a
             forged cookie costs the store nothing. Each at least 16 bytes (NIST SP 800-107 section
             5.3.4 asks for 112 bits).
     """
 
-    __slots__ = ("_check", "_digest", "_signers")
+    __slots__ = ("_check", "_digest", "_key", "_signers")
 
     def __init__(self, namespace: str, secret_keys: Sequence[str | bytes] = ()) -> None:
         name = namespace.encode()
         self._digest = hashlib.blake2b(name + b"\0", digest_size=DIGEST_SIZE, person=b"asgi-ses digest")
-        # Of the selector alone: with the namespace in it, a cookie of another namespace would look like a
-        # wrong answer of the store.
+        # The default namespace's keys are the ids themselves, so that its records can be found by id.
+        self._key = (
+            None
+            if namespace == DEFAULT_NAMESPACE
+            else hashlib.blake2b(name + b"\0", digest_size=16, person=b"asgi-ses key")
+        )
         self._check = hashlib.blake2b(digest_size=CHECK_SIZE, person=b"asgi-ses check")
         # Keyed BLAKE2b is a MAC by itself (RFC 7693 section 2.9). Keys of any length are hashed to
         # one that fits.
@@ -113,10 +118,18 @@ class Tokens:
         state.update((token.selector + token.verifier).encode())
         return state.digest()
 
-    def check(self, selector: str) -> bytes:
-        """Return the 4 bytes by which a record shows that it belongs to `selector`."""
-        state = self._check.copy()
+    def key(self, selector: str) -> str:
+        """Return the store's key for `selector`: 22 characters of which no other namespace has one."""
+        if self._key is None:
+            return selector
+        state = self._key.copy()
         state.update(selector.encode())
+        return _text(state.digest())
+
+    def check(self, key: str) -> bytes:
+        """Return the 4 bytes by which a record shows that it belongs to the store's `key`."""
+        state = self._check.copy()
+        state.update(key.encode())
         return state.digest()
 
     def _sign(self, index: int, text: str) -> str:

@@ -29,12 +29,12 @@ class _Listener:
         self.loop = asyncio.get_running_loop()
         self.ended = False
 
-    def tell(self, key: str, stored: Stored) -> None:
+    def tell(self, key: str) -> None:
         """Call the listener, from its loop."""
         if self.ended:
             return
         try:
-            self._heard(key, stored)
+            self._heard(key)
         except Exception:
             _log.exception("a listener has failed at a wake-up")
 
@@ -168,13 +168,12 @@ class MemoryStore:
         """Save, and wake up the listeners, whichever event loop they are in."""
         result = await self.save(key, data, expires_at, expect=expect, deadline=deadline)
         if isinstance(result, Saved):
-            stored = Stored(data, result.tag, expires_at)
             with self._lock:
                 woken = [each for listener in wake for each in self._listeners.get(listener, ())]
             for each in woken:
                 # Also in this very loop: whoever saves must not run what others do at a wake-up.
                 with contextlib.suppress(RuntimeError):  # a loop that was closed in between
-                    each.loop.call_soon_threadsafe(each.tell, key, stored)
+                    each.loop.call_soon_threadsafe(each.tell, key)
         return result
 
     async def listen(self, listener: str, heard: Heard, *, deadline: float) -> Callable[[], None]:

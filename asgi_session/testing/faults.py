@@ -221,7 +221,7 @@ class FaultStore:
     def interrupt_wakeups(self) -> None:
         """Tell every listener that wake-ups may have been lost, as a store does that has reconnected."""
         for heard in list(self._listening):
-            heard(None, None)
+            heard(None)
 
     def _loses(self, listener: str) -> bool:
         for loss in self._to_lose:
@@ -301,9 +301,9 @@ class FaultStore:
     async def _listen(self, listener: str, heard: Heard, *, deadline: float) -> Callable[[], None]:
         """See `WakesUp.listen`."""
 
-        def passed_on(key: str | None, stored: Stored | None) -> None:
+        def passed_on(key: str | None) -> None:
             if key is None or not self._loses(listener):
-                heard(key, stored)
+                heard(key)
 
         ends: list[Callable[[], None]] = []
 

@@ -56,8 +56,6 @@ class Broken:
     wakes_the_first_alone: bool = False
     wakes_although_not_saved: bool = False
     wakes_at_every_save: bool = False
-    wakes_with_the_former_record: bool = False
-    wakes_with_another_expiry: bool = False
     wake_forgets_large_records: bool = False
     waking_save_ignores_the_tag: bool = False
     ended_listener_hears: bool = False
@@ -175,7 +173,7 @@ class Broken:
         self._put(key, data, current.expires_at if self.save_keeps_the_expiry else expires_at)
         self._leave(deadline)
         if self.wakes_at_every_save:
-            self._wake(key, None, list(self.listeners))
+            self._wake(key, list(self.listeners))
         return Saved(data[:16])
 
     async def save_and_wake(
@@ -188,26 +186,21 @@ class Broken:
         if self.wakes_nobody or (self.wake_forgets_large_records and len(data) > 8192):
             return result
         if isinstance(result, Saved) or self.wakes_although_not_saved:
-            stored = Stored(data, data[:16], expires_at)
-            if self.wakes_with_the_former_record and current is not None:
-                stored = current
-            if self.wakes_with_another_expiry:
-                stored = stored._replace(expires_at=expires_at // 1000 * 1000)
             if self.wakes_everybody:
                 wake = list(self.listeners)
             if self.wakes_the_first_alone:
                 wake = wake[:1]
-            self._wake(key, stored, wake)
+            self._wake(key, wake)
         return result
 
-    def _wake(self, key: str, stored: Stored | None, wake: Sequence[str]) -> None:
+    def _wake(self, key: str, wake: Sequence[str]) -> None:
         for listener in wake:
             if listener in self.listeners:
                 loop, heard = self.listeners[listener]
                 if self.hears_in_the_savers_loop:
-                    heard(key, stored)
+                    heard(key)
                 elif not loop.is_closed():
-                    loop.call_soon_threadsafe(heard, key, stored)
+                    loop.call_soon_threadsafe(heard, key)
 
     async def listen(self, listener: str, heard: Heard, *, deadline: float) -> Callable[[], None]:
         if self.one_listener_at_a_time:

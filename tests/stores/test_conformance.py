@@ -282,8 +282,6 @@ CAUGHT_BY = {
     "wakes_the_first_alone": "test_the_named_listeners_are_woken_and_no_others",
     "wakes_although_not_saved": "test_a_save_that_was_not_done_wakes_nobody",
     "wakes_at_every_save": "test_a_plain_save_wakes_nobody",
-    "wakes_with_the_former_record": "test_every_size_is_saved_and_woken_for",
-    "wakes_with_another_expiry": "test_every_size_is_saved_and_woken_for",
     "wake_forgets_large_records": "test_every_size_is_saved_and_woken_for",
     "waking_save_ignores_the_tag": "test_save_and_wake_saves_as_save_does",
     "ended_listener_hears": "test_an_ended_listener_hears_nothing",

@@ -11,7 +11,7 @@ import pytest
 
 from asgi_session.clock import system_clock
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import GONE, Distrusts, Saved, Store, Stored, WakesUp
+from asgi_session.store import GONE, Distrusts, Saved, Store, WakesUp
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import Call, FaultStore, ManualClock
 
@@ -192,7 +192,7 @@ class Ear:
     async def listen(self) -> Callable[[], None]:
         return await self.store.listen(self.name, self.hear, deadline=LATER)
 
-    def hear(self, key: str | None, stored: Stored | None) -> None:
+    def hear(self, key: str | None) -> None:
         self.heard.append(key)
         self.came.set()
 

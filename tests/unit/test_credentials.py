@@ -25,7 +25,7 @@ def made(deadline: int = LATER, digest: bytes = TOKENS.digest(TOKEN), **parts: b
         idle=1000,
         absolute=deadline - NOW,
         digest=digest,
-        check=TOKENS.check(TOKEN.selector),
+        check=TOKENS.check(TOKENS.key(TOKEN.selector)),
         entries={},
     )
     return record._replace(
@@ -74,9 +74,9 @@ def test_judge(record: Record, token: Token, expires_at: int, now: int, fit: Fit
     assert judge(record, token, expires_at, now, TOKENS) is fit
 
 
-def test_another_namespace_is_unknown() -> None:
-    """Promise 9: a cookie of staging opens nothing in production, and is no sign of a broken store."""
-    assert judge(PLAIN, TOKEN, LATER, NOW, Tokens("production")) is Fit.UNKNOWN
+def test_another_namespace() -> None:
+    """Promise 17: its keys are others, so a record of it that comes as an answer is a wrong answer."""
+    assert judge(PLAIN, TOKEN, LATER, NOW, Tokens("production")) is Fit.ANOTHERS
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import string
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -79,12 +80,23 @@ def test_keys_refuse_what_is_not_signed(token: Token) -> None:
 
 @given(tokens)
 def test_namespaces_share_nothing(token: Token) -> None:
-    """Signature and digest of one namespace are worth nothing in another; the check knows of none."""
-    one, other = Tokens("staging", [KEY]), Tokens("production", [KEY])
-    assert other.read(one.write(token)) is None
-    assert one.digest(token) != other.digest(token)
-    assert one.check(token.selector) == other.check(token.selector)
-    assert (len(one.digest(token)), len(one.check(token.selector))) == (DIGEST_SIZE, CHECK_SIZE)
+    """Promise 17: signature, digest, key and check of one namespace are worth nothing in another."""
+    namespaces = [Tokens(name, [KEY]) for name in ("staging", "production", "default")]
+    for one, other in permutations(namespaces, 2):
+        assert other.read(one.write(token)) is None
+        assert one.digest(token) != other.digest(token)
+        mine, theirs = one.key(token.selector), other.key(token.selector)
+        assert mine != theirs
+        assert one.check(mine) != other.check(theirs)
+        assert is_selector(mine), "a store's key has the form of an id"
+        assert (len(one.digest(token)), len(one.check(mine))) == (DIGEST_SIZE, CHECK_SIZE)
+
+
+@given(tokens)
+def test_in_the_default_namespace_the_key_is_the_id(token: Token) -> None:
+    """So that a record can be found by the id that a log shows."""
+    assert Tokens("default").key(token.selector) == token.selector
+    assert Tokens("n").key(token.selector) == Tokens("n").key(token.selector) != token.selector
 
 
 def test_a_namespace_does_not_run_into_the_token() -> None:

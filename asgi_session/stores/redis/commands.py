@@ -39,9 +39,6 @@ class Script:
 SAVED_IN_SILENCE: Final = 2
 """The answer to a save that was carried out, but the server refused a wake-up."""
 
-MAX_WAKING: Final = 8192
-"""Bytes of data up to which a wake-up brings the record along."""
-
 # An empty tag never matches: GETRANGE answers it for a missing key too. The arguments after the third
 # are channels to wake up. That comes last and by pcall, for an error would make what was executed look
 # as if it was not.
@@ -51,7 +48,6 @@ if tag == ARGV[1] and tag ~= '' then
   redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3])
   if #ARGV == 3 then return 1 end
   local done, message = 1, string.sub(KEYS[1], -23, -2)
-  if #ARGV[2] <= {EXPIRY_SIZE + MAX_WAKING} then message = message .. ARGV[2] end
   for i = 4, #ARGV do
     if type(redis.pcall('PUBLISH', ARGV[i], message)) ~= 'number' then done = {SAVED_IN_SILENCE} end
   end
@@ -178,16 +174,12 @@ def saved(reply: Any, data: bytes) -> SaveResult:
     return tuple.__new__(Saved, (data[:TAG_SIZE],))  # half of Saved(...)'s time
 
 
-_WAKE_UP: Final = re.compile(rb"([\w-]{22})(?:(.{24,}))?", re.DOTALL)  # the key, the value
+_WAKE_UP: Final = re.compile(rb"[\w-]{22}")
 
 
-def wake_up(message: bytes) -> tuple[str, Stored | None] | None:
-    """Read what the script has published; None for anything else."""
-    found = _WAKE_UP.fullmatch(message)
-    if found is None:
-        return None
-    value = found[2]
-    return found[1].decode(), None if value is None else stored(value)
+def wake_up(message: bytes) -> str | None:
+    """Return the key that the script has published; None for anything else."""
+    return message.decode() if _WAKE_UP.fullmatch(message) else None
 
 
 class ReplyKind(enum.Enum):

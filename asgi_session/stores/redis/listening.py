@@ -20,7 +20,7 @@ from typing import Any, Final
 import hiredis
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import Heard, Stored
+from asgi_session.store import Heard
 from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.commands import ReplyKind, kind, pack, wake_up
 from asgi_session.stores.redis.connection import PING, Connection, Failure
@@ -63,6 +63,7 @@ class Listening:
         "_loop",
         "_node",
         "_restoring",
+        "_strange_told",
         "_timeout",
     )
 
@@ -74,6 +75,7 @@ class Listening:
         self._covered: set[bytes] = set()  # the channels that the node's connection is subscribed to
         self._node = Node(("the connection for wake-ups", 0), self._subscribed, options.max_age)
         self._restoring: asyncio.Task[None] | None = None
+        self._strange_told = False
         self._loop = asyncio.get_running_loop()
         self._beating = self._loop.call_later(_BEAT, self._beat)
 
@@ -179,16 +181,21 @@ class Listening:
                 return
         if channel not in self._listeners:
             return
-        found = wake_up(message)
-        if found is None:
-            _log.warning("ignored a message of %d bytes on %r that is no wake-up", len(message), channel)
-            return
-        self._tell(self._listeners[channel], *found)
+        key = wake_up(message)
+        if key is not None:
+            self._tell(self._listeners[channel], key)
+        elif not self._strange_told:  # once: whoever publishes one may publish a flood
+            self._strange_told = True
+            _log.warning(
+                "ignored a message on %s that is no wake-up. Another user of this server can publish there: "
+                "take that right away (resetchannels)",
+                channel.decode(errors="replace"),
+            )
 
-    def _tell(self, hears: dict[object, Heard], key: str | None, stored: Stored | None) -> None:
+    def _tell(self, hears: dict[object, Heard], key: str | None) -> None:
         for heard in list(hears.values()):
             try:
-                heard(key, stored)
+                heard(key)
             except Exception:
                 _log.exception("a listener has failed at a wake-up")
 
@@ -222,7 +229,7 @@ class Listening:
         finally:
             self._restoring = None
         for hears in list(self._listeners.values()):
-            self._tell(hears, None, None)
+            self._tell(hears, None)
 
     # the end
 

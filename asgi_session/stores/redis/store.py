@@ -183,7 +183,7 @@ class RedisStore:
     async def save_and_wake(
         self, key: str, data: bytes, expires_at: int, *, expect: bytes, wake: Sequence[str], deadline: float
     ) -> SaveResult:
-        """Replace the record with that tag, and publish it to the listeners."""
+        """Replace the record with that tag, and publish its key to the listeners."""
         channels = [self._channels + listener.encode() for listener in wake]
         command = commands.save(key, self._name(key), data, expires_at, expect, channels)
         reply = await self._backend().execute(command, deadline)
