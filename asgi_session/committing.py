@@ -147,6 +147,8 @@ class Committer:
                 return None
         pending = Pending(self, changes, mark, session._era, begin_wait(session, self._policy.deadline))
         pending.session = session
+        if begins_anew(mark):
+            pending.own = session._own_values(changes)
         if self._policy.folding.compares:
             pending.origins = {key: session._origin.get(key) for key in changes}
         if session._hold is not None:
@@ -166,7 +168,7 @@ class Committer:
         if status is _BLANK:
             self._loops.current().spawn(self._load_then_carry_out(pending))
             return None
-        own = own_keys(pending.changes)
+        own = pending.own if begins_anew(pending.mark) else own_keys(pending.changes)
         if session._sealed and pending.mark is not None and pending.mark.kind in _ROTATIONS:
             # Carried out, it would leave the client with a dead credential; its data without it would
             # be the next identity's under the old one.
@@ -285,12 +287,11 @@ class Committer:
         session, mark = pending.session, pending.mark
         pending.settled = settled
         if settled.verdict is None or settled.verdict is _OVERTAKEN:
-            own = own_keys(pending.changes)
-            if own and begins_anew(mark) and not session._sealed:
+            if pending.own and not session._sealed:
                 # A login must not be lost because the session it began on has ended meanwhile.
                 if session._hold is not None:
                     session._hold.part(settled.base)
-                self._loops.current().spawn(self._create(pending, own))
+                self._loops.current().spawn(self._create(pending, pending.own))
                 return
             self._drop(pending, "gone" if settled.verdict is None else "overtaken")
             self._finish(pending)

@@ -45,6 +45,9 @@ NOT_USED: Final = 2
 """Worked on from outside a request, which is no use by its client."""
 
 
+_NOTHING: Final[dict[str, bytes]] = {}  # shared: nobody changes it
+
+
 class Pending(Intent):
     """A commit, or a change of a lock, from the moment it was made until its result is known.
 
@@ -56,6 +59,7 @@ class Pending(Intent):
         base: the version that the session was loaded from or last committed to, if any.
         known: a version that the store is known to have had since, if any.
         token: the new credential, if the commit hands one out.
+        own: what goes on in a new record, if the commit has a mark that may make one.
         use: USED, UNCONFIRMED or NOT_USED.
         timer: fails it at its deadline while it waits in a queue.
         dropped: set, to the reason, when nothing was written: "gone", "overtaken", "detached", "late".
@@ -76,6 +80,7 @@ class Pending(Intent):
         "error",
         "id",
         "known",
+        "own",
         "results",
         "session",
         "settled",
@@ -103,6 +108,7 @@ class Pending(Intent):
         self.era = era
         self.deadline = deadline
         self.token: Token | None = None
+        self.own: dict[str, bytes] = _NOTHING
         self.use = USED
         self.timer: asyncio.TimerHandle | None = None
         self.dropped = ""

@@ -36,7 +36,7 @@ import anyio
 import anyio.from_thread
 
 from asgi_session import codec
-from asgi_session.changes import Changes, Kind, Mark
+from asgi_session.changes import Changes, Kind, Mark, own_keys
 from asgi_session.errors import SessionError, SessionGone, SessionNotLoaded, SessionSerializationError
 from asgi_session.record import MAX_TIME
 from asgi_session.token import Token
@@ -128,6 +128,8 @@ class Session(dict[str, Any]):
     # Keys whose value may differ from its origin, in order.
     _watched: dict[str, None] = {}  # noqa: RUF012  (replaced by one of its own when loaded)
     _replaced: Sequence[tuple[str, Any, bytes]] = ()
+    # Keys that this request has set, to whatever value, in order.
+    _assigned: dict[str, None] = {}  # noqa: RUF012  (replaced by one of its own with the first)
 
     def __init__(
         self,
@@ -381,7 +383,7 @@ class Session(dict[str, Any]):
         dict.clear(self)
         self._mark = mark
         self._era += 1
-        self._origin, self._watched, self._replaced = {}, {}, ()
+        self._origin, self._watched, self._replaced, self._assigned = {}, {}, (), {}
         self._opened = self._accessed = True
         if self._status is _UNLOADED:
             self._status = _BLANK
@@ -393,12 +395,24 @@ class Session(dict[str, Any]):
         """
         if self._status not in (_LIVE, _NEW) or (self._mark is not None and self._mark.kind is Kind.DESTROY):
             return
+        self._assigned = {key: None for key in self._assigned if self._is_stored(key)}
         self._mark = None
         self._era += 1
         self._origin = self._base.record.entries if self._base is not None else {}
         self._watched, self._replaced = {}, ()
         dict.clear(self)
         dict.update(self, dict.fromkeys(self._origin, UNDECODED))
+
+    def _is_stored(self, key: str) -> bool:
+        """Tell whether the value in hand is the one in the store, as far as known."""
+        value = dict.get(self, key, _ABSENT)
+        stored = self._base.record.entries.get(key) if self._base is not None else None
+        if stored is None or value is _ABSENT:
+            return False
+        try:
+            return (self._origin.get(key) if value is UNDECODED else codec.encode(value, key)) == stored
+        except SessionError:
+            return False
 
     # ---------------------------------------------------------------- reading
 
@@ -545,6 +559,10 @@ class Session(dict[str, Any]):
             key = _plain_key(key)
         dict.__setitem__(self, key, value)
         self._watched[key] = None
+        if self._assigned:
+            self._assigned[key] = None
+        else:
+            self._assigned = {key: None}
 
     def __delitem__(self, key: str) -> None:
         self._change()
@@ -607,7 +625,7 @@ class Session(dict[str, Any]):
         self._status, self._base, self._mark = _DETACHED, None, None
         self._era += 1
         dict.clear(self)
-        self._origin, self._watched, self._replaced = {}, {}, ()
+        self._origin, self._watched, self._replaced, self._assigned = {}, {}, (), {}
 
     def _changes(self) -> Changes:
         """Return what differs from its origin.
@@ -642,6 +660,19 @@ class Session(dict[str, Any]):
             if type(value) in codec.SCALARS or not codec.is_mutable(value):
                 del self._watched[key]
         return changes
+
+    def _own_values(self, changes: Changes) -> dict[str, bytes]:
+        """Return what may go on in a new record: what this request has set, whether or not it differs.
+
+        That is more than `changes`, of which a key that was set to the value it had is none.
+        """
+        own: dict[str, bytes] = {}
+        for key in self._assigned:
+            value = dict.get(self, key, _ABSENT)
+            if key not in changes and value is not _ABSENT:
+                own[key] = self._origin[key] if value is UNDECODED else codec.encode(value, key)
+        own.update(own_keys(changes))
+        return own
 
     def _hand_back(self, changes: Changes, era: int) -> None:
         """Have the changes of a commit that failed looked at again."""
@@ -727,6 +758,7 @@ class Session(dict[str, Any]):
                     continue
                 if codec.is_mutable(held):
                     self._replaced = (*self._replaced, (key, held, origin[key]))
+            self._assigned.pop(key, None)
             if newest is None:
                 dict.pop(self, key, None)
                 origin.pop(key, None)

@@ -111,3 +111,78 @@ async def test_a_grace_rotation_that_a_login_has_undone_gets_no_cookie(together:
     assert rotating._owed is Owed.NOTHING
     assert await world.read(credential(login)) is not None
     assert await world.read(token) is None
+
+
+@pytest.mark.parametrize("ending", ["revoke", "destroy", "rotate"])
+@pytest.mark.parametrize("order", ["mark first", "mark last"])
+async def test_a_login_that_goes_on_in_a_new_record_takes_all_that_was_set(ending: str, order: str) -> None:
+    """Promise 8: also a key that was set to the value it had; nothing that this request did not set."""
+    world = World()
+    token = await world.new(user_id=7, cart=["pear"], seen=1)
+    session = await world.load(token)
+    assert session["seen"] == 1
+    other = await world.load(token, world.process())
+    if ending == "revoke":
+        assert await world.manager.revoke(session.id or "")
+    else:
+        getattr(other, ending)()
+        await other.commit()
+    if order == "mark first":
+        session.rotate()
+    session["user_id"] = 7
+    session["fresh"] = True
+    session["gone"] = 1
+    del session["gone"]
+    if order == "mark last":
+        session.rotate()
+    await session.commit()
+    assert await world.read(credential(session)) == {"user_id": 7, "fresh": True}
+    assert dict(session) == {"user_id": 7, "fresh": True}
+
+
+async def test_a_login_of_nothing_but_what_was_there() -> None:
+    """Promise 8: all that was set has the value it had, and the session is no more: it is not lost."""
+    world = World()
+    session = await world.load(await world.new(user_id=7, cart=["pear"]))
+    await world.manager.revoke(session.id or "")
+    session.rotate()
+    session["user_id"] = 7
+    await session.commit()
+    assert await world.read(credential(session)) == {"user_id": 7}
+
+
+async def test_what_was_set_and_saved_before_goes_along_and_what_was_discarded_does_not() -> None:
+    """Promise 8: of one request, over several commits; others' values that a refresh brought stay behind."""
+    world = World()
+    token = await world.new(user_id=7, theirs=1, dropped="old")
+    session = await world.load(token)
+    session["saved"] = 1
+    session["theirs"] = 2
+    await session.commit()
+    other = await world.load(token, world.process())
+    other["theirs"] = 3
+    await other.commit()
+    await session.refresh()
+    assert session["theirs"] == 3
+    session["dropped"] = "new"
+    session.discard()
+    await world.manager.revoke(session.id or "")
+    session.rotate()
+    session["user_id"] = 7
+    await session.commit()
+    assert await world.read(credential(session)) == {"saved": 1, "user_id": 7}
+
+
+async def test_a_living_record_gets_only_what_differs() -> None:
+    """Promise 4: a key that is set to the value it had is no change, so another request's stays."""
+    world = World(on_conflict="raise")
+    token = await world.new(user_id=7, n=1)
+    session = await world.load(token)
+    other = await world.load(token, world.process())
+    other["user_id"] = 8
+    await other.commit()
+    session.rotate()
+    session["user_id"] = 7
+    session["n"] = 2
+    await session.commit()
+    assert await world.read(credential(session)) == {"user_id": 8, "n": 2}
