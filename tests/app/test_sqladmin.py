@@ -13,7 +13,9 @@ from sqlalchemy.pool import StaticPool
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
 
+from asgi_session.middleware import session_of
 from tests.app.kit import Answer, Browser, World
 
 
@@ -27,8 +29,13 @@ class Backend(AuthenticationBackend):
         form = await request.form()
         if form["password"] != "right":
             return False
+        self.renew(request)
         request.session.update({"user_id": form["username"]})
         return True
+
+    def renew(self, request: Request) -> None:
+        """Give the session a new credential: the one line that sqladmin's own example does not have."""
+        session_of(request).rotate()
 
     async def logout(self, request: Request) -> bool:
         request.session.clear()
@@ -36,6 +43,13 @@ class Backend(AuthenticationBackend):
 
     async def authenticate(self, request: Request) -> bool:
         return "user_id" in request.session
+
+
+class BackendThatForgets(Backend):
+    """The login as sqladmin's documentation shows it, for Starlette's signed cookie."""
+
+    def renew(self, request: Request) -> None:
+        """Keep the credential."""
 
 
 class Notes(BaseView):
@@ -52,12 +66,23 @@ class Notes(BaseView):
 
 
 @pytest.fixture
-def app(world: World) -> Any:
-    app = world.starlette([], autoload=True)
+def backend() -> Backend:
+    return Backend()
+
+
+@pytest.fixture
+def app(world: World, backend: Backend) -> Any:
+    app = world.starlette([Route("/hello", hello)], autoload=True)
     engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-    Admin(app, engine, authentication_backend=Backend()).add_view(Notes)
+    Admin(app, engine, authentication_backend=backend).add_view(Notes)
     yield app
     engine.dispose()
+
+
+async def hello(request: Request) -> Response:
+    """Begin an anonymous session, as a shop does for a cart."""
+    request.session["seen"] = True
+    return Response("hello")
 
 
 async def login(browser: Browser, password: str) -> Answer:
@@ -92,3 +117,18 @@ async def test_flash_messages(world: World, app: Starlette) -> None:
     assert b"The note was kept." in (await browser.get("/admin/")).body
     assert b"The note was kept." not in (await browser.get("/admin/")).body
     assert await world.read(browser) == {"user_id": "ann"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "attacker_gets_in"),
+    [(BackendThatForgets(), True), (Backend(), False)],
+    ids=["without rotate()", "with rotate()"],
+)
+async def test_a_planted_cookie(world: World, app: Starlette, attacker_gets_in: bool) -> None:
+    """Who planted his cookie before the login is logged in by it, unless the login rotates."""
+    attacker = Browser(app)
+    await attacker.get("/hello")
+    victim = attacker.twin()  # the attacker's cookie, planted in another browser
+    assert (await login(victim, "right")).status == 302
+    assert (await victim.get("/admin/")).status == 200
+    assert (await attacker.get("/admin/")).status == (200 if attacker_gets_in else 302)
