@@ -176,12 +176,3 @@ async def test_ending_from_outside(valkey: ServerProcess) -> None:
     for client in (phone, laptop):
         with client.session() as session:
             assert session == {}
-
-
-def test_coming_from_starlette() -> None:
-    """Handlers written for Starlette's middleware count on, unchanged."""
-    (block,) = python(ROOT / "docs/from-starlette.md")
-    names: dict[str, Any] = {}
-    exec(block.text, names)
-    client = SessionClient(names["app"])
-    assert [client.get("/").json() for _ in range(2)] == [{"count": 1}, {"count": 2}]
