@@ -16,13 +16,13 @@ app.add_middleware(
 
 @app.post("/cart/{sku}")
 async def add(sku: str, session: SessionDep) -> dict[str, object]:  # declaring it loads it
-    session[f"cart:{sku}"] = session.get(f"cart:{sku}", 0) + 1  # parallel requests: different keys merge
+    session[f"cart:{sku}"] = session.get(f"cart:{sku}", 0) + 1  # parallel requests that set different keys merge
     return dict(session)
 
 
 @app.post("/login/{name}")
 async def login(name: str, session: SessionDep) -> dict[str, object]:
-    session.rotate()  # a new credential, as whenever the user's rights change; the cart stays
+    session.rotate()  # at every login: a cookie that somebody has planted is dead now; the cart stays
     session["user"] = name
     return dict(session)
 
