@@ -16,7 +16,7 @@ app.add_middleware(
 
 @app.post("/cart/{sku}")
 async def add(sku: str, session: SessionDep) -> dict[str, object]:  # declaring it loads it
-    session[f"cart:{sku}"] = session.get(f"cart:{sku}", 0) + 1  # parallel requests that set different keys merge
+    session[f"cart:{sku}"] = session.get(f"cart:{sku}", 0) + 1  # in parallel, different keys merge
     return dict(session)
 
 
