@@ -137,7 +137,9 @@ class Committer:
         if only_destroy:
             if mark is None or mark.kind is not Kind.DESTROY:
                 if session.modified:
-                    self._policy.emit("dropped", session.id, reason="error", keys=list(session._watched))
+                    self._policy.emit(
+                        "dropped", session.id, session=session, reason="error", keys=list(session._watched)
+                    )
                     session._watched, session._mark = {}, None
                 return None
             changes: Changes = {}
@@ -167,6 +169,10 @@ class Committer:
             return self._make_ready(pending)
         if status is _BLANK:
             self._loops.current().spawn(self._load_then_carry_out(pending))
+            return None
+        if status is Status.DETACHED and not begins_anew(pending.mark):
+            self._drop(pending, "detached")
+            self._finish(pending)
             return None
         own = pending.own if begins_anew(pending.mark) else own_keys(pending.changes)
         if session._sealed and pending.mark is not None and pending.mark.kind in _ROTATIONS:
@@ -238,7 +244,7 @@ class Committer:
         else:
             pending.token = token
             session._reborn(token, base, pending)
-            self._policy.emit("created", token.selector)
+            self._policy.emit("created", token.selector, session=session)
             if hold is not None:
                 hold.adopt(self._loops.current().rooms, token.selector, base)
             self._finish(pending)
@@ -306,28 +312,36 @@ class Committer:
             session._owed = Owed.DELETION if session._confirmed else Owed.NOTHING
             if session._hold is not None:
                 session._hold.part(base)
-            self._policy.emit("ended", token.selector)
+            self._policy.emit("ended", token.selector, session=session)
         else:
             session._committed(pending.changes, pending.era, base, merged=settled.merged)
             if self._policy.on_event is not None:  # every save comes here
-                self._policy.emit("saved", token.selector, keys=list(pending.changes), tries=settled.tries)
+                self._policy.emit(
+                    "saved",
+                    token.selector,
+                    session=session,
+                    keys=list(pending.changes),
+                    tries=settled.tries,
+                )
             if settled.merged:
-                self._policy.emit("merged", token.selector, tries=settled.tries)
+                self._policy.emit("merged", token.selector, session=session, tries=settled.tries)
             if settled.left_behind and pending.token is not None:
-                self._policy.emit("dropped", token.selector, reason="overtaken", keys=[])
+                self._policy.emit("dropped", token.selector, session=session, reason="overtaken", keys=[])
             elif settled.verdict is _APPLIED_WITHOUT_ROTATION:
-                self._policy.emit("dropped", token.selector, reason="rotated already", keys=[])
+                self._policy.emit(
+                    "dropped", token.selector, session=session, reason="rotated already", keys=[]
+                )
             elif pending.token is not None:
                 session._token = pending.token
                 session._owed = Owed.COOKIE
-                self._policy.emit("rotated", token.selector)
+                self._policy.emit("rotated", token.selector, session=session)
         self._finish(pending)
 
     def fail(self, pending: Pending, error: Exception) -> None:
         """Note that a commit failed; does nothing for one that has a result."""
         if not pending.done:
             session = pending.session
-            self._policy.emit("failed", session.id, error=error)
+            self._policy.emit("failed", session.id, session=session, error=error)
             session._hand_back(pending.changes, pending.era)
             session._pending = None
             end_wait(session, pending.deadline, self._policy.deadline)
@@ -351,7 +365,7 @@ class Committer:
         """Report data that cannot be kept: its cookie can no longer reach the client."""
         keys = list(pending.changes)
         logger.error("session keys %s are lost: %s", keys, _LATE)
-        self._policy.emit("dropped", pending.session.id, reason="late", keys=keys)
+        self._policy.emit("dropped", pending.session.id, session=pending.session, reason="late", keys=keys)
         pending.changes = {}
         pending.dropped = "late"
 

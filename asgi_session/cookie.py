@@ -26,7 +26,8 @@ class Cookie:
 
     Args:
         name: default ``__Host-session`` where the attributes allow it, so that neither a subdomain
-            nor plain http can plant one (RFC 6265bis section 4.1.3.2), else ``session``.
+            nor plain http can plant one (RFC 6265bis section 4.1.3.2); else ``__Secure-session`` with
+            https_only, so that plain http cannot (OWASP ASVS 5.0, 3.3.1); else ``session``.
         path: default ``/``.
         same_site: ``"lax"`` (default), ``"strict"`` or ``"none"``.
         https_only: adds Secure; default True.
@@ -60,7 +61,8 @@ class Cookie:
             if not isinstance(value, bool):  # "false" from the environment would count as true
                 raise ConfigurationError(f"{option}={value!r}: give True or False, not its text")
         if name is None:
-            name = "__Host-session" if https_only and path == "/" and domain is None else "session"
+            prefix = ("__Host-" if path == "/" and domain is None else "__Secure-") if https_only else ""
+            name = f"{prefix}session"
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigurationError(
                 f"session_cookie={name!r} is no cookie name: use letters, digits, - and _"
@@ -142,7 +144,49 @@ def vary_on_cookie(headers: list[tuple[bytes, bytes]]) -> None:
     headers.append((b"vary", b"Cookie"))
 
 
-def keep_out_of_caches(headers: list[tuple[bytes, bytes]]) -> None:
-    """Add ``Cache-Control: no-store`` unless the app has set its own, in place."""
-    if not any(name.lower() == b"cache-control" for name, _ in headers):
-        headers.append((b"cache-control", b"no-store"))
+def keep_out_of_caches(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Have no shared cache store a response that sets our cookie, in place; whether the app wanted it to.
+
+    ``private, no-store`` takes the place of a Cache-Control that has neither of the two for the whole
+    response (``private="x-name"`` is about that field alone: RFC 9111 section 5.2.2.7). Fields that are
+    meant for particular caches go, since they beat Cache-Control (RFC 9213 section 2.2).
+    """
+    asked = [value for name, value in headers if name.lower() == b"cache-control"]
+    directives = {each.strip().lower() for value in asked for each in _unquoted(value).split(b",")}
+    targeted = [name for name, _ in headers if _is_targeted(name)]
+    if targeted:
+        headers[:] = [(name, value) for name, value in headers if not _is_targeted(name)]
+    if directives.isdisjoint((b"private", b"no-store")):
+        headers[:] = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
+        headers.append((b"cache-control", b"private, no-store"))
+        return bool(asked or targeted)
+    return bool(targeted)
+
+
+def keep_private(headers: list[tuple[bytes, bytes]]) -> None:
+    """Add ``Cache-Control: private`` to a response made for one user, in place.
+
+    Not where the app says anything about caching itself. Vary alone does not do, since not every
+    content delivery network honours it (RFC 9111 section 5.2.2.7).
+    """
+    for name, _ in headers:
+        if name.lower() in (b"cache-control", b"expires") or _is_targeted(name):
+            return
+    headers.append((b"cache-control", b"private"))
+
+
+_TARGETED: Final = (b"surrogate-control", b"edge-control", b"x-accel-expires")
+
+
+def _is_targeted(name: bytes) -> bool:
+    """Tell whether a header is for particular caches: ``CDN-Cache-Control`` and its relatives."""
+    name = name.lower()
+    return name.endswith(b"-cache-control") or name in _TARGETED
+
+
+def _unquoted(value: bytes) -> bytes:
+    """Return a header's value without the contents of its quoted strings."""
+    return _QUOTED.sub(b'""', value)
+
+
+_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?')

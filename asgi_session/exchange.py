@@ -9,22 +9,26 @@ reach the app as "response already started".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from http import HTTPStatus
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+import starlette
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from asgi_session.cookie import keep_out_of_caches, vary_on_cookie
+from asgi_session.cookie import keep_out_of_caches, keep_private, vary_on_cookie
 from asgi_session.errors import (
     LockLost,
     LockTimeout,
     SessionConflict,
     SessionError,
     SessionGone,
+    SessionTooLarge,
     StoreUnavailable,
 )
 from asgi_session.session import Owed, Session
@@ -34,6 +38,12 @@ if TYPE_CHECKING:
 
 logger: Final = logging.getLogger("asgi_session")
 
+REFUSED: Final = "asgi_session.refused"
+"""The key in a scope of a list that takes the errors which were answered with 5xx."""
+
+_STARLETTE_PUTS_DICTS: Final = starlette.__version__.startswith("0.")
+_CALM: Final = 5.0
+"""Seconds without a failure after which an outage is over; less, and one of three shards would be many."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 section 9.2.1
 _DISCONNECTED: Final = (ClientDisconnect, WebSocketDisconnect, OSError)
 """What an app raises when its client has left."""
@@ -49,7 +59,7 @@ class Exchange:
         failed: whether the client was answered here, in the app's place.
     """
 
-    __slots__ = ("failed", "middleware", "scope", "send", "session", "status")
+    __slots__ = ("_outgoing", "failed", "middleware", "scope", "send", "session", "status")
 
     carries_cookies: ClassVar = True  # in every answer that `refuse` gives
     greeted: ClassVar = False  # the server wants a message taken before it takes an answer
@@ -61,10 +71,17 @@ class Exchange:
         self.session = session
         self.status = 0
         self.failed = False
+        # Here and in no local variable: error trackers record those, and it may hold a Set-Cookie.
+        self._outgoing: Message | None = None
 
-    async def refuse(self, code: int, *, after_handler: bool) -> None:
-        """Answer the client with `code` in the app's place."""
+    async def refuse(self, error: Exception, *, after_handler: bool) -> None:
+        """Answer the client in the app's place: with the status that tells about `error`."""
         raise NotImplementedError
+
+    def refused(self, error: Exception) -> None:
+        """Tell a test client, which raises it in the test, of an error that was answered with 5xx."""
+        if status_of(error) >= 500 and REFUSED in self.scope:
+            self.scope[REFUSED].append(error)
 
     async def _forward(self, message: Message) -> None:
         # A coroutine, whatever the server's `send` returns: apps make tasks of it.
@@ -77,7 +94,26 @@ class Exchange:
     async def finish(self) -> None:
         """Commit what the app has left to commit when it was done."""
         if not self.failed:
-            await self._commit_late(broken=self.status == 0 or self.status >= 500)
+            error = await self._commit_late(broken=self.status == 0 or self.status >= 500)
+            if error is not None:
+                await self.end_with(error)
+
+    async def end_with(self, error: Exception) -> bool:
+        """Tell the client of an error that came too late for a status, if that can be; whether it was."""
+        return False
+
+    async def wait_for_touch(self) -> None:
+        """Wait for the touch that this request has caused, if it is still on its way.
+
+        The response has long left, so no client waits. But where a process is frozen as soon as the call
+        ends (AWS Lambda), a touch that is on its way then never arrives, and sessions that are only read
+        expire.
+        """
+        session = self.session
+        touch, session._touch = session._touch, None
+        if touch is not None and not touch.done():
+            left = self.middleware.manager.deadline - session._waited
+            await asyncio.wait([touch], timeout=max(left, 0.0))
 
     def finish_cancelled(self) -> None:
         """Do so in a task: a streaming response's client has left, or the server stops."""
@@ -89,29 +125,59 @@ class Exchange:
         try:
             await self.middleware.manager._load(self.session)
         except SessionError as error:
-            log(error)
+            self.middleware.failures.log(error)
             if self.greeted:
                 await receive()
-            await self.refuse(status_of(error), after_handler=False)
+            await self.refuse(error, after_handler=False)
             return False
         return True
 
     async def start(self, message: Message) -> None:
         """Commit if there is something to commit, then send the start of the response, or refuse."""
         session, manager = self.session, self.middleware.manager
-        if session._accessed:
-            try:
+        self._outgoing = message
+        try:
+            if self.scope.get("session") is not session:
+                self._refuse_replacement()
+            if session._accessed:
                 if not session._unchanged():
                     only_destroy = self.status >= 500 and not manager.save_on_error
                     await manager._commit(session, explicit=False, only_destroy=only_destroy)
-                message = {**message, "headers": self.add_headers([*message.get("headers", ())])}
-            except Exception as error:
-                self.failed = True
-                log(error)
-                await self.refuse(status_of(error), after_handler=True)
-                return
+                self._outgoing = {**message, "headers": self.add_headers([*message.get("headers", ())])}
+        except Exception as error:
+            self.failed = True
+            self.middleware.failures.log(error)
+            await self.refuse(error, after_handler=True)
+            return
         session._sealed = True
-        await self.send(message)
+        if session._confirmed and self.middleware.failures.outage:
+            self.middleware.failures.succeeded()
+        await self.send(self._take_outgoing())
+
+    def _take_outgoing(self) -> Message:
+        outgoing, self._outgoing = self._outgoing, None
+        assert outgoing is not None, "it was set before"
+        return outgoing
+
+    def _refuse_replacement(self) -> None:
+        """Refuse data that the app has put in the session's place, where nothing would save it.
+
+        Another session middleware further in may put its own object there: it saves that.
+        """
+        found = self.scope.get("session")
+        if isinstance(found, dict) and (type(found) is not dict or self._may_be_starlettes()):
+            return
+        if not isinstance(found, dict) and hasattr(found, "__getitem__"):
+            return
+        raise SessionError(
+            f"scope['session'] was replaced by a {type(found).__name__}, which nothing saves. To end the "
+            "session call session.destroy(), to change it session.clear() and session.update(...). "
+            "(Litestar's clear_session() and set_session() are for Litestar's own session middleware.)"
+        )
+
+    def _may_be_starlettes(self) -> bool:
+        # Its SessionMiddleware put a plain dict there until 1.0.
+        return _STARLETTE_PUTS_DICTS and not self.session._accessed
 
     async def after_error(self, error: Exception) -> bool:
         """Do what is left to do after the app has raised; whether the error ends here."""
@@ -120,25 +186,24 @@ class Exchange:
             return disconnected or status_of(error) != 500
         if self.status:  # the headers have left
             await self._commit_late(broken=self.status >= 500 or not disconnected)
-            return False
+            return await self.end_with(error)
         manager = self.middleware.manager
         try:
             await manager._commit(self.session, explicit=False, only_destroy=not manager.save_on_error)
-        except Exception:
-            logger.exception("the session of a failed request was not committed")
-        code = status_of(error)
-        if code != 500:
-            log(error)
-            await self.refuse(code, after_handler=True)
+        except Exception as problem:
+            self.middleware.failures.log(problem, "the session of a failed request was not committed")
+        if status_of(error) != 500:
+            self.middleware.failures.log(error)
+            await self.refuse(error, after_handler=True)
             return True
         if self.carries_cookies and self.session._owed is not _NOTHING:
             # Somebody further out would answer without the cookie, and the client would be left with a
             # credential that is no longer good.
-            await self.refuse(500, after_handler=True)
+            await self.refuse(error, after_handler=True)
         return False
 
-    async def _commit_late(self, *, broken: bool) -> None:
-        """Commit what is left when no headers can follow any more; a failure can only be logged.
+    async def _commit_late(self, *, broken: bool) -> Exception | None:
+        """Commit what is left when no headers can follow any more; log, and return, why that failed.
 
         Args:
             broken: the request has failed: only a destroy() is carried out, unless save_on_error.
@@ -146,9 +211,15 @@ class Exchange:
         session, manager = self.session, self.middleware.manager
         session._sealed = True
         try:
+            if self.scope.get("session") is not session:
+                self._refuse_replacement()
             await manager._commit(session, explicit=False, only_destroy=broken and not manager.save_on_error)
-        except Exception:
-            logger.exception("a session that was changed after the response had started was not saved")
+        except Exception as error:
+            self.middleware.failures.log(
+                error, "a session that was changed after the response had started was not saved"
+            )
+            return error
+        return None
 
     def add_headers(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Add to a response's headers what the session calls for."""
@@ -157,19 +228,27 @@ class Exchange:
             vary_on_cookie(headers)
         owed = session._owed
         if owed is _NOTHING:
+            if session._confirmed and session._opened:
+                keep_private(headers)
             return headers
         session._owed = _NOTHING
-        if owed is Owed.DELETION:
-            value = middleware.cookie.delete()
-        elif session._token is not None and session._base is not None:
-            left = (session._base.record.deadline - middleware.manager.clock()) // 1000
-            value = middleware.cookie.write(middleware.manager.tokens.write(session._token), max(left, 0))
-        else:  # somebody else has ended what this request had created or rotated
-            return headers
-        headers.append((b"set-cookie", value))
-        keep_out_of_caches(headers)
+        if owed is not Owed.DELETION and (session._token is None or session._base is None):
+            return headers  # somebody else has ended what this request had created or rotated
+        if keep_out_of_caches(headers):
+            middleware.warn_of_caches()
         middleware.warn_if_insecure(self.scope)
-        return headers
+        return [*headers, (b"set-cookie", self._set_cookie(owed))]
+
+    def _set_cookie(self, owed: Owed) -> bytes:
+        session, middleware = self.session, self.middleware
+        if owed is Owed.DELETION:
+            return middleware.cookie.delete()
+        assert session._token is not None, "a cookie is owed"
+        assert session._base is not None, "a cookie is owed"
+        left = session._base.record.deadline - middleware.manager.clock()
+        # Rounded up: a cookie that goes before its session would sign the user out.
+        seconds = max(-(-left // 1000), 0)
+        return middleware.cookie.write(middleware.manager.tokens.write(session._token), seconds)
 
 
 class HttpExchange(Exchange):
@@ -189,59 +268,100 @@ class HttpExchange(Exchange):
             return self.start(message)
         return self._forward(message)
 
-    async def refuse(self, code: int, *, after_handler: bool) -> None:
+    async def refuse(self, error: Exception, *, after_handler: bool) -> None:
         """Answer with a plain text."""
         self.session._sealed = True
+        self.refused(error)
+        code = status_of(error)
         body = HTTPStatus(code).phrase.encode()
-        headers = self.add_headers(plain(body))
+        extra = []
         if code == 503 and (not after_handler or self.scope["method"] in _SAFE_METHODS):
             # After a handler has run, a client that repeats by itself could run it twice.
-            headers.append((b"retry-after", b"1"))
-        await self.send({"type": "http.response.start", "status": code, "headers": headers})
+            extra.append((b"retry-after", b"1"))
+        await self.send(
+            {
+                "type": "http.response.start",
+                "status": code,
+                "headers": [*self.add_headers(plain(body)), *extra],
+            }
+        )
         await self.send({"type": "http.response.body", "body": body})
 
 
 class WebSocketExchange(Exchange):
     """A WebSocket. Its acceptance, or a denial in its place, is what carries headers."""
 
-    __slots__ = ("_receive",)
+    __slots__ = ("_closed", "_receive")
 
     carries_cookies = False
     greeted = True
 
     def guard(self, receive: Receive) -> Receive:
         """Return what the app receives with."""
+        self._closed = False
         self._receive = receive
         return self._receive_unless_failed
 
     async def _receive_unless_failed(self) -> Message:
         """Receive what the client sends; its leaving once the handshake was refused here."""
-        return {"type": "websocket.disconnect", "code": 1006} if self.failed else await self._receive()
+        return (
+            {"type": "websocket.disconnect", "code": 1006}
+            if self.failed
+            else await self._receive_unless_gone()
+        )
 
     def send_on(self, message: Message) -> Coroutine[Any, Any, None]:
         """Send what the app sends, and commit first where the handshake is answered."""
         if self.failed:
             return discard(self.scope, message)
+        kind = message["type"]
+        if kind == "websocket.close":
+            self._closed = True
         if self.status == 0:
-            kind, session = message["type"], self.session
             if kind == "websocket.close":
                 self.status = 403  # what the server makes of it; it takes no headers
-                session._sealed = True
+                self.session._sealed = True
             elif kind in ("websocket.accept", "websocket.http.response.start"):
                 self.status = message.get("status", 101)
                 return self.start(message)
         return self._forward(message)
 
-    async def refuse(self, code: int, *, after_handler: bool) -> None:
+    async def _receive_unless_gone(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self._closed = True
+        return message
+
+    async def refuse(self, error: Exception, *, after_handler: bool) -> None:
         """Refuse the handshake, with a status where the server can send one."""
         self.session._sealed = True
+        self.refused(error)
         if "websocket.http.response" in self.scope.get("extensions", {}):
+            code = status_of(error)
             body = HTTPStatus(code).phrase.encode()
-            headers = self.add_headers(plain(body))
-            await self.send({"type": "websocket.http.response.start", "status": code, "headers": headers})
+            await self.send(
+                {
+                    "type": "websocket.http.response.start",
+                    "status": code,
+                    "headers": self.add_headers(plain(body)),
+                }
+            )
             await self.send({"type": "websocket.http.response.body", "body": body})
         else:
-            await self.send({"type": "websocket.close", "code": 1013 if code == 503 else 1011})
+            await self.send({"type": "websocket.close", "code": close_code(error)})
+
+    async def end_with(self, error: Exception) -> bool:
+        """Close with the code that tells about an error of the session; others are the server's to tell."""
+        if self.status != 101 or self._closed or not isinstance(error, SessionError):
+            return False
+        self._closed = True
+        with contextlib.suppress(*_DISCONNECTED):
+            await self.send({"type": "websocket.close", "code": close_code(error)})
+        if status_of(error) == 500:
+            return False
+        self.middleware.failures.log(error)
+        self.refused(error)
+        return True
 
 
 def status_of(error: Exception) -> int:
@@ -253,12 +373,65 @@ def status_of(error: Exception) -> int:
     return 500
 
 
-def log(error: Exception) -> None:
-    """Log what a client is told about; with a traceback only what the app's developer can mend."""
-    if status_of(error) == 500:
-        logger.error("a session failed: %s", error, exc_info=error)
-    else:
-        logger.warning("a session failed: %s: %s", type(error).__name__, error)
+def close_code(error: Exception) -> int:
+    """Return the code with which a WebSocket is closed because of `error` (RFC 6455 section 7.4.1)."""
+    if isinstance(error, SessionGone):
+        return 1008  # policy violation: who it was opened for is signed out
+    return 1013 if status_of(error) == 503 else 1011  # try again later; internal error
+
+
+class Failures:
+    """The log of what requests have failed with: a line for each, but one for a whole outage."""
+
+    __slots__ = ("_last", "_since", "_unlogged")
+
+    def __init__(self) -> None:
+        self._since: float | None = None  # when the outage began, as `time.monotonic`
+        self._last = 0.0
+        self._unlogged = 0
+
+    @property
+    def outage(self) -> bool:
+        """Whether the store has failed, and is not known to be back."""
+        return self._since is not None
+
+    def log(self, error: Exception, what: str = "session error") -> None:
+        """Log why something failed; with a traceback only what the app's developer can mend there."""
+        if isinstance(error, StoreUnavailable):
+            self._log_outage(error, what)
+        elif isinstance(error, SessionTooLarge):
+            logger.error("%s: %s: %s", what, type(error).__name__, error)
+        elif status_of(error) == 500:
+            logger.error("%s: %s", what, error, exc_info=error)
+        else:
+            logger.warning("%s: %s: %s", what, type(error).__name__, error)
+
+    def _log_outage(self, error: StoreUnavailable, what: str) -> None:
+        now = monotonic()
+        if self._since is not None and now - self._last >= _CALM:
+            self._end(self._last)
+        self._last = now
+        if self._since is None:
+            self._since = now
+            logger.warning(
+                "%s: the session store failed: %s. More of this is counted, not logged", what, error
+            )
+        else:
+            self._unlogged += 1
+
+    def succeeded(self) -> None:
+        """Take notice that the store has answered."""
+        if monotonic() - self._last >= _CALM:
+            self._end(monotonic())
+
+    def _end(self, now: float) -> None:
+        assert self._since is not None, "it has begun"
+        logger.warning(
+            "the session store is back: in %.0f s it failed %d requests",
+            now - self._since,
+            self._unlogged + 1,
+        )
+        self._since, self._unlogged = None, 0
 
 
 def plain(body: bytes) -> list[tuple[bytes, bytes]]:
@@ -278,6 +451,7 @@ async def discard(scope: Scope, message: Message) -> None:
     await asyncio.sleep(0)  # a stream that itself never waits must not hold up the event loop
     endless = message.get("more_body", False)
     if message["type"] == "websocket.send" or (endless and _asgi_version(scope) >= (2, 4)):
+        del scope, message  # error trackers record the local variables, and it holds the request's cookies
         raise OSError("the response was given up, since its session could not be saved")
 
 

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 logger: Final = logging.getLogger("asgi_session")
 
-MAX_CANDIDATES: Final = 3
-"""How many cookies of our name one request may make us look at."""
+MAX_CANDIDATES: Final = 4
+"""How many cookies of our name one request may make us look up: half of them from either end.
+
+Somebody who can plant cookies, from a subdomain say, can put some of them before the client's own, or
+behind it, depending on their paths and ages (RFC 6265 section 5.4); not in general both.
+"""
 # Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
 _NEW: Final = Status.NEW
 _LIVE: Final = Status.LIVE
@@ -42,37 +46,30 @@ class Loader:
     async def load(self, session: Session, *, required: bool = False) -> None:
         """Find the record of the session's cookie and attach it.
 
-        Of several cookies the first that verifies counts. With `required` a store that is away is an
-        error, whatever `on_unavailable` says.
+        Of several cookies the first that opens a session counts. With `required` a store that is away is
+        an error, whatever `on_unavailable` says.
         """
-        texts = session._cookie.read(session._headers) if session._cookie is not None else ()
-        if not texts:
+        candidates = self._candidates(session)
+        if not candidates:
             session._attach(_NEW)
             return
         policy = self._policy
         tokens = policy.tokens
-        status, looked_at, corrupt = _NEW, 0, None
+        status, corrupt = _NEW, None
         deadline = begin_wait(session, policy.deadline)
         try:
-            for text in texts:
-                token = tokens.read(text)
-                if token is None:
-                    policy.emit("malformed", None)
-                    continue
-                if looked_at == MAX_CANDIDATES:
-                    break
-                looked_at += 1
+            for token in candidates:
                 key = tokens.key(token.selector)
                 stored = await policy.store.load(key, deadline=deadline)
                 if stored is None:
-                    policy.emit("unknown", token.selector)
+                    policy.emit("unknown", token.selector, session=session)
                     continue
                 try:
-                    record = self._decode(stored.data, token.selector)
+                    record = self._decode(stored.data, token.selector, session)
                     now = policy.clock()
                     fit = judge(record, token, stored.expires_at, now, tokens)
                     if fit is not _OPENS:
-                        fit = self._report(fit, token)
+                        fit = self._report(fit, token, session)
                 except SessionCorrupt as error:
                     corrupt = error
                     continue
@@ -81,6 +78,8 @@ class Loader:
                         Base, (record, stored.tag, stored.expires_at)
                     )  # half of Base(...)'s time
                     session._attach(_LIVE, token, base)
+                    if policy.on_event is not None:  # every load comes here
+                        policy.emit("loaded", token.selector, session=session)
                     if session._mark is None:  # else it is about to be ended or to begin anew
                         self.touch_if_due(session, now)
                     return
@@ -89,7 +88,7 @@ class Loader:
             if corrupt is not None and policy.on_corrupt == "raise":
                 raise corrupt
         except StoreUnavailable as error:
-            policy.emit("unavailable", None, error=error)
+            policy.emit("unavailable", None, session=session, error=error)
             if policy.on_unavailable == "fail" or required:
                 raise
             status = Status.ANONYMOUS
@@ -97,40 +96,60 @@ class Loader:
             end_wait(session, deadline, policy.deadline)
         session._attach(status)
 
-    def _report(self, fit: Fit, token: Token) -> Fit:
+    def _candidates(self, session: Session) -> list[Token]:
+        """Return the tokens among the session's cookies that are to be tried.
+
+        The cookies' values live in here and nowhere else: error trackers record the local variables of
+        every function that an error passes through.
+        """
+        texts = session._cookie.read(session._headers) if session._cookie is not None else ()
+        if not texts:
+            return []
+        read = self._policy.tokens.read
+        found = [token for text in texts if (token := read(text)) is not None]
+        if len(found) < len(texts):
+            self._policy.emit("malformed", None, session=session, count=len(texts) - len(found))
+        if len(texts) == 1:
+            return found
+        self._policy.emit("ambiguous", None, session=session, count=len(texts))
+        found = list(dict.fromkeys(found))
+        half = MAX_CANDIDATES // 2
+        return found if len(found) <= MAX_CANDIDATES else found[:half] + found[-half:]
+
+    def _report(self, fit: Fit, token: Token, session: Session) -> Fit:
         """Report a token that does not simply open its record; SessionCorrupt for another's record."""
         policy = self._policy
         if fit is Fit.OPENS_IN_GRACE:
-            policy.emit("retired", token.selector, opens=True)
+            policy.emit("retired", token.selector, session=session, opens=True)
             return _OPENS
         if fit is Fit.RETIRED:
-            policy.emit("retired", token.selector, opens=False)
+            policy.emit("retired", token.selector, session=session, opens=False)
         elif fit is Fit.UNKNOWN:
-            policy.emit("unknown", token.selector)
+            policy.emit("unknown", token.selector, session=session)
         else:
-            raise self._anothers(policy.tokens.key(token.selector), token.selector)
+            raise self._anothers(policy.tokens.key(token.selector), token.selector, session)
         return fit
 
-    def decode(self, key: str, data: bytes, session_id: str | None) -> Record:
+    def decode(self, key: str, data: bytes, session_id: str | None, session: Session | None = None) -> Record:
         """Read the record of `key`; `SessionCorrupt` names the session, and its bytes stay in the store."""
-        record = self._decode(data, session_id)
+        record = self._decode(data, session_id, session)
         if record.check != self._policy.tokens.check(key):
-            raise self._anothers(key, session_id)
+            raise self._anothers(key, session_id, session)
         return record
 
-    def _anothers(self, key: str, session_id: str | None) -> SessionCorrupt:
+    def _anothers(self, key: str, session_id: str | None, session: Session | None) -> SessionCorrupt:
         """Report that the store has answered with another session's record; return the error."""
-        self._policy.emit("corrupt", session_id)
+        self._policy.emit("corrupt", session_id, session=session)
         if isinstance(self._policy.store, Distrusts):
             self._policy.store.distrust(key)
         return SessionCorrupt(f"session {session_id}: the store answered with the record of another session")
 
-    def _decode(self, data: bytes, session_id: str | None) -> Record:
+    def _decode(self, data: bytes, session_id: str | None, session: Session | None) -> Record:
         """Read what may be another session's record; its digest or check is yet to be looked at."""
         try:
             return records.decode(data)
         except SessionCorrupt as error:
-            self._policy.emit("corrupt", session_id)
+            self._policy.emit("corrupt", session_id, session=session)
             raise SessionCorrupt(f"session {session_id}: {error}") from error.__cause__
 
     async def refresh(self, session: Session) -> None:
@@ -162,7 +181,9 @@ class Loader:
                 break
         newest = None
         if stored is not None and stored.expires_at > self._policy.clock():
-            newest = self.decode(self._policy.tokens.key(token.selector), stored.data, token.selector)
+            newest = self.decode(
+                self._policy.tokens.key(token.selector), stored.data, token.selector, session
+            )
         if newest is None or stored is None or newest.epoch != base.record.epoch:
             drop(self._policy, session, "gone" if newest is None else "overtaken")
             raise gone()
@@ -181,7 +202,7 @@ class Loader:
         session.update(own)
 
     def touch_if_due(self, session: Session, now: int) -> None:
-        """Send a touch if one is due at `now` (ms). Nobody waits for it; its failure is only an event."""
+        """Send a touch if one is due at `now` (ms). No response waits for it, and its failure is an event."""
         base, token = session._base, session._token
         if base is None or token is None or use_of(session) != USED:
             return
@@ -192,20 +213,22 @@ class Loader:
         loop = self._loops.current()
         if token.selector not in loop.touching:
             loop.touching.add(token.selector)
-            loop.spawn(self._touch(loop, token.selector, due, base.tag))
+            session._touch = loop.spawn(self._touch(loop, session, token.selector, due, base.tag))
             session._expires_at = due
 
-    async def _touch(self, loop: LoopState, session_id: str, expires: int, tag: bytes) -> None:
+    async def _touch(
+        self, loop: LoopState, session: Session, session_id: str, expires: int, tag: bytes
+    ) -> None:
         key = self._policy.tokens.key(session_id)
         try:
             done = await self._policy.store.touch(
                 key, expires, expect=tag, deadline=monotonic() + self._policy.deadline
             )
         except Exception as error:  # a foreign store's too: nobody waits for this task
-            self._policy.emit("touch_failed", session_id, error=error)
+            self._policy.emit("touch_failed", session_id, session=session, error=error)
         else:
             if done:
-                self._policy.emit("touched", session_id, expires_at=expires)
+                self._policy.emit("touched", session_id, session=session, expires_at=expires)
         finally:
             loop.touching.discard(session_id)
 
@@ -231,7 +254,7 @@ def use_of(session: Session) -> int:
 def report_stale(policy: SessionManager, session: Session) -> None:
     """Report values that a refresh had replaced and that were changed all the same; forget the others."""
     for key in session._stale_values():
-        policy.emit("stale_value", session.id, key=key)
+        policy.emit("stale_value", session.id, session=session, key=key)
         logger.warning(
             "session[%r]: a value was changed that refresh(), transact() or the entry to a lock had "
             "replaced; that is lost. Take it out of the session again after those",
@@ -278,7 +301,7 @@ def drop(
         keys: what the commit wanted to change.
         keep: it was cleared meanwhile: what it holds begins anew, and stays.
     """
-    policy.emit("dropped", session.id, reason=reason, keys=list(keys))
+    policy.emit("dropped", session.id, session=session, reason=reason, keys=list(keys))
     if keep:
         session._status, session._base = Status.DETACHED, None
     else:

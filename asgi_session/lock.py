@@ -242,9 +242,11 @@ class Room:
             self.hold = None
             done = pending.error is None and not pending.dropped
             if isinstance(pending.error, LockLost):
-                self.rooms.policy.emit("lock_lost", self.id, fence=hold.fence)
+                self.rooms.policy.emit("lock_lost", self.id, session=hold.session, fence=hold.fence)
             else:
-                self.rooms.policy.emit("released", self.id, fence=hold.fence, committed=done)
+                self.rooms.policy.emit(
+                    "released", self.id, session=hold.session, fence=hold.fence, committed=done
+                )
             if done and saved is not None and saved.base is not None and not saved.left_behind:
                 self._note_unless_older(saved.base, pending.known)
                 if saved.tries > 1:
@@ -255,7 +257,9 @@ class Room:
         """End a hold without a commit."""
         if self.hold is hold:
             self.hold = None
-            self.rooms.policy.emit("released", self.id, fence=hold.fence, committed=False)
+            self.rooms.policy.emit(
+                "released", self.id, session=hold.session, fence=hold.fence, committed=False
+            )
             self._go_on()
 
     def pass_on(self) -> None:
@@ -371,7 +375,8 @@ class Room:
             self._spent = lease.fence
             self.turn += 1
             self._renew_first(hold)
-            self.rooms.policy.emit("locked", self.id, fence=lease.fence, waited=monotonic() - waiter.arrived)
+            waited = monotonic() - waiter.arrived
+            self.rooms.policy.emit("locked", self.id, session=session, fence=lease.fence, waited=waited)
             waiter.let_in.set_result(hold)
             return True
         return False
@@ -411,7 +416,7 @@ class Room:
             waiter.overdue = True  # what is on its way may let it in: even a wait of 0 is one attempt
         elif waiter in self.waiters and not waiter.let_in.done():
             self.waiters.remove(waiter)
-            self.rooms.policy.emit("lock_timeout", self.id)
+            self.rooms.policy.emit("lock_timeout", self.id, session=waiter.session)
             waiter.let_in.set_exception(
                 LockTimeout(
                     f"session {self.id}: the lock was not free within {waiter.terms.wait:g} s; who holds it "
@@ -598,9 +603,11 @@ class Room:
         hold.lost = True
         self.hold = None
         if ended:
-            self.rooms.policy.emit("released", self.id, fence=hold.fence, committed=False)
+            self.rooms.policy.emit(
+                "released", self.id, session=hold.session, fence=hold.fence, committed=False
+            )
         else:
-            self.rooms.policy.emit("lock_lost", self.id, fence=hold.fence)
+            self.rooms.policy.emit("lock_lost", self.id, session=hold.session, fence=hold.fence)
             logger.warning("session %s: the lock was lost while its block was still running", self.id)
 
     def _set_timer(self, delay: float | None, then: Callable[[], None] | None = None) -> None:

@@ -8,11 +8,20 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
+from asgi_session.errors import ConfigurationError
 from asgi_session.lease import PROCESS_SIZE
 
 if TYPE_CHECKING:
     from asgi_session.lanes import Lanes
     from asgi_session.lock import Rooms
+
+
+def needs_asyncio() -> ConfigurationError:
+    """Return the error for code that runs under trio, or in no event loop."""
+    return ConfigurationError(
+        "asgi-session runs on asyncio, and no asyncio event loop runs here. Serve the app on asyncio: with "
+        "uvicorn as it is, with hypercorn --worker-class asyncio"
+    )
 
 
 class LoopState:
@@ -34,11 +43,12 @@ class LoopState:
             self._name = os.urandom(PROCESS_SIZE)
         return self._name
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` in a task that no request can cancel and that `drain` waits for."""
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` in a task that no request can cancel and that `drain` waits for; return it."""
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
 
     async def drain(self) -> None:
         """Wait for the tasks, and for the commits that requests wait for; they end with their deadlines."""
@@ -65,8 +75,15 @@ class Loops:
         self._recent: tuple[ref[asyncio.AbstractEventLoop], LoopState] | None = None
 
     def current(self) -> LoopState:
-        """Return the running loop's state."""
-        running = asyncio.get_running_loop()
+        """Return the running loop's state.
+
+        Raises:
+            ConfigurationError: no asyncio loop runs here.
+        """
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            raise needs_asyncio() from None
         recent = self._recent
         if recent is not None and recent[0]() is running:
             return recent[1]

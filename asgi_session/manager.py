@@ -12,6 +12,8 @@ from inspect import signature
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypedDict, Unpack
 
+from starlette.requests import HTTPConnection
+
 from asgi_session import stores
 from asgi_session.changes import Policy, Rule, is_rule
 from asgi_session.clock import Clock, system_clock
@@ -32,7 +34,7 @@ from asgi_session.transactions import Transactor
 logger: Final = logging.getLogger("asgi_session")
 
 OnEvent = Callable[..., None]
-"""Called as ``on_event(name, session_id, **info)``; it must return quickly and not raise."""
+"""Called as ``on_event(name, session_id, *, connection, **info)``; it must return quickly and not raise."""
 
 
 class _NoOthers(TypedDict):
@@ -69,8 +71,9 @@ class SessionManager:
             is not there is given as None, and a rule that returns None removes the key.
         on_conflict: what becomes of such a key without a rule. ``"mine"`` (default): mine wins.
             ``"raise"``: `SessionConflict`, and nothing of that commit is written.
-        on_event: called as ``on_event(name, session_id, **info)`` for everything that happens; see
-            the documentation for the names. Must be quick; what it raises is logged.
+        on_event: called as ``on_event(name, session_id, connection=..., **info)`` for everything that
+            happens; see the documentation for the names. `connection` is Starlette's `HTTPConnection`
+            of the request, or None outside of one. Must be quick; what it raises is logged.
         clock: tells the time in ms since the Unix epoch; for tests.
 
     Raises:
@@ -237,11 +240,20 @@ class SessionManager:
                     self._loops.current().rooms.look_again(key)
                 return deleted or reply_lost
 
-    def emit(self, name: str, session_id: str | None, **info: Any) -> None:
-        """Tell `on_event`; what it raises is logged and goes no further."""
+    def emit(self, name: str, session_id: str | None, *, session: Session | None = None, **info: Any) -> None:
+        """Tell `on_event`; what it raises is logged and goes no further.
+
+        Args:
+            name: of the event.
+            session_id: public.
+            session: whose request it happened in, if it was one.
+            **info: what there is to know.
+        """
         if self.on_event is not None:
+            scope = session._scope if session is not None else None
             try:
-                self.on_event(name, session_id, **info)
+                connection = HTTPConnection(scope) if scope is not None else None
+                self.on_event(name, session_id, connection=connection, **info)
             except (Exception, asyncio.CancelledError):  # the latter: from a future that it looks at
                 logger.exception("on_event failed for %r", name)
 

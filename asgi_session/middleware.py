@@ -16,7 +16,8 @@ from asgi_session.changes import Rule
 from asgi_session.clock import Clock
 from asgi_session.cookie import Cookie, SameSite
 from asgi_session.errors import ConfigurationError
-from asgi_session.exchange import Exchange, HttpExchange, WebSocketExchange
+from asgi_session.exchange import Exchange, Failures, HttpExchange, WebSocketExchange
+from asgi_session.loops import needs_asyncio
 from asgi_session.manager import OnEvent, SessionManager
 from asgi_session.options import unknown
 from asgi_session.session import Session
@@ -51,8 +52,8 @@ class SessionMiddleware:
         app: the ASGI app.
         manager: a `SessionManager` of yours; it is then yours to close.
         store: instead of `manager`, a URL (``redis://localhost:6379``) or a `Store`.
-        session_cookie: the cookie's name; default ``__Host-session`` where the attributes allow it,
-            else ``session``.
+        session_cookie: the cookie's name; default ``__Host-session`` where the attributes allow it, else
+            ``__Secure-session``, or ``session`` without https_only.
         path: the cookie's path; default ``/``.
         same_site: ``"lax"`` (default), ``"strict"`` or ``"none"``.
         https_only: the cookie's Secure; default True. Over plain http browsers then keep no session;
@@ -127,18 +128,22 @@ class SessionMiddleware:
             manager = SessionManager(store, **options)
         self.manager: SessionManager = manager
         self._autoload = autoload
+        self.failures: Failures = Failures()
+        self._on_asyncio = False  # not looked at yet
         self._warned = False
+        self._warned_of_caches = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, WebSocket or lifespan."""
         kind = scope["type"]
+        if not self._on_asyncio:
+            self._look_for_asyncio()
         if kind != "http" and kind != "websocket":
             await (self._lifespan if kind == "lifespan" and self._owns_manager else self.app)(
                 scope, receive, send
             )
             return
-        if "session" in scope:
-            self._refuse_nested(scope["session"])
+        outer = scope.get("session")
         session = scope["session"] = Session(self.manager, self.cookie, scope["headers"])
         exchange: Exchange
         if kind == "http":
@@ -146,22 +151,41 @@ class SessionMiddleware:
         else:
             exchange = WebSocketExchange(self, scope, send, session)
             receive = exchange.guard(receive)
-        if self._autoload and self._wants_autoload(scope) and not await exchange.autoload(receive):
+        if self.manager.on_event is not None:
+            session._scope = scope
+        del scope  # error trackers record the local variables, and it holds the request's cookies
+        if outer is not None:
+            self._refuse_nested(outer)
+        if self._autoload and self._wants_autoload(exchange) and not await exchange.autoload(receive):
             return
         try:
             try:
-                await self.app(scope, receive, exchange.send_on)
+                await self.app(exchange.scope, receive, exchange.send_on)
             except Exception as error:
-                if not await exchange.after_error(error):
+                ends_here = await exchange.after_error(error)
+                if session._touch is not None:
+                    await exchange.wait_for_touch()
+                if not ends_here:
                     raise
             else:
-                if session._accessed and not session._unchanged():
+                changed = session._accessed and not session._unchanged()
+                if changed or exchange.scope.get("session") is not session:
                     await exchange.finish()
+                if session._touch is not None:
+                    await exchange.wait_for_touch()
         except asyncio.CancelledError:
             exchange.finish_cancelled()
             raise
         finally:
             session._served = True
+            session._scope = None  # or the two would keep each other alive until the garbage collector comes
+
+    def _look_for_asyncio(self) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise needs_asyncio() from None
+        self._on_asyncio = True
 
     def _refuse_nested(self, outer: Any) -> None:
         """Refuse a session of the same cookie further out, which would be undone by this one's."""
@@ -194,8 +218,20 @@ class SessionMiddleware:
                 "Serve https, trust the proxy's X-Forwarded-Proto, or, for development, set https_only=False"
             )
 
-    def _wants_autoload(self, scope: Scope) -> bool:
-        return self._autoload is True or bool(self._autoload and self._autoload(HTTPConnection(scope)))
+    def warn_of_caches(self) -> None:
+        """Warn, once, of a response that sets the cookie and that the app let shared caches store."""
+        if not self._warned_of_caches:
+            self._warned_of_caches = True
+            logger.warning(
+                "a response that sets the session cookie had headers that let shared caches store it: they "
+                "were replaced by Cache-Control: private, no-store. Set such headers only on responses "
+                "that neither begin, rotate nor end a session"
+            )
+
+    def _wants_autoload(self, exchange: Exchange) -> bool:
+        return self._autoload is True or bool(
+            self._autoload and self._autoload(HTTPConnection(exchange.scope))
+        )
 
 
 def session_of(connection: HTTPConnection) -> Session:

@@ -24,6 +24,7 @@ from collections.abc import (
     Iterator,
     KeysView,
     Mapping,
+    MutableMapping,
     Sequence,
     ValuesView,
 )
@@ -124,6 +125,8 @@ class Session(dict[str, Any]):
     _loading: tuple[asyncio.Future[None], ...] | None = None  # who waits for the load on its way
     _pending: Pending | None = None  # the commit on its way
     _hold: Hold | None = None  # of its lock
+    _touch: asyncio.Task[None] | None = None  # that this request has caused
+    _scope: MutableMapping[str, Any] | None = None  # of the request, for events; None when it is over
     _origin: Mapping[str, bytes] = {}
     # Keys whose value may differ from its origin, in order.
     _watched: dict[str, None] = {}  # noqa: RUF012  (replaced by one of its own when loaded)
@@ -277,13 +280,22 @@ class Session(dict[str, Any]):
 
     @property
     def modified(self) -> bool:
-        """Whether there is something to commit."""
+        """Whether there is something to commit.
+
+        May be set to True, as code for other libraries does after a change inside a value. That is not
+        necessary here and does nothing: what differs is found, and nothing else is saved.
+        """
         if self._mark is not None:
             return True
         try:
             return bool(self._changes())
         except SessionError:
             return True
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        if not value:
+            raise ValueError("session.modified can only be set to True; to forget changes use discard()")
 
     @property
     def is_new(self) -> bool:
@@ -309,6 +321,9 @@ class Session(dict[str, Any]):
     def mark_accessed(self) -> None:
         """Note the access; Starlette's ``request.session`` calls this."""
         self._accessed = True
+
+    def mark_modified(self) -> None:
+        """Do nothing: changes are found, those inside values too. For code written for Starlette."""
 
     def __repr__(self) -> str:
         """Say what it is without loading it and without showing values."""

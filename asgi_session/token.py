@@ -16,7 +16,9 @@ import os
 import re
 from collections.abc import Sequence
 from hmac import compare_digest
-from typing import Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from asgi_session.errors import ConfigurationError
 
@@ -32,14 +34,20 @@ _TOKEN: Final = re.compile(rf"({_PART})({_PART})(?:\.({_PART}))?", re.ASCII)
 _SELECTOR: Final = re.compile(_PART, re.ASCII)
 
 
-class Token(NamedTuple):
-    """A session's credential: the public `selector` and the secret `verifier`."""
+class Token(msgspec.Struct, frozen=True):
+    """A session's credential: the public `selector` and the secret `verifier`.
+
+    No tuple, though it looks like one: error trackers that record local variables walk through tuples.
+    """
 
     selector: str
     verifier: str
 
     def __repr__(self) -> str:
         return f"Token(selector={self.selector!r}, verifier=<secret>)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("selector", self.selector)]
 
 
 def new_token(selector: str | None = None) -> Token:
@@ -110,7 +118,7 @@ class Tokens:
                 compare_digest(signature, self._sign(index, signed)) for index in range(len(self._signers))
             ):
                 return None
-        return tuple.__new__(Token, (selector, verifier))
+        return Token(selector, verifier)
 
     def digest(self, token: Token) -> bytes:
         """Return the 16 bytes that the record holds in place of the verifier."""

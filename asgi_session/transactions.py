@@ -201,7 +201,9 @@ class Transactor:
             error = gone()
         else:
             if pending.changes:
-                policy.emit("saved", session.id, keys=list(pending.changes), tries=settled.tries)
+                policy.emit(
+                    "saved", session.id, session=session, keys=list(pending.changes), tries=settled.tries
+                )
             try:
                 report_stale(policy, session)
                 session._refreshed(settled.base)
@@ -213,7 +215,7 @@ class Transactor:
         """Hand over the error; the session is as it was."""
         if not pending.done:
             if not isinstance(error, Moved):
-                self._policy.emit("failed", pending.session.id, error=error)
+                self._policy.emit("failed", pending.session.id, session=pending.session, error=error)
             self._finish(pending, error)
 
     def _finish(self, pending: Pending, error: Exception | None) -> None:

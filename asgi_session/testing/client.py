@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asgi_session import codec
 from asgi_session.errors import ConfigurationError
+from asgi_session.exchange import REFUSED
 from asgi_session.middleware import SessionMiddleware, load_session
 
 
@@ -34,11 +35,12 @@ class SessionClient(TestClient):
         app: the app, with a `SessionMiddleware`.
         base_url: what the client asks for; ``https://testserver``. With the middleware's `domain`, a
             host within that.
-        **options: of `TestClient`.
+        **options: of `TestClient`. With its ``raise_server_exceptions=True``, which is the default, an error
+            of the session that the middleware answered with 5xx is raised in the test.
     """
 
     def __init__(self, app: ASGIApp, base_url: str = "https://testserver", **options: Any) -> None:
-        self._door = _Door(app)
+        self._door = _Door(app, raises=options.get("raise_server_exceptions", True))
         super().__init__(self._door, base_url=base_url, **options)
         self.app = app
 
@@ -98,13 +100,19 @@ def _differ(key: str, one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 class _Door:
-    """Lets the client's requests to an app that can be exchanged."""
+    """Lets the client's requests to an app that can be exchanged, and errors back into the test."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, raises: bool) -> None:
         self.app = app
+        self._raises = raises
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused: list[Exception] = []
+        if self._raises:
+            scope[REFUSED] = refused
         await self.app(scope, receive, send)
+        if refused:
+            raise refused[0]
 
 
 class _Visitor:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message
 
 from asgi_session import SessionManager, SessionMiddleware
@@ -25,6 +26,7 @@ class Event(NamedTuple):
     name: str
     session_id: str | None
     info: dict[str, Any]
+    connection: HTTPConnection | None
 
 
 class World:
@@ -35,8 +37,11 @@ class World:
         self.store = FaultStore(MemoryStore(clock=self.clock))
         self.events: list[Event] = []
 
-    def on_event(self, name: str, session_id: str | None, **info: Any) -> None:
-        self.events.append(Event(name, session_id, info))
+    def on_event(
+        self, name: str, session_id: str | None, *, connection: HTTPConnection | None, **info: Any
+    ) -> None:
+        if name != "loaded":  # nearly everything begins with one
+            self.events.append(Event(name, session_id, info, connection))
 
     def names(self) -> list[str]:
         return [event.name for event in self.events]

@@ -14,7 +14,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from asgi_session import ConfigurationError, SessionSerializationError, StoreUnavailable, load_session
+from asgi_session import (
+    ConfigurationError,
+    SessionMiddleware,
+    SessionSerializationError,
+    StoreUnavailable,
+    load_session,
+)
 from asgi_session.testing import SessionClient
 from tests.app.kit import World
 
@@ -183,3 +189,41 @@ def test_testing_needs_no_http_client() -> None:
     """`import asgi_session.testing`, for tests of stores, imports no TestClient."""
     code = "import sys, asgi_session.testing; sys.exit('starlette.testclient' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_the_middleware_answers_with_5xx_is_raised() -> None:
+    """As `TestClient` does with what an app raises; it can be turned off, and 4xx are answers."""
+
+    async def handler(request: Request) -> Response:
+        session = await load_session(request)
+        if request.url.path == "/bad":
+            session["bad"] = object()
+        if request.url.path == "/gone":
+            session["n"] = 1
+            await session.commit()
+            await session._manager.revoke(session.id or "")
+            await session.refresh()
+        return Response()
+
+    app = Starlette(routes=[Route(path, handler) for path in ("/", "/bad", "/gone")])
+    app.add_middleware(SessionMiddleware, store="memory://")
+    with pytest.raises(SessionSerializationError, match="bad"):
+        SessionClient(app).get("/bad")
+    client = SessionClient(app, raise_server_exceptions=False)
+    assert client.get("/bad").status_code == 500
+    assert SessionClient(app).get("/gone").status_code == 409
+    assert SessionClient(app).get("/").status_code == 200
+
+
+def test_a_websocket_that_was_refused_with_5xx_is_raised() -> None:
+    """Also where the handshake is refused."""
+
+    async def handler(ws: WebSocket) -> None:
+        session = await load_session(ws)
+        session["bad"] = object()
+        await ws.accept()
+
+    app = Starlette(routes=[WebSocketRoute("/", handler)])
+    app.add_middleware(SessionMiddleware, store="memory://")
+    with pytest.raises(SessionSerializationError, match="bad"), SessionClient(app).websocket_connect("/"):
+        pass

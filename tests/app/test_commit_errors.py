@@ -452,7 +452,7 @@ async def test_304(world: World, path: str) -> None:
     assert (got.status, got.body) == (304, b"")
     assert got.header("vary") == "Cookie"
     assert (got.cookie is None, got.header("cache-control")) == (
-        (True, None) if path == "/read" else (False, "no-store")
+        (True, None) if path == "/read" else (False, "private, no-store")
     )
 
 

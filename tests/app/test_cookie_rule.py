@@ -94,7 +94,7 @@ async def test_a_new_session_sets_the_default_cookie(world: World) -> None:
     assert answer.cookie is not None
     assert re.match(r"__Host-session=[\w-]{40,60}; ", answer.cookie)
     assert attributes(answer.cookie) == {"Max-Age=7776000", "Path=/", "HttpOnly", "Secure", "SameSite=Lax"}
-    assert answer.header("cache-control") == "no-store"
+    assert answer.header("cache-control") == "private, no-store"
     assert answer.header("vary") == "Cookie"
 
 
@@ -102,10 +102,10 @@ async def test_a_new_session_sets_the_default_cookie(world: World) -> None:
     ("options", "name", "expected"),
     [
         ({"https_only": False}, "session", {"Path=/", "HttpOnly", "SameSite=Lax"}),
-        ({"path": "/shop"}, "session", {"Path=/shop", "HttpOnly", "Secure", "SameSite=Lax"}),
+        ({"path": "/shop"}, "__Secure-session", {"Path=/shop", "HttpOnly", "Secure", "SameSite=Lax"}),
         (
             {"domain": "example.org"},
-            "session",
+            "__Secure-session",
             {"Path=/", "Domain=example.org", "HttpOnly", "Secure", "SameSite=Lax"},
         ),
         ({"session_cookie": "sid"}, "sid", {"Path=/", "HttpOnly", "Secure", "SameSite=Lax"}),
@@ -130,7 +130,7 @@ async def test_attributes_and_deletion(
     assert deleted.cookie is not None
     assert deleted.cookie.startswith(f"{name}=;")
     assert attributes(deleted.cookie) == expected | {"Max-Age=0", "Expires=Thu, 01 Jan 1970 00:00:00 GMT"}
-    assert deleted.header("cache-control") == "no-store"
+    assert deleted.header("cache-control") == "private, no-store"
 
 
 async def test_max_age_is_the_rest_of_the_absolute_timeout(world: World) -> None:
@@ -155,7 +155,7 @@ async def test_a_write_to_an_existing_session_sets_none(world: World) -> None:
     for path in ("/read", "/write", "/mark", "/untouched"):
         answer = await browser.get(path)
         assert (answer.status, answer.cookie) == (200, None)
-        assert answer.header("cache-control") is None
+        assert answer.header("cache-control") == (None if path in ("/mark", "/untouched") else "private")
 
 
 async def test_rotation_sets_a_new_value_and_kills_the_old(world: World) -> None:

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Message
 
-from asgi_session import SessionError, load_session
+from asgi_session import SessionError, SessionGone, load_session
 from tests.app.kit import Browser, World, answer
 from tests.app.test_commit_errors import Pass
 
@@ -419,3 +419,37 @@ async def test_destroy_survives_a_cancellation_at_every_await(
         assert world.store.counts().get("save") == 1, f"after {steps} steps"
         steps += 1
     assert steps >= 3
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+async def test_a_late_write_with_an_old_cookie_is_detached(
+    world: World, explicit: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream that came with a cookie from before a rotation: that is the reason, and no bug of the app."""
+    raised: list[type[Exception]] = []
+
+    async def handler(request: Request) -> Response:
+        session = await load_session(request)
+
+        async def later() -> None:
+            session["later"] = True
+            if explicit:
+                try:
+                    await session.commit()
+                except SessionError as error:
+                    raised.append(type(error))
+
+        return PlainTextResponse("x", background=BackgroundTask(later))
+
+    async def rotate(request: Request) -> Response:
+        (await load_session(request)).rotate()
+        return PlainTextResponse("x")
+
+    browser = await world.seed(world.starlette([Route("/", handler), Route("/rotate", rotate)]), n=1)
+    old = browser.twin()
+    await browser.get("/rotate")
+    await old.get("/")
+    dropped = [event.info for event in world.events if event.name == "dropped"]
+    assert dropped == [{"reason": "detached", "keys": ["later"]}]
+    assert raised == ([SessionGone] if explicit else [])
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

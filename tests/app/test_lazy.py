@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -205,17 +206,51 @@ async def test_touch_is_due_every_twentieth(world: World) -> None:
 
 
 async def test_the_response_does_not_wait_for_a_touch(world: World) -> None:
-    """A touch that hangs holds up no response, and its failure is only an event."""
+    """A touch that hangs holds up no response, only the end of the call; its failure is only an event."""
     app = world.starlette(ROUTES, idle_timeout=timedelta(hours=10))
     browser = await world.seed(app, n=1)
     world.clock.advance(timedelta(hours=1))
     gate = world.store.pause("touch")
     world.store.fail("touch")
-    assert (await browser.get("/read")).status == 200
+    exchange = browser.begin("GET", "/read")
+    await exchange.until(2)
     await gate.reached()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert exchange.task is not None
+    assert not exchange.task.done(), "a process that is frozen now would never send the touch"
+    gate.release()
+    assert (await exchange.done()).status == 200
+    assert "touch_failed" in world.names()
+
+
+async def test_the_call_waits_for_its_touch_no_longer_than_the_deadline(world: World) -> None:
+    """What is left of the request's deadline, whatever the store does; and the touch goes on."""
+    app = world.starlette(ROUTES, idle_timeout=timedelta(hours=10), deadline=0.05)
+    browser = await world.seed(app, n=1)
+    world.clock.advance(timedelta(hours=1))
+    gate = world.store.pause("touch")
+    async with asyncio.timeout(5):
+        assert (await browser.get("/read")).status == 200
+    assert "touched" not in world.names()
     gate.release()
     await world.drain(app)
-    assert "touch_failed" in world.names()
+    assert "touched" in world.names()
+
+
+async def test_a_cancelled_call_leaves_its_touch_behind(world: World) -> None:
+    """A server that stops waits for nobody; the touch is the manager's to drain."""
+    app = world.starlette(ROUTES, idle_timeout=timedelta(hours=10))
+    browser = await world.seed(app, n=1)
+    world.clock.advance(timedelta(hours=1))
+    gate = world.store.pause("touch")
+    exchange = browser.begin("GET", "/read")
+    await gate.reached()
+    await exchange.until(2)
+    await exchange.cancel()
+    gate.release()
+    await world.drain(app)
+    assert "touched" in world.names()
 
 
 async def test_destroy_needs_no_load_by_the_app(world: World) -> None:

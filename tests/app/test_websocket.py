@@ -309,7 +309,7 @@ async def test_denial_response_commits_and_carries_the_cookie(world: World) -> N
     got = await exchange.done()
     browser.keep(got)
     assert (got.status, got.body) == (403, b"log in first")
-    assert (got.header("vary"), got.header("cache-control")) == ("Cookie", "no-store")
+    assert (got.header("vary"), got.header("cache-control")) == ("Cookie", "private, no-store")
     assert await world.read(browser) == {"refused": 1}
 
 

@@ -73,7 +73,11 @@ def emitted() -> dict[str, set[str]]:
                 and node.func.attr in ("emit", "_emit")
                 and isinstance(node.args[0], ast.Constant)
             ):
-                events.setdefault(str(node.args[0].value), set()).update(str(k.arg) for k in node.keywords)
+                events.setdefault(str(node.args[0].value), set()).update(
+                    str(k.arg)
+                    for k in node.keywords
+                    if k.arg != "session"  # which `connection` comes from
+                )
     return events
 
 

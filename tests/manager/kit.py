@@ -30,7 +30,8 @@ class World:
 
     Attributes:
         memory: the records, without the faults of `store`.
-        events: what the managers told, in order.
+        events: what the managers told, in order, other than of loads.
+        loaded: the ids of the sessions that were loaded, in order.
     """
 
     def __init__(self, store: Callable[[MemoryStore], Store] | None = None, **options: Any) -> None:
@@ -39,13 +40,17 @@ class World:
         self.store = FaultStore(self.memory if store is None else store(self.memory))
         self.options = options
         self.events: list[Event] = []
+        self.loaded: list[str | None] = []
         self.manager = self.process()
 
     def process(self, **options: Any) -> SessionManager:
         """Return another manager over the same records, as another process would have."""
 
-        def on_event(name: str, session_id: str | None, **info: Any) -> None:
-            self.events.append((name, session_id, info))
+        def on_event(name: str, session_id: str | None, *, connection: object, **info: Any) -> None:
+            if name == "loaded":  # nearly everything begins with one
+                self.loaded.append(session_id)
+            else:
+                self.events.append((name, session_id, info))
 
         chosen: dict[str, Any] = {"on_event": on_event, **self.options, **options}
         return SessionManager(self.store, clock=self.clock, **chosen)

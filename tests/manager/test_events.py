@@ -205,7 +205,7 @@ CASES: list[tuple[Callable[[World], Awaitable[None]], Shape]] = [
     (unavailable, [("unavailable", {"error": StoreUnavailable})]),
     (unknown, [("unknown", {})]),
     (wrong_verifier, [("unknown", {})]),
-    (malformed, [("malformed", {})]),
+    (malformed, [("malformed", {"count": 1})]),
     (corrupt, [("corrupt", {})]),
 ]
 WITHOUT_SESSION = {"unavailable", "malformed"}

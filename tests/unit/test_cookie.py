@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgi_session.cookie import MAX_AGE_LIMIT, Cookie, keep_out_of_caches, vary_on_cookie
+from asgi_session.cookie import MAX_AGE_LIMIT, Cookie, keep_out_of_caches, keep_private, vary_on_cookie
 from asgi_session.errors import ConfigurationError
 
 
@@ -70,14 +70,15 @@ def test_reading_finds_every_one(values: list[str]) -> None:
         ({}, "__Host-session=V; Max-Age=60; Path=/; HttpOnly; Secure; SameSite=Lax"),
         ({"persistent": False}, "__Host-session=V; Path=/; HttpOnly; Secure; SameSite=Lax"),
         ({"https_only": False}, "session=V; Max-Age=60; Path=/; HttpOnly; SameSite=Lax"),
-        ({"path": "/app"}, "session=V; Max-Age=60; Path=/app; HttpOnly; Secure; SameSite=Lax"),
+        ({"path": "/app"}, "__Secure-session=V; Max-Age=60; Path=/app; HttpOnly; Secure; SameSite=Lax"),
         (
             {"domain": "example.org"},
-            "session=V; Max-Age=60; Path=/; Domain=example.org; HttpOnly; Secure; SameSite=Lax",
+            "__Secure-session=V; Max-Age=60; Path=/; Domain=example.org; HttpOnly; Secure; SameSite=Lax",
         ),
         (
             {"domain": ".my-shop.example.org"},
-            "session=V; Max-Age=60; Path=/; Domain=.my-shop.example.org; HttpOnly; Secure; SameSite=Lax",
+            "__Secure-session=V; Max-Age=60; Path=/; Domain=.my-shop.example.org; HttpOnly; Secure;"
+            " SameSite=Lax",
         ),
         ({"name": "sid"}, "sid=V; Max-Age=60; Path=/; HttpOnly; Secure; SameSite=Lax"),
         (
@@ -180,11 +181,60 @@ def test_vary(before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ([], [(b"cache-control", b"no-store")]),
-        ([(b"Cache-Control", b"private")], [(b"Cache-Control", b"private")]),
+        ({}, {"cache-control": "private, no-store"}),
+        ({"Cache-Control": "private"}, {"Cache-Control": "private"}),
+        ({"Cache-Control": "max-age=5, Private"}, {"Cache-Control": "max-age=5, Private"}),
+        ({"Cache-Control": "no-store"}, {"Cache-Control": "no-store"}),
+        ({"X": "y", "Expires": "0"}, {"X": "y", "Expires": "0", "cache-control": "private, no-store"}),
     ],
 )
-def test_cache_control(before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]]) -> None:
-    """A response with a cookie is kept out of caches, unless the app has said otherwise."""
-    keep_out_of_caches(before)
-    assert before == after
+def test_cookies_and_caches(before: dict[str, str], after: dict[str, str]) -> None:
+    """A response with a cookie is kept out of shared caches; what keeps it out already stays."""
+    headers = encoded(before)
+    assert not keep_out_of_caches(headers)
+    assert headers == encoded(after)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"Cache-Control": "public"}, {}),
+        ({"cache-control": "s-maxage=60"}, {}),
+        ({"Cache-Control": "no-cache"}, {}),
+        ({"Cache-Control": 'private="set-cookie", max-age=9'}, {}),
+        ({"Cache-Control": 'no-cache="x, private, y"'}, {}),
+        ({"Cache-Control": 'ext="unfinished, private'}, {}),
+        ({"CDN-Cache-Control": "max-age=60"}, {}),
+        ({"Surrogate-Control": "max-age=60", "Vary": "*"}, {"Vary": "*"}),
+        ({"Cloudflare-CDN-Cache-Control": "public", "X-Accel-Expires": "60"}, {}),
+        ({"Cache-Control": "no-store", "Edge-Control": "x"}, {"Cache-Control": "no-store"}),
+    ],
+)
+def test_cookies_that_the_app_lets_caches_store(before: dict[str, str], after: dict[str, str]) -> None:
+    """What would let a shared cache store the cookie is replaced, and told."""
+    headers = encoded(before)
+    assert keep_out_of_caches(headers)
+    if not any(name.lower() == "cache-control" for name in after):
+        after = after | {"cache-control": "private, no-store"}
+    assert headers == encoded(after)
+
+
+@pytest.mark.parametrize(
+    ("before", "added"),
+    [
+        ({}, True),
+        ({"Vary": "Cookie"}, True),
+        ({"Cache-Control": "public"}, False),
+        ({"expires": "0"}, False),
+        ({"Netlify-CDN-Cache-Control": "public"}, False),
+    ],
+)
+def test_responses_made_for_one_user(before: dict[str, str], added: bool) -> None:
+    """Private where the app says nothing about caching."""
+    headers = encoded(before)
+    keep_private(headers)
+    assert headers == encoded(before | ({"cache-control": "private"} if added else {}))
+
+
+def encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]

@@ -101,7 +101,8 @@ def test_in_the_default_namespace_the_key_is_the_id(token: Token) -> None:
 
 def test_a_namespace_does_not_run_into_the_token() -> None:
     """Namespace and token are told apart: no text moves from one into the other."""
-    selector, verifier = new_token()
+    token = new_token()
+    selector, verifier = token.selector, token.verifier
     longer = Token(selector[1:] + verifier[0], verifier[1:])
     assert Tokens("n" + selector[0]).digest(longer) != Tokens("n").digest(Token(selector, verifier))
 

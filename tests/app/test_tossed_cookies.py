@@ -1,0 +1,94 @@
+"""Several cookies of our name: what others planted neither signs the user out nor costs much."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+
+from asgi_session.loading import MAX_CANDIDATES
+from asgi_session.session import Session, Status
+from asgi_session.token import new_token
+from tests.manager.kit import COOKIE, World, credential, start
+
+
+def carrying(world: World, *tokens: str) -> Session:
+    line = "; ".join(f"{COOKIE.name}={token}" for token in tokens).encode()
+    return Session(world.manager, COOKIE, [(b"cookie", line)])
+
+
+async def ended(world: World) -> str:
+    token = await world.new(dead=True)
+    session = await world.load(token)
+    session.destroy()
+    await session.commit()
+    world.events.clear()
+    world.store.calls.clear()
+    return token
+
+
+@pytest.mark.parametrize("place", range(4))
+async def test_ended_sessions_around_the_users_own(place: int) -> None:
+    """Three ended sessions were planted: the user's own opens, wherever it stands, and a login works."""
+    world = World()
+    planted = [await ended(world) for _ in range(3)]
+    own = await world.new(user="ada")
+    tokens = [*planted[:place], own, *planted[place:]]
+    session = carrying(world, *tokens)
+    assert await session.load() == {"user": "ada"}
+    assert world.named("ambiguous") == [{"count": 4}]
+    session.rotate()
+    session["user"] = "bob"
+    await session.commit()
+    assert await world.read(credential(session)) == {"user": "bob"}
+
+
+async def test_every_order_of_four() -> None:
+    """What opens wins over what is retired, unknown or no token at all."""
+    world = World()
+    own, retired = await world.new(user="ada"), await ended(world)
+    unknown = world.manager.tokens.write(new_token())
+    for tokens in permutations([own, retired, unknown, "junk"]):
+        session = carrying(world, *tokens)
+        assert await session.load() == {"user": "ada"}
+
+
+async def test_no_more_than_four_are_looked_up() -> None:
+    """Promise 15: however many cookies come, the store is asked for two from either end, each once."""
+    world = World()
+    tokens = [world.manager.tokens.write(new_token()) for _ in range(500)]
+    session = carrying(world, *tokens, *tokens)
+    await session.load()
+    assert session._status is Status.NEW
+    assert [call.key for call in world.store.calls] == [token[:22] for token in [*tokens[:2], *tokens[-2:]]]
+    assert MAX_CANDIDATES == 4
+
+
+async def test_one_token_twice_is_one() -> None:
+    """A browser that has the same cookie under two paths costs no second lookup."""
+    world = World()
+    token = await world.new(user="ada")
+    world.store.calls.clear()
+    assert await carrying(world, token, token).load() == {"user": "ada"}
+    assert world.store.counts() == {"load": 1}
+
+
+async def test_a_flood_of_malformed_cookies_is_one_event() -> None:
+    """With the count; and one more if there were several, whatever they were."""
+    world = World()
+    await carrying(world, *["junk"] * 4000).load()
+    assert world.events == [
+        ("malformed", None, {"count": 4000}),
+        ("ambiguous", None, {"count": 4000}),
+    ]
+    assert world.store.calls == []
+
+
+async def test_one_cookie_is_not_ambiguous() -> None:
+    """The ordinary request tells of nothing but its load."""
+    world = World()
+    token = await world.new(user="ada")
+    task = start(carrying(world, token).load())
+    await task
+    assert world.events == []
+    assert world.loaded[-1] == token[:22]
