@@ -23,7 +23,7 @@ help:
 demo: $(VENV)/.has-demo
 	@$(RUN) examples/demo
 
-test: $(VENV)/.has-test $(VENV)/.has-bench
+test: $(VENV)/.has-test $(VENV)/.has-recipes $(VENV)/.has-bench
 	$(RUN) -m pytest $(ARGS)
 
 check: $(VENV)/.has-test $(VENV)/.has-check

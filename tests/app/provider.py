@@ -21,17 +21,17 @@ CLIENT_ID, CLIENT_SECRET = "the-app", "the-secret"
 _KEY = RSAKey.generate_key(2048, {"kid": "1", "use": "sig", "alg": "RS256"})
 
 
-def make_provider() -> Starlette:
+def make_provider(issuer: str = ISSUER) -> Starlette:
     """Return a provider that grants whatever `login_hint` asks for, and honours each code once."""
     codes: dict[str, dict[str, str]] = {}
 
     async def metadata(request: Request) -> Response:
         return JSONResponse(
             {
-                "issuer": ISSUER,
-                "authorization_endpoint": f"{ISSUER}/authorize",
-                "token_endpoint": f"{ISSUER}/token",
-                "jwks_uri": f"{ISSUER}/jwks",
+                "issuer": issuer,
+                "authorization_endpoint": f"{issuer}/authorize",
+                "token_endpoint": f"{issuer}/token",
+                "jwks_uri": f"{issuer}/jwks",
                 "id_token_signing_alg_values_supported": ["RS256"],
                 "response_types_supported": ["code"],
                 "subject_types_supported": ["public"],
@@ -64,7 +64,7 @@ def make_provider() -> Starlette:
             return JSONResponse({"error": "invalid_grant"}, 400)
         now = int(time.time())
         claims: dict[str, Any] = {
-            "iss": ISSUER, "aud": CLIENT_ID, "iat": now, "exp": now + 60,
+            "iss": issuer, "aud": CLIENT_ID, "iat": now, "exp": now + 60,
             "sub": asked["login_hint"], "nonce": asked["nonce"],
         }  # fmt: skip
         id_token = jwt.encode({"alg": "RS256", "kid": "1"}, claims, _KEY)

@@ -22,8 +22,11 @@ from tests.docs.pages import PAGES, ROOT, Block, blocks, name, python
 from tests.servers import ServerProcess
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+APPS = ROOT / "docs/recipes.md"  # whole apps: test_recipes.py starts each in a process of its own
 PLAIN = [
-    page for page in PAGES if python(page) and not any("def test_" in block.text for block in python(page))
+    page
+    for page in PAGES
+    if page != APPS and python(page) and not any("def test_" in block.text for block in python(page))
 ]
 TESTS = [page for page in PAGES if any("def test_" in block.text for block in python(page))]
 
