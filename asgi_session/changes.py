@@ -50,7 +50,7 @@ class Policy:
         max_size: bytes; above it only growth is refused.
         rules: by key.
         on_conflict: what becomes of a key without a rule that both sides have changed.
-        compares: whether it matters what a change was made on.
+        compares: whether there is another answer than that mine wins.
     """
 
     __slots__ = ("absolute", "compares", "idle", "max_size", "on_conflict", "rules")
@@ -99,7 +99,9 @@ class Intent:
         mark: what the commit carries out besides.
         digest: of the token that the session was loaded with, for a rotation.
         new_digest: of the token that a rotation or a new beginning hands out.
-        origins: the bytes that the changed keys had before, where it matters; else None.
+        origins: the bytes from which each key's value was decoded, or to which it was last encoded; None
+            when it does not matter on what the changes were made.
+        overwritten: set by a fold: keys that others have changed as well, and whose change is lost.
         holder: who must hold the lock for it to count; None: it is not made under a lock.
         step: what it does to the lock.
         compute: makes its changes, from the entries it is applied to; called once per attempt.
@@ -107,7 +109,8 @@ class Intent:
     """
 
     __slots__ = (
-        "changes", "compute", "digest", "epoch", "holder", "mark", "new_digest", "only_on", "origins", "step",
+        "changes", "compute", "digest", "epoch", "holder", "mark", "new_digest", "only_on", "origins",
+        "overwritten", "step",
     )  # fmt: skip
 
     def __init__(
@@ -123,7 +126,8 @@ class Intent:
         self.mark = mark
         self.digest = digest
         self.new_digest = new_digest
-        self.origins: Mapping[str, bytes | None] | None = None
+        self.origins: Mapping[str, bytes] | None = None
+        self.overwritten: Sequence[str] = ()
         self.holder: lease.Holder | None = None
         self.step: lease.Step | None = None
         self.compute: Callable[[Record], Changes] | None = None
@@ -187,8 +191,14 @@ def fold(base: Record, intents: Sequence[Intent], policy: Policy, now: int) -> F
         policy: the manager's options.
         now: ms since the Unix epoch.
     """
-    if len(intents) == 1 and _is_plain(one := intents[0]) and one.epoch == base.epoch:
+    if (
+        len(intents) == 1
+        and _is_plain(one := intents[0])
+        and one.epoch == base.epoch
+        and (one.origins is base.entries or not policy.compares)
+    ):
         # Nearly every save. One version less to make, and nothing to sort out.
+        one.overwritten = _overwritten(base.entries, one) if one.origins is not base.entries else ()
         record = records.next_version(base, now, merge(base.entries, one.changes))
         data = records.encode(record)
         if len(data) <= policy.max_size:
@@ -225,7 +235,6 @@ def _is_plain(intent: Intent) -> bool:
     """Whether it is changes and nothing else, to be applied to whatever is there."""
     return (
         intent.mark is None
-        and intent.origins is None
         and intent.holder is None
         and intent.step is None
         and intent.compute is None
@@ -290,8 +299,13 @@ def lock_lost() -> LockLost:
 def _merged(entries: dict[str, bytes], intent: Intent, policy: Policy) -> dict[str, bytes]:
     """Return `entries` with the intent's changes, by the rules where both sides changed a key."""
     origins = intent.origins
-    if origins is None:
+    intent.overwritten = ()
+    if origins is None or origins is entries:
         return merge(entries, intent.changes)
+    if not policy.compares:
+        intent.overwritten = _overwritten(entries, intent)
+        return merge(entries, intent.changes)
+    overwritten: list[str] = []
     changes = dict(intent.changes)
     for key, mine in intent.changes.items():
         base, theirs = origins.get(key), entries.get(key)
@@ -309,7 +323,22 @@ def _merged(entries: dict[str, bytes], intent: Intent, policy: Policy) -> dict[s
                 mine=_value(mine),
                 theirs=_value(theirs),
             )
+        elif theirs != mine:
+            overwritten.append(key)
+    intent.overwritten = overwritten
     return merge(entries, changes)
+
+
+def _overwritten(entries: Mapping[str, bytes], intent: Intent) -> list[str]:
+    """Return the keys of which the intent's change undoes one of others that it has not seen."""
+    origins = intent.origins
+    if origins is None:
+        return []
+    return [
+        key
+        for key, mine in intent.changes.items()
+        if (theirs := entries.get(key)) != mine and theirs != origins.get(key)
+    ]
 
 
 def _by_rule(

@@ -43,6 +43,9 @@ _OVERTAKEN: Final = Verdict.OVERTAKEN
 _APPLIED_WITHOUT_ROTATION: Final = Verdict.APPLIED_WITHOUT_ROTATION
 
 
+_told_of: Final[set[str]] = set()  # keys of which the log has said that a change was lost
+_MOST_TOLD_OF: Final = 100
+"""How many keys are logged per process: names like ``cart:{sku}`` are without bound."""
 _LATE: Final = (
     "they were set after the response had started (or the WebSocket was accepted), in a session that needs "
     "a new cookie for them. Set something in the session, or commit it, before that"
@@ -151,8 +154,7 @@ class Committer:
         pending.session = session
         if begins_anew(mark):
             pending.own = session._own_values(changes)
-        if self._policy.folding.compares:
-            pending.origins = {key: session._origin.get(key) for key in changes}
+        pending.origins = session._origin
         if session._hold is not None:
             session._hold.cover(pending, leaving=leave is not None)
         session._pending = pending
@@ -323,6 +325,8 @@ class Committer:
                     keys=list(pending.changes),
                     tries=settled.tries,
                 )
+            if pending.overwritten:
+                self._tell_of_overwritten(pending, token.selector)
             if settled.merged:
                 self._policy.emit("merged", token.selector, session=session, tries=settled.tries)
             if settled.left_behind and pending.token is not None:
@@ -336,6 +340,21 @@ class Committer:
                 session._owed = Owed.COOKIE
                 self._policy.emit("rotated", token.selector, session=session)
         self._finish(pending)
+
+    def _tell_of_overwritten(self, pending: Pending, session_id: str) -> None:
+        """Report changes of others that are lost, since this commit has changed the same keys."""
+        keys = list(pending.overwritten)
+        self._policy.emit("overwritten", session_id, session=pending.session, keys=keys)
+        for key in keys:
+            if key not in _told_of and len(_told_of) < _MOST_TOLD_OF:
+                _told_of.add(key)
+                logger.warning(
+                    "session[%r] was changed by two requests at once, and one of the changes is lost. Give "
+                    "the key a merge rule: merge={%r: ...}, with one from asgi_session.merging (counter, "
+                    "append, by_key, ...); or change it in session.transact(). This is logged once per key",
+                    key,
+                    key,
+                )
 
     def fail(self, pending: Pending, error: Exception) -> None:
         """Note that a commit failed; does nothing for one that has a result."""

@@ -102,6 +102,7 @@ class Pending(Intent):
         self.mark = mark
         self.digest = self.new_digest = b""
         self.origins = self.holder = self.step = self.compute = self.only_on = None
+        self.overwritten = ()
         self.results = results
         self.id: str | None = None
         self.known: Base | None = None
