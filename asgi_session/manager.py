@@ -10,9 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from inspect import signature
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypedDict, Unpack
-
-from starlette.requests import HTTPConnection
+from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, Unpack
 
 from asgi_session import stores
 from asgi_session.changes import Policy, Rule, is_rule
@@ -26,6 +24,7 @@ from asgi_session.loops import Loops, LoopState
 from asgi_session.options import choice, milliseconds, seconds, unknown
 from asgi_session.pending import Backoff
 from asgi_session.record import Record
+from asgi_session.secret import Wrapped, hidden, revealed, with_revealed
 from asgi_session.session import Session
 from asgi_session.store import Store
 from asgi_session.token import Tokens, is_selector
@@ -37,6 +36,9 @@ OnEvent = Callable[..., None]
 """Called as ``on_event(name, session_id, *, connection, **info)``; it must return quickly and not raise."""
 
 
+Key: TypeAlias = str | bytes | Wrapped
+
+
 class _NoOthers(TypedDict):
     """No further options: what is not known to type checkers is refused with a helpful text."""
 
@@ -46,9 +48,11 @@ class SessionManager:
 
     Args:
         store: a `Store`, or a URL: ``memory://``, ``redis://``, ``redis+cluster://``,
-            ``redis+sentinel://``, ... A store made from a URL is closed by `close`.
+            ``redis+sentinel://``, ..., which may be wrapped in Starlette's `Secret` or pydantic's
+            `SecretStr`. A store made from a URL is closed by `close`.
         secret_key: one key or several, each at least 16 bytes. With keys, cookies are signed with
-            the first and accepted with any; a forged cookie then costs the store nothing. Default
+            the first and accepted with any; a forged cookie then costs the store nothing. Text, bytes, or
+            either wrapped as above, which keeps it out of tracebacks and logs. Default
             None: not signed, which is as safe (the verifier has 128 random bits), but a forged
             cookie costs one read. Setting keys ends all sessions whose cookies were not signed.
         idle_timeout: how long a session lasts unused. timedelta or seconds; default 14 days.
@@ -82,9 +86,9 @@ class SessionManager:
 
     def __init__(
         self,
-        store: Store | str,
+        store: Store | str | Wrapped,
         *,
-        secret_key: str | bytes | Sequence[str | bytes] | None = None,
+        secret_key: Key | Sequence[Key] | None = None,
         idle_timeout: float | timedelta = timedelta(days=14),
         absolute_timeout: float | timedelta = timedelta(days=90),
         unconfirmed_timeout: float | timedelta = timedelta(hours=1),
@@ -102,7 +106,10 @@ class SessionManager:
     ) -> None:
         if options:
             known = [name for name in signature(SessionManager).parameters if name != "options"]
-            raise unknown("SessionManager", list(options), known)
+            names = list(options)
+            del store, secret_key, options  # error trackers record the local variables
+            raise unknown("SessionManager", names, known)
+        store, secret_key = hidden(store), hidden(secret_key)
         self.idle: int = milliseconds("idle_timeout", idle_timeout)
         self.absolute: int = milliseconds("absolute_timeout", absolute_timeout)
         self.unconfirmed: int = min(milliseconds("unconfirmed_timeout", unconfirmed_timeout), self.idle)
@@ -131,10 +138,10 @@ class SessionManager:
         self.on_corrupt: Literal["raise", "new"] = on_corrupt
         self.save_on_error: bool = save_on_error
         self.clock: Clock = clock
-        self.tokens: Tokens = Tokens(namespace, _keys(secret_key))
+        self.tokens: Tokens = with_revealed(_tokens, namespace, secret_key)
         self.on_event: OnEvent | None = on_event
-        self._owns_store = isinstance(store, str)
-        self.store: Store = stores.store_from_url(store) if isinstance(store, str) else _checked(store)
+        self._owns_store = isinstance(revealed(store), str)
+        self.store: Store = with_revealed(stores.store_from_url if self._owns_store else _checked, store)
         self._loops = Loops(self._furnish)
         loader = Loader(self, self._loops)
         committer = Committer(self, loader, self._loops)
@@ -250,9 +257,8 @@ class SessionManager:
             **info: what there is to know.
         """
         if self.on_event is not None:
-            scope = session._scope if session is not None else None
+            connection = session._connection if session is not None else None
             try:
-                connection = HTTPConnection(scope) if scope is not None else None
                 self.on_event(name, session_id, connection=connection, **info)
             except (Exception, asyncio.CancelledError):  # the latter: from a future that it looks at
                 logger.exception("on_event failed for %r", name)
@@ -290,12 +296,20 @@ def _rules(merge: Mapping[str, Rule] | None) -> dict[str, Rule]:
     return dict(merge)
 
 
-def _keys(secret_key: str | bytes | Sequence[str | bytes] | None) -> Sequence[str | bytes]:
+def _tokens(namespace: str, secret_key: Any) -> Tokens:
+    return Tokens(namespace, _keys(secret_key))
+
+
+def _keys(secret_key: Any) -> Sequence[str | bytes]:
     if secret_key is None:
         return ()
-    keys = [secret_key] if isinstance(secret_key, (str, bytes)) else secret_key
-    if not (isinstance(keys, Sequence) and keys and all(isinstance(key, (str, bytes)) for key in keys)):
-        raise ConfigurationError("secret_key: give text or bytes, a list of them (the first signs), or None")
+    several = isinstance(secret_key, Sequence) and not isinstance(secret_key, (str, bytes))
+    keys = [revealed(key) for key in (secret_key if several else [secret_key])]
+    if not keys or not all(isinstance(key, (str, bytes)) for key in keys):
+        raise ConfigurationError(
+            "secret_key: give text or bytes, plain or in a Secret or SecretStr, a list of them (the first "
+            "signs), or None"
+        )
     if not all(_encodable(key) for key in keys):
         raise ConfigurationError("secret_key cannot be encoded as UTF-8: give other text, or bytes")
     return keys
@@ -310,7 +324,7 @@ def _encodable(text: str | bytes) -> bool:
     return True
 
 
-def _checked(store: Store) -> Store:
+def _checked(store: Any) -> Store:
     missing = [
         name
         for name in ("load", "create", "save", "touch", "delete", "open", "close")
@@ -327,4 +341,4 @@ def _checked(store: Store) -> Store:
             "Give a URL such as "
             "'redis://localhost:6379', or a Store such as RedisStore(client) or MemoryStore()"
         )
-    return store
+    return store  # type: ignore[no-any-return]

@@ -18,8 +18,9 @@ from asgi_session.cookie import Cookie, SameSite
 from asgi_session.errors import ConfigurationError
 from asgi_session.exchange import Exchange, Failures, HttpExchange, WebSocketExchange
 from asgi_session.loops import needs_asyncio
-from asgi_session.manager import OnEvent, SessionManager
+from asgi_session.manager import Key, OnEvent, SessionManager
 from asgi_session.options import unknown
+from asgi_session.secret import Hidden, Wrapped, hidden
 from asgi_session.session import Session
 from asgi_session.store import Store
 
@@ -29,7 +30,7 @@ logger: Final = logging.getLogger("asgi_session")
 class ManagerOptions(TypedDict, total=False):
     """The options of `SessionManager` that `SessionMiddleware` passes on."""
 
-    secret_key: str | bytes | Sequence[str | bytes] | None
+    secret_key: Key | Sequence[Key] | None
     idle_timeout: float | timedelta
     absolute_timeout: float | timedelta
     unconfirmed_timeout: float | timedelta
@@ -76,7 +77,7 @@ class SessionMiddleware:
         app: ASGIApp,
         manager: SessionManager | None = None,
         *,
-        store: Store | str | None = None,
+        store: Store | str | Wrapped | None = None,
         session_cookie: str | None = None,
         path: str = "/",
         same_site: SameSite = "lax",
@@ -87,6 +88,11 @@ class SessionMiddleware:
         autoload: bool | Callable[[HTTPConnection], bool] = False,
         **options: Unpack[ManagerOptions],
     ) -> None:
+        store = hidden(store)
+        strange = [name for name in options if name not in ManagerOptions.__annotations__]
+        for name in ("secret_key", *strange):
+            if name in options:
+                options[name] = Hidden(options[name])  # type: ignore[literal-required]
         self.app: ASGIApp = app
         self.cookie: Cookie = Cookie(
             name=session_cookie,
@@ -97,7 +103,6 @@ class SessionMiddleware:
             partitioned=partitioned,
             persistent=persistent,
         )
-        strange = [name for name in options if name not in ManagerOptions.__annotations__]
         if strange:
             known = {*signature(SessionMiddleware).parameters, *ManagerOptions.__annotations__}
             raise unknown("SessionMiddleware", strange, sorted(known - {"app", "options"}))
@@ -152,7 +157,7 @@ class SessionMiddleware:
             exchange = WebSocketExchange(self, scope, send, session)
             receive = exchange.guard(receive)
         if self.manager.on_event is not None:
-            session._scope = scope
+            session._connection = HTTPConnection(scope)
         del scope  # error trackers record the local variables, and it holds the request's cookies
         if outer is not None:
             self._refuse_nested(outer)
@@ -178,7 +183,9 @@ class SessionMiddleware:
             raise
         finally:
             session._served = True
-            session._scope = None  # or the two would keep each other alive until the garbage collector comes
+            session._connection = (
+                None  # or the two would keep each other alive until the garbage collector comes
+            )
 
     def _look_for_asyncio(self) -> None:
         try:

@@ -24,7 +24,6 @@ from collections.abc import (
     Iterator,
     KeysView,
     Mapping,
-    MutableMapping,
     Sequence,
     ValuesView,
 )
@@ -126,7 +125,7 @@ class Session(dict[str, Any]):
     _pending: Pending | None = None  # the commit on its way
     _hold: Hold | None = None  # of its lock
     _touch: asyncio.Task[None] | None = None  # that this request has caused
-    _scope: MutableMapping[str, Any] | None = None  # of the request, for events; None when it is over
+    _connection: object = None  # of the request, for events; None when it is over, or nobody listens
     _origin: Mapping[str, bytes] = {}
     # Keys whose value may differ from its origin, in order.
     _watched: dict[str, None] = {}  # noqa: RUF012  (replaced by one of its own when loaded)

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from asgi_session.errors import ConfigurationError
 from asgi_session.options import unknown
+from asgi_session.secret import Wrapped, hidden, with_revealed
 
 if TYPE_CHECKING:
     from asgi_session.store import Store
@@ -21,18 +22,26 @@ _REDIS_SCHEMES = (
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z+]{0,19}://")
 
 
-def store_from_url(url: str, **options: Any) -> Store:
+def store_from_url(url: str | Wrapped, **options: Any) -> Store:
     """Make the store that a URL names.
 
     Args:
         url: ``memory://``, ``redis://host:port/db``, ``redis+cluster://host:port,host:port``,
             ``redis+sentinel://host:port,host:port/service``, each also as ``rediss...`` with TLS, or
-            ``unix:///path/to.sock``.
+            ``unix:///path/to.sock``. May be wrapped in Starlette's `Secret` or pydantic's `SecretStr`.
         **options: of the store's class.
 
     Raises:
         ConfigurationError: no such scheme, or the URL is wrong; says what to change.
     """
+    url = hidden(url)
+    given = hidden([options])  # an option that does not exist may be a password
+    del options
+    return with_revealed(_store_from_url, url, given)
+
+
+def _store_from_url(url: Any, given: list[dict[str, Any]]) -> Store:
+    (options,) = given
     if not isinstance(url, str):
         raise ConfigurationError(f"the store URL must be text (str), not {type(url).__name__}")
     scheme = url.partition(":")[0].lower()

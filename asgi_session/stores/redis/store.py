@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from asgi_session.errors import StoreUnavailable
+from asgi_session.secret import Wrapped, hidden, with_revealed
 from asgi_session.store import Heard, SaveResult, Stored
 from asgi_session.stores.redis import commands, url
 from asgi_session.stores.redis.arguments import (
@@ -79,7 +80,8 @@ class RedisStore:
         address_remap: AddressRemap | None = None,
         tls_server_name: str | None = None,
     ) -> None:
-        target = client if isinstance(client, Target) else describe(client, service_name)
+        client = hidden(client)  # a URL is refused, and may hold a password
+        target = with_revealed(_target, client, service_name)
         self._prefix = read_prefix(prefix)
         self._target = replace(target, address_remap=read_remap(address_remap) or target.address_remap)
         options = read_options(timeout, connect_timeout, max_connection_age, tls_server_name)
@@ -91,7 +93,7 @@ class RedisStore:
         self._silence_told = False
 
     @classmethod
-    def from_url(cls, store_url: str, **options: Unpack[RedisOptions]) -> Self:
+    def from_url(cls, store_url: str | Wrapped, **options: Unpack[RedisOptions]) -> Self:
         """Make a store from a URL; `options` are those of the class but for `service_name`.
 
         * ``redis://[user:password@]host[:port][/db]``, ``rediss://`` with TLS
@@ -101,19 +103,27 @@ class RedisStore:
           password are the servers', ``sentinel_username`` and ``sentinel_password`` in the query the
           sentinels'
 
+        The URL may be wrapped in Starlette's `Secret` or pydantic's `SecretStr`.
+
         More in the query: ``client_name`` and redis-py's ``ssl_...`` options.
 
         Raises:
             ConfigurationError: the URL or an option is wrong.
 
         """
-        refuse_unknown(options)
-        target: Any = url.parse(store_url)  # the constructor takes one, but nobody else has any
+        store_url = hidden(store_url)
+        strange = [name for name in options if name not in RedisOptions.__annotations__]
+        if strange:
+            options = {}  # error trackers record the local variables, and one may be a password
+            refuse_unknown(strange)
+        target: Any = with_revealed(url.parse, store_url)  # the constructor takes one, nobody else has any
         return cls(target, **options)
 
     def __repr__(self) -> str:
-        servers = ", ".join(show(address) for address in self._target.addresses)
-        return f"<RedisStore {self._target.mode} {servers}>"
+        target: Target | None = getattr(self, "_target", None)
+        if target is None:  # shown in a traceback of its own constructor
+            return "<RedisStore>"
+        return f"<RedisStore {target.mode} {', '.join(map(show, target.addresses))}>"
 
     async def open(self) -> None:
         """Connect. StoreUnavailable when that is not possible within twice the connect timeout."""
@@ -212,6 +222,10 @@ class RedisStore:
 
     def _backend(self) -> Backend:
         return self._loops.backends.get(get_running_loop()) or self._loops.enter()
+
+
+def _target(client: Any, service_name: str | None) -> Target:
+    return client if isinstance(client, Target) else describe(client, service_name)
 
 
 def _listening_maker(
