@@ -31,6 +31,13 @@ PLAIN = [
 TESTS = [page for page in PAGES if any("def test_" in block.text for block in python(page))]
 
 
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch, valkey: ServerProcess) -> None:
+    """The environment that an app is deployed with."""
+    monkeypatch.setenv("SESSION_STORE", valkey.url)
+    monkeypatch.setenv("SESSION_KEY", "k" * 32)
+
+
 def load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -57,6 +64,7 @@ async def run(page: Path, block: Block, names: dict[str, object], url: str) -> N
 
 
 @pytest.mark.parametrize("page", PLAIN, ids=name)
+@pytest.mark.usefixtures("configured")
 async def test_page_runs(page: Path, valkey: ServerProcess) -> None:
     """The Python of a page runs from top to bottom, against a real server where it names one."""
     names: dict[str, object] = {"__name__": page.stem}
@@ -155,6 +163,7 @@ def test_manager_of_ones_own(requests_page: dict[str, Any]) -> None:
         assert client.delete("/sessions/nonsense").status_code == 404
 
 
+@pytest.mark.usefixtures("configured")
 async def test_ending_from_outside(valkey: ServerProcess) -> None:
     """The page on security keeps the id of a session that is new, and ends it by that."""
     page = ROOT / "docs/security.md"
