@@ -245,8 +245,8 @@ def _is_plain(intent: Intent) -> bool:
 def too_large(size: int, max_size: int) -> SessionTooLarge:
     """Return the error for a session that would take `size` bytes."""
     return SessionTooLarge(
-        f"the session would take {size} bytes, more than max_size={max_size}; keep large data elsewhere and "
-        "its key in the session, or raise max_size",
+        f"the session would take {size} bytes, more than max_size={max_size}. Keep large data elsewhere and "
+        "store its key in the session, or raise max_size",
         size=size,
         max_size=max_size,
     )
@@ -291,8 +291,8 @@ def _apply(record: Record, intent: Intent, policy: Policy, now: int) -> tuple[Re
 def lock_lost() -> LockLost:
     """Return the error for a save under a lock that is held no longer."""
     return LockLost(
-        "the lock has passed to another holder, or has ended, before this was saved: nothing was written. "
-        "Keep blocks under the lock short, the event loop free, and lease and max_hold long enough"
+        "the lock ended or passed to another holder before this was saved, so nothing was written. Keep "
+        "blocks under the lock short, do not block the event loop, and make lease and max_hold long enough"
     )
 
 
@@ -316,9 +316,9 @@ def _merged(entries: dict[str, bytes], intent: Intent, policy: Policy) -> dict[s
             changes[key] = _by_rule(rule, key, base, mine, theirs)
         elif policy.on_conflict == "raise" and theirs != mine:
             raise SessionConflict(
-                f"session[{key!r}] was changed by another request as well: nothing was saved. Set the key to "
-                "what it shall be (`theirs` is what it is now), or discard() what was changed; or give the "
-                "key a merge rule. A refresh() alone keeps the value in hand, to be saved over theirs",
+                f"another request changed session[{key!r}] as well, so nothing was saved. Set the key to the "
+                "value you want (`theirs` is the stored one), call discard() to drop your changes, or give "
+                "the key a merge rule. refresh() alone keeps your value and would save it over theirs",
                 key=key,
                 mine=_value(mine),
                 theirs=_value(theirs),

@@ -47,8 +47,8 @@ _told_of: Final[set[str]] = set()  # keys of which the log has said that a chang
 _MOST_TOLD_OF: Final = 100
 """How many keys are logged per process: names like ``cart:{sku}`` are without bound."""
 _LATE: Final = (
-    "they were set after the response had started (or the WebSocket was accepted), in a session that needs "
-    "a new cookie for them. Set something in the session, or commit it, before that"
+    "they were set after the response had started (or the WebSocket was accepted), and the session needs a "
+    "new cookie, which can no longer be sent. Set a key or call commit() before the response starts"
 )
 
 
@@ -191,7 +191,7 @@ class Committer:
             return self._make_ready(pending)
         if status is Status.ANONYMOUS:
             message = (
-                "the session could not be loaded, since the store was away, so it cannot be changed either"
+                "the session could not be loaded because the store was unavailable, so it cannot be changed"
             )
             self.fail(pending, StoreUnavailable(message, executed=False))
         elif own and (status is Status.NEW or begins_anew(pending.mark)):
@@ -278,7 +278,7 @@ class Committer:
                     return token, Base(record, data[:TAG_SIZE], expires)
                 # 128 random bits are not taken twice: something is wrong with this store.
                 problem = StoreUnavailable(
-                    "the store takes every new session's key for taken", executed=False
+                    "the store reports every new session key as already in use", executed=False
                 )
             except StoreUnavailable as error:
                 # Whether it was executed does not matter: the cookie has not left, so nobody knows

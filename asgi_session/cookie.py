@@ -59,13 +59,13 @@ class Cookie:
             ("persistent", persistent),
         ):
             if not isinstance(value, bool):  # "false" from the environment would count as true
-                raise ConfigurationError(f"{option}={value!r}: give True or False, not its text")
+                raise ConfigurationError(f"{option}={value!r}: must be True or False, not text")
         if name is None:
             prefix = ("__Host-" if path == "/" and domain is None else "__Secure-") if https_only else ""
             name = f"{prefix}session"
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigurationError(
-                f"session_cookie={name!r} is no cookie name: use letters, digits, - and _"
+                f"session_cookie={name!r} is not a valid cookie name: use letters, digits, - and _"
             )
         if not isinstance(path, str) or not path.startswith("/") or not _ATTRIBUTE.fullmatch(path):
             raise ConfigurationError(f"path={path!r}: give a path that begins with / and has no ;")

@@ -414,7 +414,7 @@ class Failures:
         if self._since is None:
             self._since = now
             logger.warning(
-                "%s: the session store failed: %s. More of this is counted, not logged", what, error
+                "%s: the session store failed: %s. Further failures are counted, not logged", what, error
             )
         else:
             self._unlogged += 1
@@ -427,9 +427,9 @@ class Failures:
     def _end(self, now: float) -> None:
         assert self._since is not None, "it has begun"
         logger.warning(
-            "the session store is back: in %.0f s it failed %d requests",
-            now - self._since,
+            "the session store is back. It failed %d requests in %.0f s",
             self._unlogged + 1,
+            now - self._since,
         )
         self._since, self._unlogged = None, 0
 
@@ -452,7 +452,7 @@ async def discard(scope: Scope, message: Message) -> None:
     endless = message.get("more_body", False)
     if message["type"] == "websocket.send" or (endless and _asgi_version(scope) >= (2, 4)):
         del scope, message  # error trackers record the local variables, and it holds the request's cookies
-        raise OSError("the response was given up, since its session could not be saved")
+        raise OSError("the response was abandoned because its session could not be saved")
 
 
 def _asgi_version(scope: Scope) -> tuple[int, ...]:

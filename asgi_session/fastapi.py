@@ -32,8 +32,8 @@ Routes that do not declare it pay nothing. It leaves no trace in the OpenAPI sch
 async def _locked_session(connection: HTTPConnection) -> AsyncIterator[Session]:
     if connection.scope["type"] == "websocket":
         raise SessionError(
-            "LockedSessionDep would hold the lock for as long as the WebSocket is open: declare SessionDep, "
-            "and take `async with session.lock():` for each message"
+            "LockedSessionDep would hold the lock for as long as the WebSocket is open. Declare SessionDep, "
+            "and use `async with session.lock():` for each message"
         )
     session = await load_session(connection)
     async with session.lock():

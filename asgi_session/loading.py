@@ -142,7 +142,7 @@ class Loader:
         self._policy.emit("corrupt", session_id, session=session)
         if isinstance(self._policy.store, Distrusts):
             self._policy.store.distrust(key)
-        return SessionCorrupt(f"session {session_id}: the store answered with the record of another session")
+        return SessionCorrupt(f"session {session_id}: the store returned the record of another session")
 
     def _decode(self, data: bytes, session_id: str | None, session: Session | None) -> Record:
         """Read what may be another session's record; its digest or check is yet to be looked at."""
@@ -256,8 +256,8 @@ def report_stale(policy: SessionManager, session: Session) -> None:
     for key in session._stale_values():
         policy.emit("stale_value", session.id, session=session, key=key)
         logger.warning(
-            "session[%r]: a value was changed that refresh(), transact() or the entry to a lock had "
-            "replaced; that is lost. Take it out of the session again after those",
+            "session[%r]: the change to an old value is lost, because refresh(), transact() or entering a "
+            "lock had replaced that value. Read it from the session again after those calls",
             key,
         )
 

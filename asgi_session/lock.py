@@ -694,7 +694,7 @@ class Rooms:
                 self.state.spawn(self._listen(self.policy.store))
             else:
                 logger.info(
-                    "%s has no wake-ups: who waits for a session's lock looks again up to %d times a second",
+                    "%s has no wake-ups, so waiting for a session's lock polls up to %d times a second",
                     type(self.policy.store).__name__,
                     1 / _LONGEST_POLL,
                 )
@@ -705,9 +705,7 @@ class Rooms:
         try:
             self._stop = await store.listen(self.name.hex(), self._heard, deadline=deadline)
         except StoreUnavailable as error:
-            logger.warning(
-                "wake-ups for locks cannot be heard, so locks are looked at again and again: %s", error
-            )
+            logger.warning("wake-ups for locks cannot be received, so locks are polled: %s", error)
             self._not_before = monotonic() + _LISTEN_AGAIN
             self._starting = False
         else:
@@ -778,7 +776,10 @@ class SessionLock:
         await session.load()
         await policy._commit(session, explicit=True)
         if session._status is Status.ANONYMOUS:
-            raise StoreUnavailable("the session could not be loaded, so it cannot be locked", executed=False)
+            raise StoreUnavailable(
+                "the session could not be loaded because the store was unavailable, so it cannot be locked",
+                executed=False,
+            )
         if session._status is Status.NEW:
             return Hold(session, self._terms, None, 0, None)
         if session._token is None:

@@ -109,13 +109,14 @@ class SessionMiddleware:
         if manager is not None:
             if not isinstance(manager, SessionManager):
                 raise ConfigurationError(  # without its repr: a URL may hold a password
-                    f"manager=... got a {type(manager).__name__}, which is no SessionManager; "
-                    "a URL or a store goes into store=..."
+                    f"manager=... got a {type(manager).__name__}, which is not a SessionManager. "
+                    "Pass a URL or a store as store=..."
                 )
             if store is not None or options:
                 given = ["store"] * (store is not None) + list(options)
                 raise ConfigurationError(
-                    f"SessionMiddleware got a manager and also {', '.join(given)}: give SessionManager these"
+                    f"SessionMiddleware got a manager and also {', '.join(given)}: pass these to "
+                    "SessionManager instead"
                 )
         elif store is None:
             raise ConfigurationError(
@@ -221,7 +222,7 @@ class SessionMiddleware:
         if self.cookie.secure and not self._warned and scope.get("scheme") in ("http", "ws"):
             self._warned = True
             logger.warning(
-                "a Secure session cookie was set over plain http: browsers drop it, other than on localhost. "
+                "a Secure session cookie was set over plain http. Browsers drop it, except on localhost. "
                 "Serve https, trust the proxy's X-Forwarded-Proto, or, for development, set https_only=False"
             )
 
@@ -230,9 +231,9 @@ class SessionMiddleware:
         if not self._warned_of_caches:
             self._warned_of_caches = True
             logger.warning(
-                "a response that sets the session cookie had headers that let shared caches store it: they "
-                "were replaced by Cache-Control: private, no-store. Set such headers only on responses "
-                "that neither begin, rotate nor end a session"
+                "a response that sets the session cookie had headers that allow shared caches to store it. "
+                "They were replaced by Cache-Control: private, no-store. Send such headers only on responses "
+                "that do not start, rotate or end a session"
             )
 
     def _wants_autoload(self, exchange: Exchange) -> bool:
@@ -283,6 +284,6 @@ def _refuse_second(app: Any, name: str) -> None:
 def _refuse_same(one: str, other: str) -> None:
     if one == other:
         raise ConfigurationError(
-            f"two SessionMiddleware share the cookie {one!r}: each would undo the other's. Remove one, or "
-            "give it another session_cookie"
+            f"two SessionMiddleware share the cookie {one!r}: each would overwrite the other's. Remove "
+            "one, or give it another session_cookie"
         )

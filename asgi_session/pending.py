@@ -184,8 +184,8 @@ class Backoff:
 def outcome_unknown() -> SessionConflict:
     """Return the error for a save of which nobody can tell any more whether it was applied."""
     return SessionConflict(
-        "the store's reply to a save was lost, and so many other saves followed that it can no longer be "
-        "told whether it was applied; load the session again to see",
+        "the store's reply to a save was lost, and so many other saves followed that the library can no "
+        "longer tell whether the save was applied. Load the session again to find out",
         outcome_unknown=True,
     )
 
@@ -197,6 +197,4 @@ def shutting_down() -> StoreUnavailable:
 
 def gone() -> SessionGone:
     """Return the error for a session that can no longer be saved to."""
-    return SessionGone(
-        "this session has ended, was revoked, has expired or has moved on to another credential"
-    )
+    return SessionGone("this session has ended, was revoked, has expired, or has a new credential")

@@ -56,9 +56,9 @@ _RAISE: Final = object()
 T = TypeVar("T")
 
 _NOT_LOADED: Final = (
-    "the session is not loaded yet. Do one of three things: (1) in FastAPI declare the parameter "
-    "`session: SessionDep` (from asgi_session.fastapi); (2) anywhere `session = await "
-    "load_session(request)` or `await request.session.load()` first; (3) for code that cannot await, "
+    "the session is not loaded yet. Load it in one of three ways: (1) in FastAPI, declare the parameter "
+    "`session: SessionDep` (from asgi_session.fastapi); (2) anywhere, call `session = await "
+    "load_session(request)` or `await request.session.load()` first; (3) for code that cannot await, use "
     "`SessionMiddleware(..., autoload=True)`"
 )
 
@@ -355,14 +355,14 @@ class Session(dict[str, Any]):
         self._refuse_outside("rotate")
         if self._sealed:
             raise SessionError(
-                "rotate() came after the response had started (or the WebSocket was accepted): the new "
-                "cookie can no longer reach the client. Rotate before you return the response"
+                "rotate() was called after the response had started (or the WebSocket was accepted), so the "
+                "new cookie can no longer reach the client. Call it before you return the response"
             )
         milliseconds = 0
         if grace is not None:
             seconds = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
             if not 0.001 <= seconds <= 3600:  # nor is NaN
-                raise ValueError(f"rotate(grace={grace!r}): give more than 0 seconds and at most an hour")
+                raise ValueError(f"rotate(grace={grace!r}): must be more than 0 seconds and at most an hour")
             milliseconds = round(seconds * 1000)
         if self._mark is None or self._mark.kind is Kind.ROTATE_WITH_GRACE:
             kind = Kind.ROTATE if grace is None else Kind.ROTATE_WITH_GRACE
@@ -381,8 +381,8 @@ class Session(dict[str, Any]):
     def _refuse_outside(self, name: str) -> None:
         if self._outside:
             raise SessionError(
-                f"{name}() in a session outside of a request: no new cookie can reach its client. To end it, "
-                "destroy() it; to empty it, delete its keys"
+                f"{name}() cannot be used outside a request, because no new cookie can reach the client. To "
+                "end the session call destroy(); to empty it, delete its keys"
             )
 
     def destroy(self) -> None:
@@ -545,12 +545,14 @@ class Session(dict[str, Any]):
         return other | self.copy() if isinstance(other, dict) else NotImplemented
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
-        raise TypeError("a Session cannot be pickled: it belongs to one request. Pickle dict(session)")
+        raise TypeError(
+            "a Session cannot be pickled because it belongs to one request. Pickle dict(session) instead"
+        )
 
     @classmethod
     def fromkeys(cls, iterable: Iterable[Any], value: Any = None, /) -> NoReturn:
         """Refuse: sessions come from the middleware."""
-        raise TypeError("Session.fromkeys makes no sense; use dict.fromkeys and session.update")
+        raise TypeError("Session.fromkeys is not supported; use session.update(dict.fromkeys(...))")
 
     # ---------------------------------------------------------------- changing
 
@@ -563,8 +565,8 @@ class Session(dict[str, Any]):
     def _refuse_if_ended(self) -> None:
         if self._status is _ENDED or (self._mark is not None and self._mark.kind is Kind.DESTROY):
             raise SessionGone(
-                "this session was ended by destroy() and cannot be changed any more; to end it and begin "
-                "anew in one request use clear()"
+                "destroy() has ended this session, so it can no longer be changed. To end a session and "
+                "start a new one in the same request, use clear()"
             )
 
     def __setitem__(self, key: str, value: Any) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from asgi_session.manager import SessionManager
 
 _NOT_HERE: Final = (
-    "a transaction's function reads and changes the data of the draft it is given, and nothing else; call "
-    "{name}() of the session itself, outside of transact()"
+    "a transaction's function may only read and change the data of the draft it is given. Call {name}() on "
+    "the session itself, outside transact()"
 )
 
 
@@ -119,7 +119,9 @@ class Transactor:
         await self._committer.commit(session, explicit=True)
         await settled(session)
         if session._status is Status.ANONYMOUS:
-            raise StoreUnavailable("the session could not be loaded, so it cannot be changed", executed=False)
+            raise StoreUnavailable(
+                "the session could not be loaded because the store was unavailable", executed=False
+            )
         asynchronous = _is_async(function)
         if session._status is Status.NEW:  # nobody else has it
             return await self._begin(session, function, asynchronous)
@@ -166,8 +168,8 @@ class Transactor:
             except Moved:
                 if time.monotonic() >= until:
                     raise SessionConflict(
-                        "the session was changed by others during every run of the transaction until the "
-                        "deadline; give transact() a plain function, or hold the lock"
+                        "other requests changed the session during every run of the transaction, until the "
+                        "deadline. Pass transact() a plain function, or take the lock"
                     ) from None
                 await backoff.pause(until)
             else:
@@ -229,7 +231,7 @@ def _refuse_awaitable(value: Any) -> None:
     if isawaitable(value):
         if iscoroutine(value):
             value.close()
-        raise TypeError("transact(fn): fn returned an awaitable; make it an `async def` function")
+        raise TypeError("transact(fn): fn returned an awaitable. Make it an `async def` function")
 
 
 def _is_async(function: Callable[[Session], Any]) -> bool:

@@ -36,7 +36,7 @@ class _Listener:
         try:
             self._heard(key)
         except Exception:
-            _log.exception("a listener has failed at a wake-up")
+            _log.exception("a listener raised an error during a wake-up")
 
 
 class MemoryStore:
@@ -69,7 +69,7 @@ class MemoryStore:
     ) -> None:
         for name, value in (("max_records", max_records), ("max_bytes", max_bytes)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigurationError(f"{name}={value!r}: give a whole number of at least 1")
+                raise ConfigurationError(f"{name}={value!r}: must be a whole number of at least 1")
         if not callable(clock):
             raise ConfigurationError(f"clock={clock!r}: give a function that returns milliseconds")
         self._max_records = max_records
@@ -273,8 +273,8 @@ class MemoryStore:
             if stored.expires_at > now and not self._warned:
                 self._warned = True
                 _log.warning(
-                    "%r is full: from now on the sessions that expire soonest are removed to make room "
-                    "(raise max_records or max_bytes, or use a store that is not this process's memory)",
+                    "%r is full. From now on, the sessions that expire soonest are removed to make room. "
+                    "Raise max_records or max_bytes, or use a store outside this process",
                     self,
                 )
             self._remove(key)

@@ -74,7 +74,7 @@ async def test_an_outage_whose_end_nobody_saw(
         time.now += 60
     assert [line.split(":")[0] for line in lines(caplog)] == [
         "session error",
-        "the session store is back",
+        "the session store is back. It failed 1 requests in 0 s",
         "session error",
     ]
 

@@ -1064,7 +1064,7 @@ async def test_outside_a_request_no_cookie_can_go_out(world: World) -> None:
     token = await world.new(n=1)
     async with world.manager.lock(token[:22]) as session:
         for change in (session.rotate, session.clear):
-            with pytest.raises(SessionError, match="outside of a request"):
+            with pytest.raises(SessionError, match="outside a request"):
                 change()
         session["n"] = 2
     assert await world.read(token) == {"n": 2}

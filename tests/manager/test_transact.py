@@ -380,7 +380,7 @@ async def test_a_draft_is_only_data(world: World, name: str) -> None:
     token = await world.new(stock=1)
     session = await world.load(token)
     awaited = name in ("commit", "refresh", "transact")
-    with pytest.raises(SessionError, match=rf"call {name}\(\) of the session itself"):
+    with pytest.raises(SessionError, match=rf"Call {name}\(\) on the session itself"):
         await session.transact(misuse_slowly if awaited else misuse)
     assert await world.read(token) == {"stock": 1}
 

@@ -12,7 +12,7 @@ import pytest
 
 from asgi_session.clock import system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.store import GONE, Saved, Stored
+from asgi_session.store import GONE, Saved
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import ManualClock
 
@@ -207,7 +207,7 @@ async def test_listeners_are_not_called_inside_of_the_save() -> None:
     """Whoever saves does not run what others do at a wake-up, nor learns that it fails."""
     store = MemoryStore()
     heard: list[str | None] = []
-    await store.listen("e", lambda key, _: heard.append(key), deadline=LATER)
+    await store.listen("e", heard.append, deadline=LATER)
     await woken(store, "a", "e")
     assert heard == []
     await asyncio.sleep(0)
@@ -218,7 +218,7 @@ async def test_who_ends_is_not_called_any_more_even_if_woken_before() -> None:
     """The call that is on its way finds that it is over."""
     store = MemoryStore()
     heard: list[str | None] = []
-    end = await store.listen("e", lambda key, _: heard.append(key), deadline=LATER)
+    end = await store.listen("e", heard.append, deadline=LATER)
     await woken(store, "a", "e")
     end()
     await asyncio.sleep(0)
@@ -231,7 +231,7 @@ async def test_a_listener_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     store = MemoryStore()
     heard: list[str | None] = []
 
-    def hear(key: str | None, stored: Stored | None) -> None:
+    def hear(key: str | None) -> None:
         heard.append(key)
         raise IndexError("no good")
 

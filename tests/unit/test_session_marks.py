@@ -113,7 +113,7 @@ async def test_rotate_needs_the_headers(world: World) -> None:
     cookie = await world.create(a=1)
     session = await world.load(cookie)
     world.seal(session)
-    with pytest.raises(SessionError, match="Rotate before you return the response"):
+    with pytest.raises(SessionError, match="Call it before you return the response"):
         session.rotate()
     await session.commit()
     assert await world.stored(cookie) == {"a": 1}

@@ -54,7 +54,7 @@ def test_new_tokens_are_drawn_from_the_system_at_the_moment_of_use(monkeypatch: 
 def test_new_tokens_differ() -> None:
     """No two tokens share a selector or a verifier, and a rotation keeps only the selector."""
     drawn = [new_token() for _ in range(100)]
-    assert len({text for token in drawn for text in token}) == 200
+    assert len({text for token in drawn for text in (token.selector, token.verifier)}) == 200
     again = new_token(drawn[0].selector)
     assert again.selector == drawn[0].selector
     assert again.verifier != drawn[0].verifier

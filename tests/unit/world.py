@@ -27,7 +27,7 @@ class World:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.manager = SessionManager(self.store, clock=self.clock, on_event=self._note, **options)
 
-    def _note(self, name: str, session_id: str | None, **info: Any) -> None:
+    def _note(self, name: str, session_id: str | None, *, connection: object, **info: Any) -> None:
         self.events.append((name, info))
 
     def names(self) -> list[str]:

@@ -187,8 +187,8 @@ class Listening:
         elif not self._strange_told:  # once: whoever publishes one may publish a flood
             self._strange_told = True
             _log.warning(
-                "ignored a message on %s that is no wake-up. Another user of this server can publish there: "
-                "take that right away (resetchannels)",
+                "ignored a message on %s that is not a wake-up. Another user of this server can publish "
+                "there; take that right away with resetchannels",
                 channel.decode(errors="replace"),
             )
 
@@ -197,7 +197,7 @@ class Listening:
             try:
                 heard(key)
             except Exception:
-                _log.exception("a listener has failed at a wake-up")
+                _log.exception("a listener raised an error during a wake-up")
 
     # keeping it up
 
@@ -223,7 +223,9 @@ class Listening:
                 tries += 1
                 if connection.final and not told:
                     told = True
-                    _log.warning("wake-ups are no longer heard, so locks are polled for: %s", connection.why)
+                    _log.warning(
+                        "wake-ups can no longer be received, so locks are polled: %s", connection.why
+                    )
                 longest = _LONGEST_IF_REFUSED if connection.final else _LONGEST
                 await asyncio.sleep(backoff.delay(tries, longest=longest))
         finally:
