@@ -283,24 +283,34 @@ def test_times_in_parts(time: int) -> None:
 
 
 _FORKS = """
-import os, random
+import os, random, sys
 from asgi_session import record as records
 
 def nonce():
     random.seed(1)
     return records.new_record(now=0, idle=0, absolute=0, digest=b"", check=b"", entries={}).nonce.hex()
 
+def tell():
+    os.write(sys.stdout.fileno(), f"{nonce()}\\n".encode())  # at once: `print` may write a line in two parts
+
 nonce()
 child = os.fork()
-print(nonce(), flush=True)
+tell()
 if child:
     os.waitpid(child, 0)
-    print(nonce())
+    tell()
 """
 
 
-def test_nonces_are_their_own() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_nonces_are_their_own(unbuffered: str) -> None:
     """Neither a forked child nor an app that seeds `random` repeats the nonces of another's saves."""
-    printed = subprocess.run([sys.executable, "-c", _FORKS], capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [sys.executable, "-c", _FORKS],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
     nonces = printed.stdout.split()
     assert len(nonces) == len(set(nonces)) == 3
