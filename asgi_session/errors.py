@@ -20,6 +20,11 @@ has disconnected, and would hide the failure.
 
 from __future__ import annotations
 
+from typing import Final
+
+REFUSED: Final = "asgi_session.refused"
+"""A key in an ASGI scope, for test clients: a list there takes the errors that were answered with 5xx."""
+
 
 class SessionError(Exception):
     """Base of all errors of this library."""

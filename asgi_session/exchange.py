@@ -23,6 +23,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from asgi_session.cookie import keep_out_of_caches, keep_private, vary_on_cookie
 from asgi_session.errors import (
+    REFUSED,
     LockLost,
     LockTimeout,
     SessionConflict,
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from asgi_session.middleware import SessionMiddleware
 
 logger: Final = logging.getLogger("asgi_session")
-
-REFUSED: Final = "asgi_session.refused"
-"""The key in a scope of a list that takes the errors which were answered with 5xx."""
 
 _STARLETTE_PUTS_DICTS: Final = starlette.__version__.startswith("0.")
 _CALM: Final = 5.0

@@ -133,7 +133,7 @@ class SessionMiddleware:
             assert store is not None
             manager = SessionManager(store, **options)
         self.manager: SessionManager = manager
-        self._autoload = autoload
+        self.autoload: bool | Callable[[HTTPConnection], bool] = autoload
         self.failures: Failures = Failures()
         self._on_asyncio = False  # not looked at yet
         self._warned = False
@@ -162,7 +162,7 @@ class SessionMiddleware:
         del scope  # error trackers record the local variables, and it holds the request's cookies
         if outer is not None:
             self._refuse_nested(outer)
-        if self._autoload and self._wants_autoload(exchange) and not await exchange.autoload(receive):
+        if self.autoload and self._wants_autoload(exchange) and not await exchange.autoload(receive):
             return
         try:
             try:
@@ -237,9 +237,7 @@ class SessionMiddleware:
             )
 
     def _wants_autoload(self, exchange: Exchange) -> bool:
-        return self._autoload is True or bool(
-            self._autoload and self._autoload(HTTPConnection(exchange.scope))
-        )
+        return self.autoload is True or bool(self.autoload and self.autoload(HTTPConnection(exchange.scope)))
 
 
 def session_of(connection: HTTPConnection) -> Session:

@@ -13,10 +13,8 @@ from starlette.responses import Response
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asgi_session import codec
-from asgi_session.errors import ConfigurationError
-from asgi_session.exchange import REFUSED
-from asgi_session.middleware import SessionMiddleware, load_session
+from asgi_session import ConfigurationError, SessionMiddleware, load_session
+from asgi_session.errors import REFUSED
 
 
 class SessionClient(TestClient):
@@ -74,7 +72,7 @@ class SessionClient(TestClient):
         values = deepcopy(found)
         yield values
         changed = {
-            key: value for key, value in values.items() if key not in found or _differ(key, found, values)
+            key: value for key, value in values.items() if key not in found or not _same(found[key], value)
         }
         deleted = [key for key in found if key not in values]
         if changed or deleted:
@@ -84,7 +82,7 @@ class SessionClient(TestClient):
         """Make a request that changes the session in the app's place; return what it found."""
         middleware = copy(find_middleware(self.app))
         middleware.app = visitor = _Visitor(changed, deleted)
-        middleware._autoload = False
+        middleware.autoload = False
         self._door.app = middleware
         try:
             self.get(middleware.cookie.path, follow_redirects=False)
@@ -95,8 +93,17 @@ class SessionClient(TestClient):
         return visitor.found
 
 
-def _differ(key: str, one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return codec.encode(one[key], key) != codec.encode(other[key], key)  # 1 and True are equal, but differ
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are stored alike: 1 and True, 0.0 and -0.0, or one instant in two zones are not."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return _same(list(one.items()), list(other.items()))
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, (set, frozenset)):  # whose order says nothing
+        return sorted(map(repr, one)) == sorted(map(repr, other))
+    return repr(one) == repr(other)
 
 
 class _Door:

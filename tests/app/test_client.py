@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from datetime import date
+from copy import deepcopy
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -99,6 +101,33 @@ def test_only_what_the_test_changed_is_written(world: World) -> None:
         session["mine"] = True
     with client.session() as session:
         assert session["mine"] is True
+
+
+def test_what_is_stored_alike_is_no_change(world: World) -> None:
+    """Equal values of other types, signs, zones or orders of keys are changes; the same ones are none."""
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    pairs: list[tuple[Any, Any]] = [
+        (1, True),
+        (1, 1.0),
+        (0.0, -0.0),
+        ([1, [2]], [1, [2.0]]),
+        ([1], (1,)),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({1, 2}, {1.0, 2}),
+        (noon, noon.astimezone(timezone(timedelta(hours=1)))),
+        (Decimal("1.0"), Decimal("1.00")),
+    ]
+    client = SessionClient(world.starlette(ROUTES))
+    for one, other in pairs:
+        with client.session() as session:
+            session["value"] = one
+        world.calls()
+        for value, saves in ((deepcopy(one), 0), (other, 1)):
+            with client.session() as session:
+                session["value"] = value
+            assert world.calls().get("save", 0) == saves, (one, value)
+        with client.session() as session:
+            assert repr(session["value"]) == repr(other)
 
 
 def test_nested_values(world: World) -> None:

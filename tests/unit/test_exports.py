@@ -203,3 +203,77 @@ def test_imports_go_round_in_no_circle() -> None:
 
     for name in sorted(MODULES):
         visit(name, ())
+
+
+PUBLIC = {"errors", "clock", "store", "merging", "fastapi", "stores", "testing"}
+"""Modules that users import from; besides these, the names in the package's `__all__`."""
+
+OF_NAMED_TUPLES = {"_replace", "_asdict", "_fields", "_make"}  # public, in spite of their names
+
+
+def _private_uses(source: str) -> list[str]:
+    """Return what code of the testing package uses of the core that is private there.
+
+    An attribute that begins with an underscore must be the file's own: set on ``self``, or a method.
+    """
+    tree = ast.parse(source)
+    own = {
+        node.name if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "self"
+        )
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.startswith("asgi_session.")]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "asgi_session":
+            module = (node.module or "").partition(".")[2]
+            names = [alias.name for alias in node.names]
+            if not module:
+                found += [name for name in names if name not in asgi_session.__all__]
+            elif module.partition(".")[0] not in PUBLIC:
+                found += [f"{module}.{name}" for name in names]
+            elif not module.startswith("testing"):
+                found += [f"{module}.{name}" for name in names if name.startswith("_")]
+        elif isinstance(node, ast.Attribute):
+            private = node.attr.startswith("_") and not node.attr.startswith("__")
+            found += [node.attr] if private and node.attr not in own | OF_NAMED_TUPLES else []
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in ("getattr", "setattr", "hasattr", "delattr"):
+                name = node.args[1]
+                assert isinstance(name, ast.Constant | ast.Name), ast.unparse(node)
+                if isinstance(name, ast.Constant) and name.value.startswith("_"):
+                    found.append(name.value)
+            elif node.func.id in ("vars", "eval", "exec"):
+                found.append(node.func.id)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith("asgi_session.testing")))
+def test_the_testing_package_uses_public_names_alone(name: str) -> None:
+    """What is shipped for other people's tests does not reach into the core, whose insides may change."""
+    assert _private_uses(MODULES[name].read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from asgi_session import lease", ["lease"]),
+        ("from asgi_session.lease import Lease", ["lease.Lease"]),
+        ("import asgi_session.lock", ["asgi_session.lock"]),
+        ("from asgi_session.store import _hidden", ["store._hidden"]),
+        ("manager._loops.current().rooms", ["_loops"]),
+        ("getattr(manager, '_loops')", ["_loops"]),
+        ("class Ear:\n def __init__(self): self._heard = 1\nEar()._heard", []),
+        ("from asgi_session import SessionManager\nSessionManager.lock", []),
+    ],
+)
+def test_private_uses_are_found(source: str, found: list[str]) -> None:
+    """The test above would notice."""
+    assert _private_uses(source) == found

@@ -3,16 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable
+from typing import Any
 
-from asgi_session import lease as leases
-from asgi_session import record as records
-from asgi_session.errors import LockLost, LockTimeout, SessionGone
-from asgi_session.lease import Lease
-from asgi_session.manager import SessionManager
-from asgi_session.session import Session
-from asgi_session.store import Saved, Store
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from asgi_session import (
+    LockLost,
+    LockTimeout,
+    SessionGone,
+    SessionManager,
+    SessionMiddleware,
+    load_session,
+)
+from asgi_session.store import Store
 from asgi_session.testing._suite.base import Suite
+from asgi_session.testing.faults import FaultStore
+
+SHORT = 0.1
+"""Seconds: the shortest lease that can be asked for."""
+
+
+class Browser:
+    """Makes requests that change its session, whichever process answers, and keeps the cookie."""
+
+    def __init__(self) -> None:
+        self._cookie = b""
+
+    async def visit(self, manager: SessionManager, **values: Any) -> str:
+        """Set keys of the session; return its id."""
+        ids: list[str | None] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            session = await load_session(Request(scope))
+            session.update(values)
+            await session.commit()
+            ids.append(session.id)
+            await Response()(scope, receive, send)
+
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        async def send(message: Message) -> None:
+            for name, value in message.get("headers", ()):
+                if name == b"set-cookie":
+                    self._cookie = value.partition(b";")[0]
+
+        headers = [(b"cookie", self._cookie)] if self._cookie else []
+        about = {"type": "http", "method": "POST", "scheme": "https", "path": "/", "query_string": b""}
+        await SessionMiddleware(app, manager)({**about, "headers": headers}, receive, send)
+        (session_id,) = ids
+        assert session_id is not None, "the session was not stored"
+        return session_id
 
 
 class LockTests(Suite):
@@ -22,28 +66,37 @@ class LockTests(Suite):
         """Return a manager that goes by the store's clock."""
         return SessionManager(store, clock=self.now, deadline=self.timeout)
 
-    async def counter(self, store: Store) -> str:
+    async def counter(self, store: Store, browser: Browser | None = None) -> str:
         """Create a session with ``n`` of 0; return its id."""
-        session = await Session(self.manager(store)).load()
-        session["n"] = 0
-        await session.commit()
-        assert session.id is not None
-        return session.id
+        return await (browser or Browser()).visit(self.manager(store), n=0)
 
     async def read(self, store: Store, key: str) -> object:
         """Return ``n`` as it is stored."""
         async with self.manager(store).lock(key, wait=self.timeout) as session:
             return session["n"]
 
-    async def write_lock(self, store: Store, key: str, lease: Lease | None) -> None:
-        """Write a lock into the record, as another process would."""
-        deadline = time.monotonic() + self.timeout
-        stored = await store.load(key, deadline=deadline)
-        assert stored is not None
-        record = records.next_version(records.decode(stored.data), self.now())
-        data = records.encode(leases.write(record, lease))
-        answer = await store.save(key, data, stored.expires_at, expect=stored.tag, deadline=deadline)
-        assert isinstance(answer, Saved), "nobody else writes it"
+    async def lose(self, store: Store, key: str, meanwhile: Callable[[], Any]) -> None:
+        """Hold the lock in a process that hears nothing of the store any more, so that its lease runs out.
+
+        Then await `meanwhile`, let the process hear again, and have it save: that must be refused.
+        """
+        faults = FaultStore(store)
+        manager = self.manager(faults)
+        try:
+            async with manager.lock(key, wait=self.timeout, lease=SHORT) as session:
+                # Renewed once, and since then the lease is as short as asked for.
+                renewed = faults.pause("save", when="after", times=None)
+                await renewed.reached()
+                await meanwhile()
+                faults.heal()
+                session["n"] = 99
+        except LockLost:
+            pass
+        else:
+            raise AssertionError("it was saved")
+        finally:
+            faults.heal()
+            await manager.drain()
 
     async def test_locked_changes_are_all_there(self, store: Store) -> None:
         """Clients of several processes read, wait, and write what they have read plus one."""
@@ -70,7 +123,8 @@ class LockTests(Suite):
     async def test_a_lock_that_is_held_is_waited_for(self, store: Store) -> None:
         """No longer than asked for; and who waits is let in when it is released."""
         key = await self.counter(store)
-        first, second = self.manager(store), self.manager(store)
+        faults = FaultStore(store)
+        first, second = self.manager(store), self.manager(faults)
         order: list[str] = []
 
         async def wait() -> None:
@@ -85,10 +139,11 @@ class LockTests(Suite):
                         raise AssertionError("two hold the lock")
                 except LockTimeout:
                     pass
+            await second.drain()
+            queued = faults.pause("save", when="after")
             waiting = asyncio.ensure_future(wait())
-            rooms = second._loops.current().rooms
-            while rooms._rooms.get(key) is None:  # noqa: ASYNC110  # no event to wait for
-                await asyncio.sleep(0.001)
+            await queued.reached()
+            queued.release()
             order.append("first")
             session["n"] += 1
         await waiting
@@ -96,41 +151,42 @@ class LockTests(Suite):
         assert await self.read(store, key) == 11
 
     async def test_a_save_under_a_lock_that_has_passed_on_is_refused(self, store: Store) -> None:
-        """The fence is compared with the very write that it protects."""
-        key = await self.counter(store)
-        for lease in (Lease(b"somebody", 99, self.now(), 20), None):
-            try:
-                async with self.manager(store).lock(key, wait=self.timeout) as session:
-                    await self.write_lock(store, key, lease)
-                    session["n"] = 99
-            except LockLost:
-                pass
-            else:
-                raise AssertionError("it was saved")
-            assert await self.read(store, key) == 0
+        """The fence is compared with the very write that it protects, whether the lock is held or free."""
+
+        async def to_a_holder(key: str) -> None:
+            other = self.manager(store).lock(key, wait=2 * self.timeout)
+            await self.lose(store, key, other.__aenter__)
+            await other.__aexit__(None, None, None)
+
+        async def to_nobody(key: str) -> None:
+            await self.lose(store, key, lambda: self.read(store, key))
+
+        keys = [await self.counter(store), await self.counter(store)]
+        await asyncio.gather(to_a_holder(keys[0]), to_nobody(keys[1]))
+        assert [await self.read(store, key) for key in keys] == [0, 0]
 
     async def test_a_holder_that_has_died(self, store: Store) -> None:
         """It is watched for the length of its lease, then the first in line gets the lock."""
         key = await self.counter(store)
-        await self.write_lock(store, key, Lease(b"somebody", 99, self.now() + 3_600_000, self.short_ms))
-        async with self.manager(store).lock(key, wait=self.timeout) as session:
-            session["n"] = 1
+
+        async def take() -> None:
+            async with self.manager(store).lock(key, wait=self.timeout) as session:
+                session["n"] = 1
+
+        await self.lose(store, key, take)
         assert await self.read(store, key) == 1
 
     async def test_a_lock_is_kept_by_whoever_else_writes(self, store: Store) -> None:
         """Ordinary commits merge, and leave the lock with its holder."""
-        key = await self.counter(store)
+        browser = Browser()
+        key = await self.counter(store, browser)
         async with self.manager(store).lock(key, wait=self.timeout) as session:
-            stored = await store.load(key, deadline=time.monotonic() + self.timeout)
-            assert stored is not None
-            record = records.next_version(records.decode(stored.data), self.now())
-            data = records.encode(record._replace(entries={**record.entries, "other": b"\x01"}))
-            await store.save(
-                key, data, stored.expires_at, expect=stored.tag, deadline=time.monotonic() + self.timeout
-            )
+            other = self.manager(store)
+            assert await browser.visit(other, other=True) == key
+            await other.drain()
             session["n"] = 1
         async with self.manager(store).lock(key, wait=self.timeout) as session:
-            assert dict(session) == {"n": 1, "other": 1}
+            assert dict(session) == {"n": 1, "other": True}
 
     async def test_a_lock_ends_with_its_session(self, store: Store) -> None:
         """Who waits for it, or comes later, is told that the session is gone."""
