@@ -52,6 +52,8 @@ class Question(Protocol):
         tables: puts rows into tables.
         plots: draws rows; figures by file name (without an ending).
         targets: the targets that these rows can judge; none for what was not measured.
+
+    It may have ``findings(rows)``: sentences for the results page whose figures come from the rows.
     """
 
     __name__: str

@@ -48,6 +48,11 @@ class Answer:
         """Return the rows as figures."""
         return self.question.plots(self.rows) if self.rows else {}
 
+    def findings(self) -> list[str]:
+        """Return what the rows say, in sentences."""
+        say = getattr(self.question, "findings", None)
+        return say(self.rows) if self.rows and say is not None else []
+
     def targets(self) -> list[Target]:
         """Return the targets that the rows can judge."""
         return self.question.targets(self.rows) if self.rows else []

@@ -4,7 +4,7 @@ A layer's module has:
 
 * ``TITLE``: its name in tables and plots
 * ``STORE``: the server it needs: ``"redis"``, ``"cluster"`` or ``None``
-* ``BARE``: the module name of the bare app of its framework
+* ``BARE``: the module name of the bare app of its framework; layers with the same one can be compared
 * ``build(action, store_url)``: an ASGI app with one route, ``/``, that carries out the action
 """
 
@@ -48,3 +48,19 @@ class Layer(Protocol):
 def layer(name: str) -> Layer:
     """Return a layer's module."""
     return cast(Layer, import_module(f"benchmarks.layers.{name}"))
+
+
+FRAMEWORKS: Final = {"bare": "Starlette", "fastapi_bare": "FastAPI", "litestar_bare": "Litestar"}
+"""The framework of each bare app."""
+
+
+def framework(name: str) -> str:
+    """Return the name of the framework that a layer runs on."""
+    return FRAMEWORKS[layer(name).BARE]
+
+
+def like_for_like(mine: str, theirs: str) -> tuple[Layer, Layer]:
+    """Return two layers that may be compared; ValueError if a difference could be their frameworks'."""
+    if framework(mine) != framework(theirs):
+        raise ValueError(f"{mine} runs on {framework(mine)}, {theirs} on {framework(theirs)}")
+    return layer(mine), layer(theirs)

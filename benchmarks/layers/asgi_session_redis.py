@@ -1,4 +1,7 @@
-"""This library on one Redis or Valkey server."""
+"""This library on one Redis or Valkey server. A request that uses its session loads it (``GET``). If
+something changed, one script (``EVALSHA``) saves it, unless another request has saved first: then both
+changes are merged and saved again.
+"""
 
 from __future__ import annotations
 

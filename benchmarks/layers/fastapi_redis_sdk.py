@@ -1,4 +1,7 @@
-"""fastapi-redis-sdk's sessions, as its sessions guide sets them up.
+"""fastapi-redis-sdk's sessions, as its sessions guide sets them up. Every request with a cookie loads
+its session and renews its idle timeout (``HGETEX``, ``TTL``), used or not. A write stores the whole
+session (``HSETEX``) and renews its entry in an index of the user's sessions (another ``HSETEX``), a
+feature that the other layers lack. The last request to be answered overwrites the others.
 
 https://redis.github.io/fastapi-redis-sdk/latest/guide/sessions/:
 ``FastAPIRedis(app).sessions()``, ``redis_lifespan``, and ``SessionDep`` in the handlers. The URL is

@@ -1,4 +1,6 @@
-"""Litestar's server-side sessions on its `RedisStore`, as its documentation sets them up.
+"""Litestar's server-side sessions on its `RedisStore`, as its documentation sets them up. Every request
+loads the session (``GET``) and stores it again (``SET``), used or not. The last request to be answered
+overwrites the others.
 
 https://docs.litestar.dev/2/usage/middleware/builtin-middleware.html#server-side-sessions and
 https://docs.litestar.dev/2/usage/stores.html#using-the-registry-to-configure-integrations:

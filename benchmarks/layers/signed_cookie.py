@@ -1,4 +1,6 @@
-"""Starlette's own `SessionMiddleware`: the whole session in a signed cookie.
+"""Starlette's own `SessionMiddleware`: the whole session in a signed cookie. It checks and decodes the
+cookie in every request. A write sends the whole session to the browser; the last answer to arrive
+overwrites the others.
 
 https://starlette.dev/middleware/#sessionmiddleware: a ``secret_key``, and ``https_only=True``, which a
 production site sets; a session lasts 14 days by default, and ends when it is empty. It has no store

@@ -1,4 +1,6 @@
-"""starsessions on Redis, as its README sets it up.
+"""starsessions on Redis, as its README sets it up. A request that uses its session loads it
+(``GET``), stores all of it again (``SET``) and sends the cookie again, whether or not anything changed.
+The last request to be answered overwrites what the others have stored.
 
 https://github.com/alex-oleshkevich/starsessions#readme: ``lifetime=3600 * 24 * 14``, a
 ``RedisStore(connection=...)`` whose client is closed when the app ends ("The recommended solution is

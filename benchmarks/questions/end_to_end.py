@@ -166,7 +166,7 @@ def plots(rows: list[Row]) -> dict[str, Any]:
             if row["layer"] != CONSTANT and (figure == "rate" or row["workers"] == 1):
                 group = groups.setdefault(f"{row['action']}, {_workers(row['workers']).lower()}", {})
                 group[_title(row["layer"])] = row[figure]
-        made[name] = bars(groups, title=title, unit=FIGURES[figure], note=_note(rows))
+        made[name] = bars(groups, title=title, unit=FIGURES[figure], note=_note(rows), share=True)
     return made
 
 

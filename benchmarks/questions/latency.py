@@ -33,7 +33,7 @@ from typing import Any, Final
 
 from benchmarks.bench import Bench, Worker
 from benchmarks.delay import DelayedServer
-from benchmarks.layers import LAYERS, layer
+from benchmarks.layers import FRAMEWORKS, LAYERS, framework, layer
 from benchmarks.open_loop import keep_rate
 from benchmarks.plans import carry_out
 from benchmarks.questions import store_cost
@@ -197,16 +197,20 @@ def _cell(row: Row) -> str:
 
 
 def plots(rows: list[Row]) -> dict[str, Any]:
-    """The p99 by rate, a figure each delay."""
+    """The p99 by rate, a figure each delay and in it a panel each framework."""
     made = {}
     for delay in _delays(rows):
-        series: dict[str, list[tuple[float, float]]] = {}
-        for row in _of_delay(rows, delay):
-            if not row["saturated"]:
-                series.setdefault(_title(row["layer"]), []).append((row["rate"], row["p99"]))
-        if series:
+        panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        drawn = [row for row in _of_delay(rows, delay) if not row["saturated"]]
+        there = {framework(row["layer"]) for row in drawn if row["layer"] != SCHEDULER} or {"Starlette"}
+        for row in drawn:
+            # The scheduler is part of all the others.
+            for panel in there if row["layer"] == SCHEDULER else {framework(row["layer"])}:
+                series = panels.setdefault(panel, {}).setdefault(_title(row["layer"]), [])
+                series.append((row["rate"], row["p99"]))
+        if panels:
             made[f"latency-{delay}ms"] = lines(
-                series,
+                {name: panels[name] for name in FRAMEWORKS.values() if name in panels},
                 title=f"99 % of requests take at most this long: {_to_the_store(delay)}",
                 across="requests per second, one process",
                 unit="ms from when a request was due",

@@ -387,7 +387,8 @@ def plots(rows: list[Row]) -> dict[str, Any]:
             },
             title="A lock that nobody else wants: read, add 1, write",
             unit="client CPU µs",
-            note="Records of about 700 B. Each panel has a scale of its own.",
+            note="Records of about 700 B",
+            share=True,
         )
     return made
 

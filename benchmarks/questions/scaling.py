@@ -7,12 +7,12 @@ layer writes them, without a request for each; every answer to a read is checked
 session, and a write fails where there is none. CPU is the least of the rounds, that of the store
 without what the server spends idle.
 
-What should be seen are lines that stay flat. The application's does not depend on the store at all;
-the store's rises somewhat up to a million, since a random session is no longer in the processor's
-cache, and that is so for any layer. More requests at a time are cheaper for a layer that sends them
-together. "Fails" means that some requests did: redis-py's pool refuses what exceeds its limit. The
-suite sets that higher than the default of 100 (see `benchmarks.layers.CONNECTIONS`), and one could
-raise it further.
+Flat lines are good. The application does not notice how full the store is. The store may: in a large
+store a random session is no longer in the processor's cache, and the sentences below the plots say for
+which layer that shows. More requests at a time are cheaper for a layer that sends them together; a layer
+that sends each command by itself gains less. "Fails" means that some requests did: redis-py's pool
+refuses what exceeds its limit. The suite sets that limit higher than its default of 100 (see
+`benchmarks.layers.CONNECTIONS`), and one could raise it further.
 
 It does not show the other layers. What they would write is not known here without a request for each
 session, and a million requests take longer than all the rest; ours on FastAPI and on a cluster store
@@ -28,9 +28,9 @@ from typing import Any, Final
 from benchmarks.bench import Bench, Worker
 from benchmarks.client import Browser
 from benchmarks.filling import FILLERS, fill, headers_of
-from benchmarks.layers import LAYERS, layer
+from benchmarks.layers import LAYERS, layer, like_for_like
 from benchmarks.plans import Plan, carry_out
-from benchmarks.report.style import lines, number
+from benchmarks.report.style import lines, number, times
 from benchmarks.results import Row, Table, Target, pick
 from benchmarks.sessions import USUAL
 from benchmarks.store_meter import StoreMeter, wait_for_growth
@@ -198,8 +198,44 @@ def plots(rows: list[Row]) -> dict[str, Any]:
                 unit="CPU µs per request",
                 note=_note(varied),
                 log="x",
+                share="row",
             )
     return drawn
+
+
+def findings(rows: list[Row]) -> list[str]:
+    """What a fuller store costs the store, and what one request at a time does."""
+    found = []
+    for action in ACTIONS:
+        changes = []
+        for name in LAYERS:
+            case = {"layer": name, "action": action, "concurrency": BASE_CONCURRENCY, "failed": 0.0}
+            few, many = (pick(rows, sessions=count, **case) for count in (SESSIONS[0], SESSIONS[-1]))
+            if few is not None and many is not None:
+                changes.append(f"{layer(name).TITLE} {rise(few['store_cpu'], many['store_cpu'])}")
+        if changes:
+            text = (
+                f"From {SESSIONS[0]:,} to {SESSIONS[-1]:,} sessions, the store's CPU for a {action} changes: "
+            )
+            found.append(f"{text}{'; '.join(changes)}.")
+    for action in ACTIONS:
+        case = {"action": action, "sessions": BASE_SESSIONS, "concurrency": 1}
+        mine, theirs = "asgi_session_redis", "starsessions"
+        like_for_like(mine, theirs)
+        one, other = pick(rows, layer=mine, **case), pick(rows, layer=theirs, **case)
+        if one is not None and other is not None:
+            how = times(one["store_cpu"], other["store_cpu"], "as much as", "less than")
+            found.append(
+                f"One request at a time, a {action} of {layer(mine).TITLE} costs the store "
+                f"{number(one['store_cpu'])} µs, {how} one of {layer(theirs).TITLE} "
+                f"({number(other['store_cpu'])} µs)."
+            )
+    return found
+
+
+def rise(before: float, after: float) -> str:
+    """Return how a figure of µs has changed, in words."""
+    return f"from {number(before)} to {number(after)} µs ({(after / before - 1) * 100:+.0f} %)"
 
 
 def _note(varied: str) -> str:

@@ -6,14 +6,15 @@ Every figure on it comes from the run. The same run gives the same bytes.
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.layers import LAYERS, layer
+from benchmarks.layers import FRAMEWORKS, LAYERS, framework, layer
 from benchmarks.report.files import save_plot
+from benchmarks.report.markdown import cell, markdown
 from benchmarks.report.style import number
+from benchmarks.report.summary import summary
 from benchmarks.results import Table
 from benchmarks.run import Answer, Run
 
@@ -22,24 +23,30 @@ PLOTS: Final = "benchmarks"
 COMMAND: Final = "python -m benchmarks.report build/benchmarks/results.json docs"
 
 _INTRODUCTION: Final = """\
-What session layers for ASGI apps cost and what they keep, measured side by side in one run, each set up
-as its own documentation recommends; and where this library's own time goes. Each section says what it
-shows and what it does not. [The run itself](benchmarks/results.json) has more than the page. To repeat it,
-in a clone of the repository:
+What session layers for ASGI apps cost, and what they keep when requests overlap. All of them were measured
+side by side in one run, each set up as its own documentation recommends. The authors of this page are the
+authors of one of the layers."""
+
+_REPEAT: Final = """\
+[The run itself](benchmarks/results.json) has more figures than this page. To repeat it, in a clone of the
+repository:
 """
 
 _CAVEATS: Final = """\
-- Everything runs on one machine and talks over its loopback: a network adds its own delay to every round
-  trip, the same to all layers, and more to those that make more of them.
+- Everything runs on one machine and talks over its loopback. A network adds a delay to every round trip. The
+  delay is the same for all layers, but some make more round trips.
 - Ratios between layers carry over to other machines; absolute figures do not. On a virtual machine that
-  is shared with others, figures of one run differ from those of the next.
-- Where the best of several rounds counts, that is the round that was disturbed least: a figure for
-  comparing layers, not for sizing a server.
-- The layers do not promise the same things. What each keeps when requests race each other is a question
-  of its own on this page; a layer that is cheap because it keeps less is not cheaper at the same thing.
+  shares its hardware, the figures of one run differ from those of the next.
+- Where the best of several rounds counts, that is the round that was disturbed least. Use such a figure to
+  compare layers, not to size a server.
+- The layers do not promise the same things. A layer that is cheap because it overwrites what other requests
+  have saved is not cheaper at the same thing: see "Correctness under concurrency".
 - Sessions are a web shop's, of the size that is named. The defaults of each layer are its authors'
-  choice; the file of each, linked above, says what was set and what differs from its documentation.
-- This page is made by the authors of one of the layers."""
+  choice. The file of each, linked above, says what was set and what differs from its documentation."""
+
+_COMPARED: Final = """\
+Layers of one framework can be compared: what differs is the session layer. Figures of different frameworks
+differ by the framework, too. The links lead to the whole set-up of each layer."""
 
 _ENVIRONMENT: Final = (
     ("date", "date"),
@@ -72,19 +79,25 @@ def page(run: Run) -> str:
     blocks = [
         "# Benchmarks",
         f"<!-- Made by `{COMMAND}`. Do not edit: change the run, the questions or benchmarks/report. -->",
-        _INTRODUCTION + "\n" + _fenced(_commands(run), "sh"),
+        _INTRODUCTION,
         *_warnings(run),
-        "## Environment",
-        _environment(run.environment),
-        "## Targets",
-        _met(run),
-        _markdown(_targets(run)),
+        *summary(run, PLOTS),
         "## What is compared",
-        "\n".join(_layers()),
+        _COMPARED,
+        *_layers(),
     ]
     for answer in run.answers:
         blocks += _section(answer)
-    blocks += ["## Caveats", "\n".join(_caveats(run.environment))]
+    blocks += [
+        "## Environment",
+        _environment(run.environment),
+        _REPEAT + "\n" + _fenced(_commands(run), "sh"),
+        "## Caveats",
+        "\n".join(_caveats(run.environment)),
+        "## Targets",
+        _met(run),
+        markdown(_targets(run)),
+    ]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -107,13 +120,13 @@ def _environment(environment: dict[str, Any]) -> str:
     rows.append(["pinned to cores", pinned])
     libraries = environment["libraries"].items()
     rows.append(["libraries", ", ".join(f"{name} {version}" for name, version in libraries)])
-    return _markdown(Table("", ["what", "this run"], rows))
+    return markdown(Table("", ["what", "this run"], rows))
 
 
 def _met(run: Run) -> str:
     targets = [target for answer in run.answers for target in answer.targets()]
     met = sum(target.met for target in targets)
-    return f"Ratios that the project has promised itself: {met} of {len(targets)} are met in this run."
+    return f"Ratios that this project has set itself as goals. This run meets {met} of {len(targets)}."
 
 
 def _targets(run: Run) -> Table:
@@ -132,11 +145,16 @@ def _targets(run: Run) -> Table:
 
 
 def _layers() -> Iterator[str]:
-    """Return a line for each layer: where its whole set-up can be read."""
-    for name in LAYERS:
-        module: Any = layer(name)
-        about = _prose(module.__doc__ or "").split("\n\n", 1)[0].replace("\n", " ")
-        yield f"- [{layer(name).TITLE}](../benchmarks/layers/{name}.py): {about}"
+    """Yield, for each framework, a line for each of its layers: what it does, and where its set-up is."""
+    for each in FRAMEWORKS.values():
+        lines = []
+        for name in LAYERS:
+            if framework(name) == each:
+                module: Any = layer(name)
+                about = _prose(module.__doc__ or "").split("\n\n", 1)[0].replace("\n", " ")
+                lines.append(f"- [{layer(name).TITLE}](../benchmarks/layers/{name}.py): {about}")
+        yield f"On {each}:"
+        yield "\n".join(lines)
 
 
 def _section(answer: Answer) -> Iterator[str]:
@@ -148,12 +166,14 @@ def _section(answer: Answer) -> Iterator[str]:
     for name in answer.plots():
         # A link as well: the titles that some plots show under the pointer need the file itself.
         yield f"[![{answer.question.TITLE}: {name}]({PLOTS}/{name}.svg)]({PLOTS}/{name}.svg)"
+    if findings := answer.findings():
+        yield "\n".join(f"- {finding}" for finding in findings)
     tables = answer.tables()
     if tables:
         yield "<details>\n<summary>The figures</summary>"
         for table in tables:
-            yield f"**{_cell(table.title)}**"
-            yield _markdown(table)
+            yield f"**{cell(table.title)}**"
+            yield markdown(table)
         yield "</details>"
     later = f", in a later run than the rest ({answer.later})" if answer.later else ""
     yield f"Measured in {answer.seconds:.0f} s by `python -m benchmarks --only {answer.name}`{later}."
@@ -172,23 +192,3 @@ def _prose(docstring: str) -> str:
 
 def _fenced(lines: Iterable[str], language: str) -> str:
     return "\n".join([f"```{language}", *lines, "```"])
-
-
-def _markdown(table: Table) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
-
-    rule = "|---" + "|---:" * (len(table.columns) - 1) + "|"
-    if len(table.columns) == 2 or not _numeric(table):
-        rule = "|---" * len(table.columns) + "|"
-    return "\n".join([line(table.columns), rule, *map(line, table.rows)])
-
-
-def _numeric(table: Table) -> bool:
-    """Whether all columns but the first hold figures, and are better read right-aligned."""
-    cells = [cell for row in table.rows for cell in row[1:] if cell]
-    return all(re.match(r"[-+±<>≤≥]?\s?\d", cell) for cell in cells)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|").replace("<", "&lt;").replace("\n", " ")

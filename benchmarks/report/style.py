@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from benchmarks.layers import LAYERS, layer
+from benchmarks.layers import LAYERS, framework, layer
 
 Points = Sequence[tuple[float, float]]
 
@@ -27,6 +27,10 @@ _LAYER_COLOURS: Final = {
 _OTHERS: Final = ("#c2527f", "#8a6d3b", "#5f9ea0", "#a5a52a", "#6b5b95", "#444444")
 INK: Final = "#24292f"
 FAINT: Final = "#d8dce0"
+SOFT: Final = "#57606a"
+
+OWN_SCALES: Final = "Each panel has a scale of its own."
+SCALES_BY_ROW: Final = "The panels of a row have the same scale; the rows do not."
 
 
 def number(value: float) -> str:
@@ -39,6 +43,14 @@ def number(value: float) -> str:
     if size >= 0.1:
         return f"{value:.2f}"
     return f"{value:.2g}"
+
+
+def times(one: float, other: float, more: str = "as much as", less: str = "less than") -> str:
+    """Return how one figure compares with another, in words: "1.7 times as much as", say."""
+    if one <= 0 or other <= 0:
+        return more if one > other else less
+    ratio = one / other
+    return f"{ratio:.2g} times {more}" if ratio > 1 else f"{1 / ratio:.2g} times {less}"
 
 
 def colour(name: str, among: Sequence[str] = ()) -> str:
@@ -75,7 +87,7 @@ def panels(count: int, *, title: str, note: str = "", columns: int = 3, size: tu
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
     if note:
-        figure.supxlabel(note, x=0.01, ha="left", fontsize=9, color="#57606a")
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=9, color=SOFT)
     grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes in grid[count:]:
         axes.set_axis_off()
@@ -88,53 +100,95 @@ def panels(count: int, *, title: str, note: str = "", columns: int = 3, size: tu
 
 
 def bars(
-    groups: Mapping[str, Mapping[str, float]], *, title: str, unit: str, note: str = "", columns: int = 3
+    groups: Mapping[str, Mapping[str, float]],
+    *,
+    title: str,
+    unit: str,
+    note: str = "",
+    columns: int = 3,
+    share: bool = False,
 ) -> Any:
     """Draw a panel of horizontal bars for each group; the same name has the same place in all of them.
 
-    Groups without values are left out.
-    Each panel has a scale of its own, that begins at 0; the values stand beside the bars.
+    Layers are grouped by framework, each group under its framework's name. Groups without values are
+    left out. Scales begin at 0, and those of percentages end at 100; the values stand beside the bars.
 
     Args:
         groups: what was measured, to the value of each name, layers' titles most often.
         title: of the figure.
-        unit: of the values.
+        unit: of the values; begins with "%" where they are percentages.
         note: what else a reader has to know.
         columns: the most panels beside each other.
+        share: whether all panels have one scale; else the note says that they have not.
     """
     groups = {heading: group for heading, group in groups.items() if group}
+    percent = unit.startswith("%")
+    if len(groups) > 1 and not (share or percent):
+        note = _and(note, OWN_SCALES)
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
-    height = 0.24 * len(names) + 0.75
+    labels = by_framework(names)
+    places = {name: place for place, (_, name) in enumerate(labels) if name}
+    height = 0.24 * len(labels) + 0.75
     wide = 3.6 if len(groups) > 2 else 5.0 if len(groups) == 2 else 6.5
     figure, grid = panels(len(groups), title=title, note=note, columns=columns, size=(wide, height))
     columns = _columns(len(groups), columns)
+    most = max((value for group in groups.values() for value in group.values()), default=1)
     for at, (axes, (heading, group)) in enumerate(zip(grid, groups.items(), strict=True)):
-        shown = [(place, name) for place, name in enumerate(names) if name in group]
         axes.barh(
-            [place for place, _ in shown],
-            [group[name] for _, name in shown],
+            [places[name] for name in group],
+            list(group.values()),
             height=0.74,
-            color=[colour(name, names) for _, name in shown],
+            color=[colour(name, names) for name in group],
         )
-        for place, name in shown:
+        for name, value in group.items():
             axes.annotate(
-                number(group[name]),
-                (group[name], place),
+                number(value),
+                (value, places[name]),
                 xytext=(3, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=8.5,
                 color=INK,
             )
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.set_yticks(range(len(names)), names if at % columns == 0 else [""] * len(names))
-        axes.set_xlim(0, max(group.values(), default=1) * 1.22 or 1)
-        axes.xaxis.set_major_locator(_few())
+        axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.set_yticks(range(len(labels)), [label if at % columns == 0 else "" for label, _ in labels])
+        for tick, (_, name) in zip(axes.get_yticklabels(), labels, strict=True):
+            tick.set_fontweight("normal" if name else "bold")
+        if percent:
+            axes.set_xlim(0, 100)
+            axes.set_xticks([0, 25, 50, 75, 100])
+        else:
+            axes.set_xlim(0, (most if share else max(group.values(), default=1)) * 1.22 or 1)
+            axes.xaxis.set_major_locator(_few())
         axes.xaxis.set_major_formatter(_tick)
         axes.grid(axis="x", color=FAINT, linewidth=0.6)
         axes.set_title(heading, loc="left", fontsize=10.5, color=INK)
-        axes.set_xlabel(unit, fontsize=8.5, color="#57606a")
+        axes.set_xlabel(unit, fontsize=8.5, color=SOFT)
     return figure
+
+
+def by_framework(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what stands beside the rows of a plot: (label, name), and (framework, "") above its layers.
+
+    What is no layer comes last. Without layers of two frameworks there are no such headings.
+    """
+    frameworks = {layer(one).TITLE: framework(one) for one in LAYERS}
+    there = [
+        one for one in dict.fromkeys(frameworks.values()) if any(frameworks.get(n) == one for n in names)
+    ]
+    if len(there) < 2:
+        return [(name, name) for name in names]
+    labels: list[tuple[str, str]] = []
+    for each in there:
+        labels.append((each, ""))
+        labels += [(name, name) for name in names if frameworks.get(name) == each]
+    return labels + [(name, name) for name in names if name not in frameworks]
+
+
+def _and(note: str, more: str) -> str:
+    if more in note:
+        return note
+    return f"{note.rstrip('.')}. {more}" if note else more
 
 
 def lines(
@@ -146,6 +200,7 @@ def lines(
     note: str = "",
     log: str = "xy",
     columns: int = 2,
+    share: Literal["all", "row", "none"] = "all",
 ) -> Any:
     """Draw lines, each with its name at its end.
 
@@ -157,25 +212,45 @@ def lines(
         note: what else a reader has to know.
         log: which axes are logarithmic: "", "x", "y" or "xy".
         columns: the most panels beside each other.
+        share: which panels have one scale of y; the note says so if that is not all.
     """
     grouped: dict[str, Any] = (
         dict(series) if any(isinstance(value, Mapping) for value in series.values()) else {"": dict(series)}
     )
     names = list(dict.fromkeys(name for group in grouped.values() for name in group))
+    if len(grouped) > 1 and share != "all":
+        note = _and(note, SCALES_BY_ROW if share == "row" else OWN_SCALES)
     wide = 8.5 if len(grouped) == 1 else 6.2
     figure, grid = panels(len(grouped), title=title, note=note, columns=columns, size=(wide, 4.2))
-    for axes, (heading, group) in zip(grid, grouped.items(), strict=True):
-        draw_lines(axes, group, names, log=log)
-        axes.set_title(heading, loc="left", fontsize=10.5, color=INK)
-        axes.set_xlabel(across, fontsize=9, color="#57606a")
-        axes.set_ylabel(unit, fontsize=9, color="#57606a")
+    in_a_row = {"all": len(grouped) or 1, "row": _columns(len(grouped), columns), "none": 1}[share]
+    for start in range(0, len(grouped), in_a_row):
+        together = list(zip(grid, grouped.items(), strict=True))[start : start + in_a_row]
+        heights = [y for _, (_, group) in together for points in group.values() for _, y in points]
+        for axes, (heading, group) in together:
+            draw_lines(axes, group, names, log=log, heights=heights)
+            axes.set_title(heading, loc="left", fontsize=10.5, color=INK)
+            axes.set_xlabel(across, fontsize=9, color=SOFT)
+            axes.set_ylabel(unit, fontsize=9, color=SOFT)
     return figure
 
 
 def draw_lines(
-    axes: Any, series: Mapping[str, Points], names: Sequence[str] = (), *, log: str = "xy"
+    axes: Any,
+    series: Mapping[str, Points],
+    names: Sequence[str] = (),
+    *,
+    log: str = "xy",
+    heights: Sequence[float] = (),
 ) -> None:
-    """Draw lines into a panel, each with its name at its end; `names` are those of all panels."""
+    """Draw lines into a panel, each with its name at its end.
+
+    Args:
+        axes: the panel.
+        series: points by name.
+        names: those of all panels.
+        log: see `lines`.
+        heights: all that the panels with the same scale show; by default the panel's own.
+    """
     from matplotlib.ticker import LogLocator, NullFormatter
 
     series = {name: sorted(points) for name, points in series.items() if points}
@@ -195,11 +270,12 @@ def draw_lines(
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_minor_formatter(NullFormatter())
         axis.set_major_formatter(_tick)
-    heights = [y for points in series.values() for _, y in points if y > 0]
+    heights = heights or [y for points in series.values() for _, y in points]
+    positive = [y for y in heights if y > 0]
     if "y" not in log:
-        axes.set_ylim(bottom=0)
-    elif heights:
-        axes.set_ylim(*_around(min(heights), max(heights)))
+        axes.set_ylim(0, max(positive, default=1) * 1.06)
+    elif positive:
+        axes.set_ylim(*_around(min(positive), max(positive)))
     places = sorted({x for points in series.values() for x, _ in points})
     if 0 < len(places) <= 8:
         axes.set_xticks(places)
@@ -209,35 +285,64 @@ def draw_lines(
 
 
 def _name_ends(axes: Any, series: Mapping[str, Points], names: Sequence[str]) -> None:
-    """Write each line's name to the right of the panel, at the height of its end, none over another."""
-    ends = {name: _height(axes, points[-1][1]) for name, points in series.items()}
+    """Write each line's name beside its last point, in a dark shade of its colour, none over another.
+
+    Nothing is drawn between a line and its name that could be taken for data: a name that had to move
+    away from its line gets dots of grey.
+    """
     step = 0.052
-    placed: list[tuple[str, float]] = []
-    for name, height in sorted(ends.items(), key=lambda item: item[1]):
-        placed.append((name, max(height, placed[-1][1] + step) if placed else max(height, 0.0)))
-    surplus = max(placed[-1][1] - 1.0, 0.0) if placed else 0.0
-    limit = float("inf")
-    for name, height in reversed(placed):  # push down again what went out at the top
-        at = min(height, limit, 1.0 if surplus else height)
-        limit = at - step
-        axes.annotate(
-            name,
-            (series[name][-1][0], series[name][-1][1]),
-            xytext=(1.03, at),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=9,
-            color=INK,
-            arrowprops={
-                "arrowstyle": "-",
-                "relpos": (0, 0.5),
-                "color": colour(name, names or list(series)),
-                "linewidth": 1.0,
-                "alpha": 0.6,
-                "shrinkA": 2,
-                "shrinkB": 3,
-            },
-        )
+    columns: dict[float, dict[str, float]] = {}
+    for name, points in series.items():
+        columns.setdefault(points[-1][0], {})[name] = _height(axes, points[-1][1])
+    for ends in columns.values():
+        for name, at in spread(ends, step).items():
+            moved = abs(at - ends[name]) > step / 2
+            axes.annotate(
+                name,
+                series[name][-1],
+                xytext=(16 if moved else 8, at),
+                textcoords=("offset points", "axes fraction"),
+                va="center",
+                fontsize=9,
+                color=_dark(colour(name, names or list(series))),
+                annotation_clip=False,
+                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "relpos": (0, 0.5),
+                    "color": "#8b949e",
+                    "linewidth": 0.9,
+                    "linestyle": (0, (1, 2)),
+                    "shrinkA": 0,
+                    "shrinkB": 4,
+                }
+                if moved
+                else None,
+            )
+
+
+def spread(ends: Mapping[str, float], step: float) -> dict[str, float]:
+    """Return heights that are at least `step` apart, as near to the given ones as that allows."""
+    groups: list[tuple[float, list[str]]] = []  # the middle of names that touch each other, and they
+    for name in sorted(ends, key=lambda name: ends[name]):
+        middle, together = ends[name], [name]
+        while groups and middle - (len(together) - 1) * step / 2 < (
+            groups[-1][0] + (len(groups[-1][1]) - 1) * step / 2 + step
+        ):
+            together = groups.pop()[1] + together
+            middle = sum(ends[one] for one in together) / len(together)
+        groups.append((middle, together))
+    return {
+        name: middle + (place - (len(together) - 1) / 2) * step
+        for middle, together in groups
+        for place, name in enumerate(together)
+    }
+
+
+def _dark(shade: str) -> str:
+    """Return a colour as text can have it on white: halfway to ink."""
+    mixed = [(int(shade[at : at + 2], 16) + int(INK[at : at + 2], 16)) // 2 for at in (1, 3, 5)]
+    return "#" + "".join(f"{part:02x}" for part in mixed)
 
 
 def _height(axes: Any, value: float) -> float:

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from benchmarks.client import Browser
-from benchmarks.layers import LAYERS, layer
+from benchmarks.layers import LAYERS, framework, layer, like_for_like
+from benchmarks.questions.store_cost import HANDSHAKE
 from benchmarks.sessions import session_of_size
 from benchmarks.worker import Bed
 from tests.servers import ServerProcess
@@ -103,6 +104,41 @@ async def test_a_session_lasts_and_its_cookie_is_secure(name: str, valkey: Serve
         assert 14 * days - 60 < left[0] <= 14 * days
 
 
+SENT = {
+    ("asgi_session_redis", "untouched"): [],
+    ("asgi_session_redis", "read"): ["get"],
+    ("asgi_session_redis", "write"): ["get", "evalsha"],
+    ("starsessions", "untouched"): [],
+    ("starsessions", "read"): ["get", "set"],
+    ("starsessions", "write"): ["get", "set"],
+    ("fastapi_redis_sdk", "untouched"): ["hgetex", "ttl"],
+    ("fastapi_redis_sdk", "read"): ["hgetex", "ttl"],
+    ("fastapi_redis_sdk", "write"): ["hgetex", "ttl", "hsetex", "hsetex"],
+    ("litestar_sessions", "untouched"): ["get", "set"],
+    ("litestar_sessions", "read"): ["get", "set"],
+    ("litestar_sessions", "write"): ["get", "set"],
+}
+
+
+@pytest.mark.parametrize(("name", "action"), SENT)
+async def test_what_a_layer_sends_is_what_its_text_says(
+    name: str, action: str, valkey: ServerProcess
+) -> None:
+    """The results page says what each layer's requests do in the store; every command of a rival is named."""
+    bed = Bed(name, valkey.url)
+    browser = Browser()
+    for each in ("new", "read", "write", action):  # the first visit may confirm the session, the first script
+        await answer(bed, browser, each, b"size=700")
+    with valkey.monitor() as seen:
+        await answer(bed, browser, action)
+    await bed.close()
+    sent = [command.name for command in seen if command.source != "lua" and command.name not in HANDSHAKE]
+    assert sent == SENT[name, action]
+    if not name.startswith("asgi_session"):
+        said = (layer(name).__doc__ or "").split("\n\n")[0]
+        assert all(f"``{command.upper()}``" in said for command in sent)
+
+
 @pytest.mark.parametrize("name", [name for name in SESSIONS if layer(name).STORE == "redis"])
 async def test_the_apps_of_a_process_share_one_connection(name: str, valkey: ServerProcess) -> None:
     """As the parts of a site do; each of them would otherwise have a pool of its own."""
@@ -113,3 +149,16 @@ async def test_the_apps_of_a_process_share_one_connection(name: str, valkey: Ser
         await answer(bed, browser, action, b"size=700")
     assert int(valkey.info("clients")["connected_clients"]) - before <= 1
     await bed.close()
+
+
+def test_layers_are_compared_within_a_framework() -> None:
+    """A difference between two layers must not be their frameworks'."""
+    assert {framework(name) for name in LAYERS} == {"Starlette", "FastAPI", "Litestar"}
+    assert [one.TITLE for one in like_for_like("asgi_session_fastapi", "fastapi_redis_sdk")] == [
+        "asgi-session, redis, FastAPI",
+        "fastapi-redis-sdk",
+    ]
+    with pytest.raises(
+        ValueError, match="asgi_session_redis runs on Starlette, fastapi_redis_sdk on FastAPI"
+    ):
+        like_for_like("asgi_session_redis", "fastapi_redis_sdk")

@@ -6,20 +6,24 @@ import json
 import re
 import socket
 from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 
 from benchmarks.__main__ import main, parse
 from benchmarks.bench import Bench
 from benchmarks.environment import environment
-from benchmarks.layers import LAYERS, layer
-from benchmarks.questions import questions
+from benchmarks.layers import LAYERS, framework, layer
+from benchmarks.questions import questions, store_cost
 from benchmarks.report.files import save_plot
 from benchmarks.report.page import page, write
-from benchmarks.report.style import bars, lines
+from benchmarks.report.style import OWN_SCALES, SCALES_BY_ROW, bars, by_framework, lines, spread
 from benchmarks.results import Question, Row, Table, Target, name_of
 from benchmarks.run import Run, ask, load
 
@@ -161,6 +165,121 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
     ):
         save_plot(figure, tmp_path / f"{place}.svg")
         assert (tmp_path / f"{place}.svg").read_text().endswith("</svg>\n")
+
+
+def names_beside(axes: Any) -> dict[str, Any]:
+    """Return the annotations of a panel by text."""
+    return {text.get_text(): text for text in axes.texts}
+
+
+def test_layers_are_grouped_by_framework() -> None:
+    """Each framework's name stands in bold above its layers, and a bar beside its own name."""
+    titles = [layer(name).TITLE for name in reversed(LAYERS)]
+    labels = by_framework(["something else", *titles])
+    assert [label for label, name in labels if not name] == ["Starlette", "FastAPI", "Litestar"]
+    assert sorted(name for _, name in labels if name) == sorted([*titles, "something else"])
+    group = ""
+    for label, name in labels[:-1]:
+        group = group if name else label
+        assert not name or framework(next(one for one in LAYERS if name == layer(one).TITLE)) == group
+    assert labels[-1] == ("something else", "something else")
+    assert by_framework(["starsessions", "else"]) == [("starsessions", "starsessions"), ("else", "else")]
+
+    values = {title: 10.0 + place for place, title in enumerate(titles)}
+    (axes,) = bars({"read": values}, title="Bars", unit="µs").axes
+    ticks = [(tick.get_text(), tick.get_fontweight()) for tick in axes.get_yticklabels()]
+    assert [text for text, weight in ticks if weight == "bold"] == ["Starlette", "FastAPI", "Litestar"]
+    for bar in axes.patches:
+        text, _ = ticks[round(bar.get_y() + bar.get_height() / 2)]
+        assert values[text] == bar.get_width()
+
+
+def test_percentages_end_at_100() -> None:
+    """Whatever was measured; and so they share a scale."""
+    figure = bars({"lost": {"a": 3.0}, "back": {"a": 100.0, "b": 0.0}}, title="Wrong", unit="% of requests")
+    assert [axes.get_xlim() for axes in figure.axes] == [(0, 100)] * 2
+    assert [list(axes.get_xticks()) for axes in figure.axes] == [[0, 25, 50, 75, 100]] * 2
+    assert figure.get_supxlabel() == ""
+
+
+def test_panels_share_a_scale_or_say_that_they_do_not() -> None:
+    """Panels of bars and of lines; a note that says it already is not made longer."""
+    groups = {"read": {"a": 1.0}, "write": {"a": 50.0}}
+    apart = bars(groups, title="Bars", unit="µs", note="64 at a time")
+    assert apart.get_supxlabel() == f"64 at a time. {OWN_SCALES}"
+    assert apart.axes[0].get_xlim() != apart.axes[1].get_xlim()
+    assert (
+        bars(groups, title="Bars", unit="µs", note=f"x. {OWN_SCALES}").get_supxlabel() == f"x. {OWN_SCALES}"
+    )
+    together = bars(groups, title="Bars", unit="µs", share=True)
+    assert together.get_supxlabel() == ""
+    assert together.axes[0].get_xlim() == together.axes[1].get_xlim()
+    assert bars({"read": {"a": 1.0}}, title="Bars", unit="µs").get_supxlabel() == ""
+
+    drawn = {
+        name: {"a": [(1, high), (64, 2 * high)]} for name, high in zip("rstu", (1.0, 2, 90, 70), strict=True)
+    }
+    for log in ("xy", "x"):
+        limits = {}
+        for share in ("all", "row", "none"):
+            figure = lines(drawn, title="Lines", across="n", unit="µs", log=log, share=share)  # type: ignore[arg-type]
+            limits[share] = [axes.get_ylim() for axes in figure.axes]
+            said = {"all": "", "row": SCALES_BY_ROW, "none": OWN_SCALES}[share]
+            assert figure.get_supxlabel() == said
+        assert len(set(limits["all"])) == 1
+        one, two, three, four = limits["row"]
+        assert one == two != three == four
+        assert all(high[1] >= 180 for high in limits["all"])
+
+
+def test_nothing_between_a_line_and_its_name_looks_like_data() -> None:
+    """Names stand beside the last points; one that had to move has dots of grey, no line in colour."""
+    close = {f"line {n}": [(1, 1.0), (64, 50 + n / 10)] for n in range(6)}
+    (axes,) = lines(
+        {"": {**close, "asgi-session, redis": [(1, 5.0), (16, 5.0)]}}, title="x", across="n", unit="y"
+    ).axes
+    colours = {line.get_color() for line in axes.lines}
+    leaders = 0
+    for name, text in names_beside(axes).items():
+        assert text.xy == tuple(dict(axes_points(axes))[name])
+        if text.arrow_patch is not None:
+            leaders += 1
+            assert to_hex(text.arrow_patch.get_edgecolor()) not in colours
+            assert text.arrow_patch.get_linestyle() == (0, (1, 2))
+    assert 0 < leaders < len(close)
+    assert names_beside(axes)["asgi-session, redis"].arrow_patch is None
+
+
+def axes_points(axes: Any) -> list[tuple[str, tuple[float, float]]]:
+    return [(line.get_label(), (line.get_xdata()[-1], line.get_ydata()[-1])) for line in axes.lines]
+
+
+@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), max_size=12))
+def test_names_are_spread(ends: dict[str, float]) -> None:
+    """None over another, in the order of what they name, and no farther away than the crowd needs."""
+    step = 0.05
+    at = spread(ends, step)
+    assert at.keys() == ends.keys()
+    ordered = sorted(at, key=lambda name: at[name])
+    for lower, upper in pairwise(ordered):
+        assert at[upper] - at[lower] >= step - 1e-9
+        assert ends[lower] <= ends[upper]
+    if all(abs(one - other) >= step for one, other in combinations(ends.values(), 2)):
+        assert at == pytest.approx(ends)
+    assert all(abs(at[name] - ends[name]) <= step * len(ends) for name in ends)
+
+
+def test_what_is_computed_says_so() -> None:
+    """What a core of the store carries was not measured, and plot and table say so."""
+    rows: list[Row] = [
+        {"layer": name, "kind": "mix", "concurrency": 64, "cpu": 2.0, "commands": 1.0, "bytes_in": 1.0}
+        | {"bytes_out": 1.0}
+        for name in ("starsessions", "asgi_session_redis")
+    ]
+    assert store_cost.tables(rows)[0].columns[-1].endswith("(computed)")
+    (axes,) = store_cost.plots(rows)["store-capacity"].axes
+    assert axes.get_xlabel().endswith("(computed)")
+    assert [text.get_text() for text in axes.texts] == ["500,000", "500,000"]
 
 
 def test_quick_run_says_so(run: Run) -> None:
