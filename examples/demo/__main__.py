@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
+import secrets
 import signal
 import socket
 import sys
@@ -46,7 +48,7 @@ def listen() -> list[socket.socket]:
     raise SystemExit(f"No free port on {HOST} from 8000 to 8099.")
 
 
-async def keep_running(name: str, listener: socket.socket, store: str) -> None:
+async def keep_running(name: str, listener: socket.socket, store: str, cookie_secret: str) -> None:
     """Run a worker, and another one whenever the page has killed it."""
     while True:
         process = await asyncio.create_subprocess_exec(
@@ -55,6 +57,7 @@ async def keep_running(name: str, listener: socket.socket, store: str) -> None:
             name,
             str(listener.fileno()),
             store,
+            env={**os.environ, "DEMO_COOKIE_SECRET": cookie_secret},  # not an argument, which `ps` shows
             stdin=asyncio.subprocess.PIPE,  # ends with this process, however that ends; see the worker
             pass_fds=(listener.fileno(),),
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then ends the workers
@@ -86,10 +89,13 @@ async def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     listeners = listen()
+    cookie_secret = secrets.token_hex()  # of all workers: each reads the others' cookies
     with ValkeyServer() as valkey:
         async with asyncio.TaskGroup() as group:
             workers = [
-                group.create_task(keep_running(name, listener, f"redis://{HOST}:{valkey.port}"))
+                group.create_task(
+                    keep_running(name, listener, f"redis://{HOST}:{valkey.port}", cookie_secret)
+                )
                 for name, listener in zip(WORKERS, listeners, strict=True)
             ]
             port = listeners[0].getsockname()[1]

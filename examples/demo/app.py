@@ -12,8 +12,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import signed_cookie
 from fastapi import APIRouter, BackgroundTasks, FastAPI, Request
 from fastapi.responses import FileResponse
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asgi_session import SessionManager, SessionMiddleware
@@ -132,20 +135,33 @@ class CountingStore:
         return await self._store.delete(key, deadline=deadline)
 
 
-class Report:
-    """Tells in each response who answered, and what this worker had sent before and after.
+class Merges:
+    """Counts, from the events, the writes that were merged with changes of other requests."""
 
-    The difference is what the worker sent while the request was under way: the request's own
+    def __init__(self) -> None:
+        self.counts = Counter(merged=0, again=0)
+
+    def on_event(self, name: str, session_id: str | None, **info: Any) -> None:
+        if name == "merged":
+            self.counts["merged"] += 1
+            self.counts["again"] += info["tries"] > 1  # the other worker had saved first
+
+
+class Report:
+    """Tells in each response who answered, and what this worker had sent and merged before and after.
+
+    The difference is what happened in the worker while the request was under way: the request's own
     commands when it was alone, and everybody's when several ran at once.
     """
 
-    def __init__(self, app: ASGIApp, worker: str, store: CountingStore) -> None:
+    def __init__(self, app: ASGIApp, worker: str, store: CountingStore, merges: Merges) -> None:
         self._app = app
         self._worker = f"{worker} {os.getpid()}"
         self._store = store
+        self._merges = merges
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        before = self._sent()
+        before, merged_before = _text(self._store.commands), _text(self._merges.counts)
 
         async def send_with_report(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -153,7 +169,9 @@ class Report:
                 report = {
                     "x-worker": self._worker,
                     "x-store-before": before,
-                    "x-store-after": self._sent(),
+                    "x-store-after": _text(self._store.commands),
+                    "x-merges-before": merged_before,
+                    "x-merges-after": _text(self._merges.counts),
                     "connection": "close",  # so that the next request may meet either worker
                 }
                 headers = [(name.encode(), value.encode()) for name, value in report.items()]
@@ -162,22 +180,23 @@ class Report:
 
         await self._app(scope, receive, send_with_report if scope["type"] == "http" else send)
 
-    def _sent(self) -> str:
-        return ",".join(f"{verb}={times}" for verb, times in self._store.commands.items())
+
+def _text(counts: Counter[str]) -> str:
+    return ",".join(f"{name}={times}" for name, times in counts.items())
 
 
-def make_app(worker: str, store_url: str) -> ASGIApp:
-    """Return the app of one worker."""
-    store = CountingStore(RedisStore.from_url(store_url))
-    manager = SessionManager(store)
+def make_app(worker: str, store_url: str, cookie_secret: str) -> ASGIApp:
+    """Return the app of one worker; below /cookie is the one with Starlette's own sessions."""
+    store, merges = CountingStore(RedisStore.from_url(store_url)), Merges()
+    manager = SessionManager(store, on_event=merges.on_event)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with manager:
             yield
         await store.close()  # a manager closes only a store that it made from a URL itself
 
-    app = FastAPI(title="asgi-session demo", lifespan=lifespan)
+    app = FastAPI(title="asgi-session demo")
     app.state.worker = worker
     app.include_router(routes)
     app.add_middleware(
@@ -189,4 +208,6 @@ def make_app(worker: str, store_url: str) -> ASGIApp:
         # An app that others can reach is served over https and leaves this at True.
         https_only=False,
     )
-    return Report(app, worker, store)
+    other = signed_cookie.make_app(worker, cookie_secret)
+    both = Starlette(routes=[Mount("/cookie", other), Mount("/", app)], lifespan=lifespan)
+    return Report(both, worker, store, merges)

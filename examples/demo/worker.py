@@ -1,4 +1,4 @@
-"""One worker process of the demo: ``worker.py NAME LISTENING-FD STORE-URL``."""
+"""One worker of the demo: ``worker.py NAME LISTENING-FD STORE-URL``, and DEMO_COOKIE_SECRET set."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ if __name__ == "__main__":
     name, fd, store = sys.argv[1:]
     threading.Thread(target=end_with_supervisor, daemon=True).start()
     config = uvicorn.Config(
-        make_app(name, store), log_level="warning", server_header=False, timeout_graceful_shutdown=2
+        make_app(name, store, os.environ["DEMO_COOKIE_SECRET"]),
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=2,
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(fd))])

@@ -18,6 +18,8 @@ from tests.servers import wait_until
 
 ROOT = Path(__file__).parents[2]
 COOKIE = "asgi_session_demo"
+OTHER_COOKIE = "starlette_demo"
+TWENTY = {f"key {number}" for number in range(1, 21)}
 
 
 class Demo:
@@ -76,7 +78,7 @@ async def test_every_button(demo: Demo) -> None:
     """Twenty parallel writes all stay, a session outlives its worker, and each request costs what it says."""
     async with httpx.AsyncClient(base_url=demo.url, timeout=20) as browser:
         page = await browser.get("/")
-        assert "Twenty parallel writes" in page.text
+        assert "Twenty parallel writes" in page.text and "Starlette's signed cookie" in page.text
         assert commands(page) == {}
         assert commands(await browser.get("/api/session")) == {}
 
@@ -96,7 +98,7 @@ async def test_every_button(demo: Demo) -> None:
         assert {response.status_code for response in written} == {204}
         assert len({response.headers["x-worker"] for response in written}) == 2
         before = (await browser.get("/api/session")).json()
-        assert {f"key {n}" for n in range(1, 21)} | {"count"} == before["data"].keys()
+        assert TWENTY | {"count"} == before["data"].keys()
 
         ended = await browser.post("/api/end-worker")
         assert ended.status_code == 204
@@ -130,6 +132,78 @@ async def test_every_button(demo: Demo) -> None:
         assert COOKIE not in browser.cookies
         async with httpx.AsyncClient(base_url=demo.url, cookies={COOKIE: credentials[-1]}) as thief:
             assert (await thief.get("/api/session")).json()["data"] == {}
+
+
+def merges(responses: list[httpx.Response]) -> dict[str, int]:
+    """Return how many writes were merged and how many of them saved again, as the page adds them up."""
+    found = {"merged": 0, "again": 0}
+    for worker in {response.headers["x-worker"] for response in responses}:
+        mine = [response.headers for response in responses if response.headers["x-worker"] == worker]
+        for name in found:
+            befores, afters = (
+                [
+                    int(dict(pair.split("=") for pair in headers[f"x-merges-{when}"].split(","))[name])
+                    for headers in mine
+                ]
+                for when in ("before", "after")
+            )
+            found[name] += max(afters) - min(befores)
+    return found
+
+
+async def test_the_same_twenty_writes_on_a_signed_cookie(demo: Demo) -> None:
+    """Both panels begin alike; of the signed cookie's writes the last answer's alone is left, of ours all."""
+    async with httpx.AsyncClient(base_url=demo.url, timeout=20) as browser:
+        for path in ("/api", "/cookie"):
+            assert (await browser.post(f"{path}/count")).status_code == 204
+        assert {COOKIE, OTHER_COOKIE} == set(browser.cookies)
+        assert (await browser.get("/cookie/session")).json() == {"count": 1}
+
+        async def twenty(path: str) -> list[httpx.Response]:
+            written = await asyncio.gather(*(browser.post(f"{path}/keys/{n}") for n in range(1, 21)))
+            assert {response.status_code for response in written} == {204}
+            assert len({response.headers["x-worker"] for response in written}) == 2
+            return written
+
+        for _ in range(5):  # the workers' writes meet; on a machine with much else to do perhaps not at once
+            met = merges(await twenty("/api"))
+            assert met["again"] <= met["merged"] <= 20
+            assert (await browser.get("/api/session")).json()["data"].keys() == TWENTY | {"count"}
+            if met["again"]:
+                break
+        assert met["again"] > 0
+
+        written = await twenty("/cookie")
+        assert [commands(response) for response in written] == [{}] * 20
+        assert merges(written) == {"merged": 0, "again": 0}
+        left = (await browser.get("/cookie/session")).json().keys() - {"count"}
+        assert left < TWENTY and len(left) == 1
+
+        # Either worker reads the cookie, and so does the one that takes the place of a killed worker.
+        await browser.post("/api/end-worker")
+        for _ in range(10):
+            assert (await browser.get("/cookie/session")).json().keys() == {"count"} | left
+        assert (await browser.delete("/cookie/keys")).status_code == 204
+        assert (await browser.get("/cookie/session")).json() == {"count": 1}
+
+
+async def test_no_merge_is_reported_where_there_was_none(demo: Demo) -> None:
+    """One write after another meets nobody: the page then says nothing of merging."""
+    async with httpx.AsyncClient(base_url=demo.url, timeout=20) as browser:
+        await browser.post("/api/count")
+        written = [await browser.post(f"/api/keys/{n}") for n in range(1, 6)]
+        assert merges(written) == {"merged": 0, "again": 0}
+
+
+def test_the_page_speaks_of_merges_only_after_one() -> None:
+    """The two sentences stand behind conditions on the counts; the red button is red in any state."""
+    page = (ROOT / "examples" / "demo" / "page.html").read_text()
+    assert page.count("merged with") == 2
+    assert re.search(r"if \(again\) return `[^`]*merged with it and saved again\.`;", page)
+    assert re.search(r"return merged \? `[^`]*merged with writes[^`]*` : \"\";", page)
+    assert "button.hard, button.hard:hover:not(:disabled) { color: var(--bad)" in page
+    buttons = set(re.findall(r'data-do="(\w+)"', page))
+    assert buttons == set(re.findall(r"^  async (\w+)\(\) \{", page, re.M))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
