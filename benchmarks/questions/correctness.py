@@ -1,24 +1,24 @@
 """Correctness under concurrency: how many parallel writes survive, and how many ended sessions come back.
 
-**Parallel writes**: one browser sends many requests at once that each set a key of their own in its
-session, 50 at a time, to two processes of the app; afterwards the session's keys are counted. **Logout
-against a slow request**: a request reads its session and works; meanwhile the user logs out, and that
-is answered; then the slow request stores something and is answered. Afterwards the session is used
-again: with the cookie that the browser then has, and with the one from before the logout, as somebody
-has it who kept it or stole it. If ``user_id`` is there, the session has come back.
+**Parallel writes**: one browser sends many requests to two processes of the app, 50 at a time. Each request
+sets a key of its own in the browser's session. Afterwards the benchmark counts the keys. **Logout against a
+slow request**: a request reads its session and works. While it works, the user logs out, and the logout is
+answered. Then the slow request stores something and is answered. Afterwards the session is used again, with
+the cookie that the browser then has, and with the cookie from before the logout, which somebody may have
+kept or stolen. If ``user_id`` is there, the session has come back.
 
-The browser has a cookie jar, in which the last Set-Cookie counts, and a request takes 2 ms to reach
-the app, with the cookie that was in the jar when it was sent. The requests to each of the two
-processes have a jar of their own, as on two devices that began with the same cookie: a cookie that one
-process sets is not sent to the other. What lives inside one process (a signed cookie, our memory
-store) is measured with one process. "Refused" are requests that were not answered with 200: the site
-was told. A key that a refused request has stored all the same counts among the survivors.
+The browser has a cookie jar, in which the last Set-Cookie counts. A request takes 2 ms to reach the app, and
+carries the cookie that was in the jar when it was sent. The requests to each of the two processes have a jar
+of their own, as on two devices that began with the same cookie: a cookie that one process sets is not sent
+to the other. A session that lives inside one process (a signed cookie, our memory store) is measured with
+one process. "Refused" requests were not answered with 200, so the site knows of them. A key that a refused
+request has stored all the same counts as a survivor.
 
-It does not show how often this happens on a site: requests of one user rarely overlap this much. It
-counts what is lost when they do, without the site being told. It shows keys of the first level; of two
-requests that change the *same* key, or different things inside one value, the later one undoes the
-other in every layer here, ours too. That the old cookie of a signed-cookie session remains good after
-a logout is no race: it cannot be revoked.
+It does not show how often this happens on a site: requests of one user rarely overlap this much. It counts
+what is lost when they do, without the site being told. It shows keys of the first level. If two requests
+change the *same* key, or different things inside one value, the later one overwrites the other in every
+layer here, ours too. The old cookie of a signed-cookie session stays good after any logout, race or not: it
+cannot be revoked.
 """
 
 from __future__ import annotations

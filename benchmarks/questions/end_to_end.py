@@ -1,21 +1,21 @@
 """End to end: requests per second over HTTP through uvicorn, with one and two worker processes.
 
-uvicorn serves each layer's app as ``uvicorn[standard]`` does, on uvloop and httptools; k9, a load
-generator written in Rust, makes the requests over loopback: 64 connections, each with a session of
-its own of 700 B, all doing the same. Two workers are two such servers, with half of the connections
-each, as behind a load balancer that is fair. The best of the rounds counts, in which the layers take
-turns. CPU is the user and system time of the server processes. The line "a constant answer" is a
-server that sends the same bytes to whatever it is asked, without an app: what generator and loopback
-carry at most. As long as a layer stays far below it, the generator is not what is measured.
+uvicorn serves each layer's app as ``uvicorn[standard]`` does, on uvloop and httptools. k9, a load generator
+written in Rust, sends the requests over loopback: 64 connections, each with a session of its own of 700 B,
+all doing the same. Two workers are two such servers with half of the connections each, as behind a load
+balancer that is fair. The layers take turns, and the best round counts. CPU is the user and system time of
+the server processes. The line "a constant answer" is a server that sends the same bytes to whatever it is
+asked, without an app: the most that generator and loopback carry. As long as a layer stays far below it,
+the generator is not the limit.
 
-Connections wait for their answer before they ask again, so this is a test of throughput: the p50 and
-p99 are those of a server kept full (64 divided by the rate, more or less), and they suffer from
-"coordinated omission"; for a given rate see "latency". The apps do nothing but use their session: the
-more a real one does, the less its session layer counts. One worker has a core of its own, beside one
-for the generator and the store. Two workers have two if there are more than two cores; if not, then
-they share both with the generator and the store, and their requests per second say what is left, not
-what two cores carry. TLS is not in it: requests say, as a proxy in front would, that it was spoken.
-The memory store is in one process, and so it is not measured with two.
+A connection waits for its answer before it asks again, so this is a test of throughput. Its p50 and p99 are
+those of a server kept full (64 divided by the rate, more or less), and they suffer from "coordinated
+omission"; for a given rate see "latency". The apps only use their session: the more a real app does, the
+less its session layer counts. One worker has a core of its own; generator and store share another. Two
+workers have two cores if there are more than two. If there are not, the workers share both cores with the
+generator and the store, and their requests per second say what is left, not what two cores carry. TLS is
+not included: the requests say, as a proxy in front would, that TLS was used. The memory store lives in one
+process, so it is not measured with two.
 """
 
 from __future__ import annotations

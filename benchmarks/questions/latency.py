@@ -1,28 +1,29 @@
 """How long a request takes at a given rate, until the layer can no longer keep up.
 
 The traffic is the mix of "store cost" (60 % of the requests leave the session alone, 30 % read it, 10 %
-write to it; 256 browsers); so the p50 is that of a request that leaves it alone (some layers load
-all the same), and the p99 that of a write. Of the bare apps all requests leave it alone; each
-framework has its own, and what a layer adds is what it takes beyond that. Requests come at random
-times, at the same fixed rates and times for every layer, whether or not earlier ones have been
-answered, and the time of each counts from when it was *due*: a request that had to wait behind slow
+write to it; 256 browsers). The p50 is therefore that of a request that leaves it alone (some layers load it
+all the same), and the p99 that of a write. Of the bare apps all requests leave it alone. Each framework has
+its own bare app and its own panel: a layer adds what it takes beyond the bare app.
+
+Requests come at random times, at the same fixed rates and times for every layer, whether or not earlier ones
+have been answered. The time of each counts from when it was *due*: a request that had to wait behind slow
 ones is charged for the wait ("coordinated omission" is corrected for). The rate rises until a layer is
 saturated: it answers less than 95 % of what is offered, half of the requests take more than 100 ms, or
-requests fail in any round. A round ends early when 1,000 requests wait, which is fewer than a connection
-pool may have connections: so a layer that cannot keep up is seen to be slow, and does not fail for
-want of them. Other figures are the medians of rounds in which the layers take turns. The same is
-measured with 1 ms and 5 ms more of network delay to the store: round-trip time, half of it added each
-way by a proxy in a process of its own; what it really adds is measured too, and stands in a table. A
-signed cookie asks no store, so that its figures without a delay hold for every delay.
+requests fail in any round. A round ends early when 1,000 requests wait. That is fewer than a connection pool
+may have connections, so a layer that cannot keep up is seen to be slow and does not fail for want of them.
+Other figures are the medians of rounds in which the layers take turns.
 
-The app is called directly, on uvloop, in the process that also makes the requests: what that takes by
-itself is the line "the scheduler alone", and is part of all others; where that line is high, the
-machine had something else to do. A loop that is waiting for the next request does not sleep here but
-looks again at once; so the time that a process takes to wake up does not show, for any layer. Nor do
-HTTP and the server (see "end to end"). It is one process on one core, the store and the proxy have
-another; the highest percentiles of rounds of this length are rough, and are left out where a round has
-less than 2,000 requests. With a delay, connecting costs no round trip, which flatters layers that open
-connections under load.
+The same is measured with 1 ms and 5 ms more of network delay to the store. That is round-trip time; a proxy
+in a process of its own adds half of it each way. A table has what the proxy really adds. A signed cookie
+asks no store, so its figures without a delay hold for every delay.
+
+The app is called directly, on uvloop, in the process that also makes the requests. What making them takes is
+the line "the scheduler alone", and is part of all others; where that line is high, the machine had something
+else to do. A loop that waits for the next request does not sleep here but looks again at once, so the time
+that a process takes to wake up does not show, for any layer. HTTP and the server do not show either (see
+"end to end"). It is one process on one core; the store and the proxy have another. The highest percentiles
+of rounds of this length are rough, and are left out where a round has less than 2,000 requests. With a
+delay, connecting costs no round trip, which flatters layers that open connections under load.
 """
 
 from __future__ import annotations

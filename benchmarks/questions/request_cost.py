@@ -1,21 +1,21 @@
 """What a request costs the application: CPU time, and requests per second of one process.
 
-The app is called directly, without a server in front, on asyncio's own event loop: what is measured
-is the app, the session layer and its store client. Each layer has a process of its own beside one
-store; the rounds of all layers alternate, and of each figure the best counts: that of the round which
-was disturbed least. CPU is the user and system time of the app's process, less what the calling
-client spends by itself (some 1.3 µs; it is in the requests per second, of every layer alike).
-Requests per second are those that one process carries when it does nothing else.
+The benchmark calls the app directly, without a server in front, on asyncio's own event loop. So it measures
+the app, the session layer and its store client. Each layer has a process of its own beside one store. The
+layers take turns, round by round, and the best figure of all rounds counts: that of the round which was
+disturbed least. CPU is the user and system time of the app's process, less what the calling client spends
+by itself (some 1.3 µs; the requests per second include it, for every layer alike). Requests per second are
+those that one process carries when it does nothing else.
 
-A read gets one key, a write counts one up. Sessions larger than 1 KB have many keys, of which these
-are small ones: a layer that decodes only what is looked at gains by that, and would gain nothing if a
-session were a single large value. Compare layers only with those of the same framework, and with its
-bare app. Sliding expiry costs this library nothing here: it extends a session at most
-once per 5 % of its idle timeout, and others pay for that with every request.
+A read gets one key, a write adds one to a count. Sessions larger than 1 KB have many keys, and these two
+are small ones. A layer that decodes only what is looked at gains by that; it would gain nothing if a
+session were a single large value. Compare layers only with those of the same framework, and with its bare
+app. Sliding expiry costs asgi-session nothing here: it extends a session at most once per 5 % of its idle
+timeout. A layer that extends it in every request pays for that in every request.
 
-It does not show HTTP parsing and the network (see "end to end"), nor what the store spends (see
-"store cost"), nor waiting times under a given load (see "latency"). A signed cookie of more than
-4 KB is refused by browsers; it is left out there.
+It does not show HTTP parsing and the network (see "end to end"), what the store spends (see "store cost"),
+or waiting times under a given load (see "latency"). Browsers refuse a cookie of more than 4 KB, so larger
+sessions are left out for the signed cookie.
 """
 
 from __future__ import annotations

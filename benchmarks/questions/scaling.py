@@ -1,22 +1,22 @@
 """How the cost of a request changes as the store fills and as more requests come at a time.
 
-First the number of sessions in the store grows from a thousand to a million, with 64 requests at a
-time, each in a session picked at random from all of them. Then the number of requests at a time grows
-to 1,024, with 10,000 sessions. Each layer has a server of its own, which is filled with records as the
-layer writes them, without a request for each; every answer to a read is checked to come from the right
-session, and a write fails where there is none. CPU is the least of the rounds, that of the store
-without what the server spends idle.
+First the number of sessions in the store grows from a thousand to a million, with 64 requests at a time,
+each in a session picked at random from all of them. Then the number of requests at a time grows to 1,024,
+with 10,000 sessions. Each layer has a server of its own, which is filled with records as the layer writes
+them, without a request for each. Every answer to a read is checked to come from the right session, and a
+write fails where there is none. CPU is the least of the rounds; that of the store is without what the server
+spends idle.
 
-Flat lines are good. The application does not notice how full the store is. The store may: in a large
-store a random session is no longer in the processor's cache, and the sentences below the plots say for
-which layer that shows. More requests at a time are cheaper for a layer that sends them together; a layer
-that sends each command by itself gains less. "Fails" means that some requests did: redis-py's pool
-refuses what exceeds its limit. The suite sets that limit higher than its default of 100 (see
+Flat lines are good. The application does not notice how full the store is. The store may: in a large store
+a random session is no longer in the processor's cache. The sentences below the plots say for which layer
+that shows. Up to a point, more requests at a time make each of them cheaper, most of all for a layer that
+sends them together; beyond that point they cost more again. "Fails" means that some requests did: redis-py's
+pool refuses what exceeds its limit. The suite sets that limit higher than its default of 100 (see
 `benchmarks.layers.CONNECTIONS`), and one could raise it further.
 
 It does not show the other layers. What they would write is not known here without a request for each
-session, and a million requests take longer than all the rest; ours on FastAPI and on a cluster store
-what "asgi-session, redis" does. Nor does it show several processes, what a cluster spreads over its
+session, and a million requests take longer than all the rest. asgi-session on FastAPI and on a cluster
+stores what "asgi-session, redis" does. It does not show several processes, what a cluster spreads over its
 nodes, or a store that evicts, swaps or persists. A million sessions take about 1 GB.
 """
 

@@ -1,21 +1,21 @@
 """Memory in the store: what one session takes in Valkey, by layer and size of the session.
 
-Each case has a server of its own, in which the layer's app creates the sessions, 64 at a time, each
-with another ``user_id``. What counts is the growth of the server's ``used_memory`` from before the
-app's process has started to after it has ended, divided by the number of sessions: so the payload as
-the layer encodes it is in it, what the layer adds, the key, the expiry and the server's own tables,
-but no connections. "Over the payload" is what that is above the session's bare msgpack. The server's
-tables grow by leaps and something is allocated only once, so few sessions look larger than many, and
-sizes are compared with the same number of sessions; a table of its own shows how much the number
-matters. Another has sessions that have also been changed nine times, because a record of ours notes
-its last eight changes, and because a larger value may need a larger block.
+Each case has a server of its own. In it the layer's app creates the sessions, 64 at a time, each with
+another ``user_id``. What counts is the growth of the server's ``used_memory`` from before the app's process
+has started to after it has ended, divided by the number of sessions. That includes the payload as the layer
+encodes it, what the layer adds, the key, the expiry and the server's own tables, but no connections. "Over
+the payload" is what that is above the session's bare msgpack. The server's tables grow by leaps, and some
+things are allocated only once, so few sessions look larger than many. Sizes are therefore compared with the
+same number of sessions, and a table of its own shows how much the number matters. Another table has sessions
+that were also changed nine times, because a record of asgi-session notes its last eight changes, and because
+a larger value may need a larger block.
 
-It does not show fragmentation, replicas' buffers and what a server reserves on top
-(``used_memory_rss`` is larger), nor other servers: Valkey 9 may keep a hash whose fields expire, which
-fastapi-redis-sdk uses, in another form than Redis 8. fastapi-redis-sdk's figure has its index of each
-user's sessions in it, which the other layers don't offer; here each session is another user's, where a
-user has several the index costs less for each. A signed cookie takes no memory in a store. Our layers
-on a cluster and on FastAPI store what "asgi-session, redis" does, and are left out.
+It does not show fragmentation, replicas' buffers and what a server reserves on top (``used_memory_rss`` is
+larger). It does not show other servers: Valkey 9 may keep a hash whose fields expire, which
+fastapi-redis-sdk uses, in another form than Redis 8. fastapi-redis-sdk's figure includes its index of each
+user's sessions, which the other layers don't offer. Here each session is another user's; where a user has
+several, the index costs less for each. A signed cookie takes no memory in a store. asgi-session on a cluster
+and on FastAPI stores what "asgi-session, redis" does, and is left out.
 """
 
 from __future__ import annotations
