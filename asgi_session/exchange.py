@@ -59,6 +59,7 @@ class Exchange:
 
     __slots__ = ("_outgoing", "failed", "middleware", "scope", "send", "session", "status")
 
+    _outgoing: Message
     carries_cookies: ClassVar = True  # in every answer that `refuse` gives
     greeted: ClassVar = False  # the server wants a message taken before it takes an answer
 
@@ -69,8 +70,6 @@ class Exchange:
         self.session = session
         self.status = 0
         self.failed = False
-        # Here and in no local variable: error trackers record those, and it may hold a Set-Cookie.
-        self._outgoing: Message | None = None
 
     async def refuse(self, error: Exception, *, after_handler: bool) -> None:
         """Answer the client in the app's place: with the status that tells about `error`."""
@@ -133,6 +132,7 @@ class Exchange:
     async def start(self, message: Message) -> None:
         """Commit if there is something to commit, then send the start of the response, or refuse."""
         session, manager = self.session, self.middleware.manager
+        # No local variable: error trackers record those, and it may come to hold a Set-Cookie.
         self._outgoing = message
         try:
             if self.scope.get("session") is not session:
@@ -150,12 +150,7 @@ class Exchange:
         session._sealed = True
         if session._confirmed and self.middleware.failures.outage:
             self.middleware.failures.succeeded()
-        await self.send(self._take_outgoing())
-
-    def _take_outgoing(self) -> Message:
-        outgoing, self._outgoing = self._outgoing, None
-        assert outgoing is not None, "it was set before"
-        return outgoing
+        await self.send(self._outgoing)
 
     def _refuse_replacement(self) -> None:
         """Refuse data that the app has put in the session's place, where nothing would save it.
@@ -379,19 +374,19 @@ def close_code(error: Exception) -> int:
 
 
 class Failures:
-    """The log of what requests have failed with: a line for each, but one for a whole outage."""
+    """The log of what requests have failed with: a line for each, but one for a whole outage.
 
-    __slots__ = ("_last", "_since", "_unlogged")
+    Attributes:
+        outage: whether the store has failed, and is not known to be back.
+    """
+
+    __slots__ = ("_last", "_since", "_unlogged", "outage")
 
     def __init__(self) -> None:
-        self._since: float | None = None  # when the outage began, as `time.monotonic`
+        self.outage = False
+        self._since = 0.0  # when the outage began, as `time.monotonic`
         self._last = 0.0
         self._unlogged = 0
-
-    @property
-    def outage(self) -> bool:
-        """Whether the store has failed, and is not known to be back."""
-        return self._since is not None
 
     def log(self, error: Exception, what: str = "session error") -> None:
         """Log why something failed; with a traceback only what the app's developer can mend there."""
@@ -406,11 +401,11 @@ class Failures:
 
     def _log_outage(self, error: StoreUnavailable, what: str) -> None:
         now = monotonic()
-        if self._since is not None and now - self._last >= _CALM:
+        if self.outage and now - self._last >= _CALM:
             self._end(self._last)
         self._last = now
-        if self._since is None:
-            self._since = now
+        if not self.outage:
+            self.outage, self._since = True, now
             logger.warning(
                 "%s: the session store failed: %s. Further failures are counted, not logged", what, error
             )
@@ -423,13 +418,12 @@ class Failures:
             self._end(monotonic())
 
     def _end(self, now: float) -> None:
-        assert self._since is not None, "it has begun"
         logger.warning(
             "the session store is back. It failed %d requests in %.0f s",
             self._unlogged + 1,
             now - self._since,
         )
-        self._since, self._unlogged = None, 0
+        self.outage, self._unlogged = False, 0
 
 
 def plain(body: bytes) -> list[tuple[bytes, bytes]]:

@@ -505,6 +505,7 @@ class Room:
 
     def _decoded(self, stored: Stored) -> Base:
         record = self.rooms.policy.decode(self.key, stored.data, self.id)
+        leases.read(record)  # SessionCorrupt here, where it is met, and not where the lock is looked at
         return Base(record, stored.tag, stored.expires_at)
 
     def _change(self, step: Step, then: Callable[[Pending, Base], None]) -> Coroutine[Any, Any, None]:

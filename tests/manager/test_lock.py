@@ -15,6 +15,7 @@ from asgi_session import record as records
 from asgi_session.errors import (
     LockLost,
     LockTimeout,
+    SessionCorrupt,
     SessionError,
     SessionGone,
     SessionSerializationError,
@@ -1432,3 +1433,21 @@ async def test_an_awaitable_from_a_plain_function_of_a_new_session(world: World)
 
     with pytest.raises(TypeError, match="async def"):
         await session.transact(lambda draft: late())
+
+
+async def test_a_malformed_lock_fails_who_waits(world: World) -> None:
+    """Whoever can write to the store can spoil the field: that is SessionCorrupt, and nobody hangs."""
+    token = await world.new(n=1)
+    await held_by_somebody(world, token)
+    waiting = start(self_increment(await world.load(token)))
+    await until(lambda: world.manager._loops.current().rooms._stop is not None)
+    await settle()
+    stored = await world.memory.load(token[:22], deadline=soon())
+    assert stored is not None
+    record = records.next_version(records.decode(stored.data), world.clock())
+    data = records.encode(record._replace(parts={records.LOCK: b"spoilt"}))
+    await world.memory.save(token[:22], data, stored.expires_at, expect=stored.tag, deadline=soon())
+    world.store.interrupt_wakeups()
+    with pytest.raises(SessionCorrupt, match="lock"):
+        async with asyncio.timeout(5):
+            await waiting
