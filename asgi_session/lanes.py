@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Final
@@ -50,7 +51,10 @@ _AT_ONCE: Final = 10
 _GIVES_WAY: Final = 0.002
 """Seconds by which the longest pause after a conflict grows with each try: what some saves take."""
 _LONGEST_WAY: Final = 0.01
+_LARGEST_BATCH: Final = 100
+"""Commits that leave in one save: all of them are folded without a pause."""
 _NOBODY: Final[list[str]] = []  # shared: nobody changes it
+_NO_QUEUE: Final[deque[Pending]] = deque()  # shared: nobody changes it
 # Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
 _OVERTAKEN: Final = Verdict.OVERTAKEN
 
@@ -60,7 +64,7 @@ class _Lane:
 
     Attributes:
         batch: the commits that leave together, or have left.
-        queue: those that came since.
+        queue: those that came since; those that have a result by now are passed over.
         known: the version that the store is known to have; None if that is not known.
         tries: how many versions of this batch were sent.
         data: of the version on the wire; empty when none is.
@@ -82,10 +86,10 @@ class _Lane:
     wake: list[str]
     wake_own: bool
 
-    # Tuples, because an empty one costs nothing: most lanes have one commit, and live for one save.
+    # Most lanes have one commit, and live for one save.
     def __init__(self, key: str, pending: Pending) -> None:
         self.key = key
-        self.queue: tuple[Pending, ...] = ()
+        self.queue: deque[Pending] = _NO_QUEUE
         self.known: Base | None = pending.known
         self.start((pending,))
 
@@ -102,9 +106,20 @@ class _Lane:
         Or once from a later version that one who queues has seen: a wake-up may have overtaken that
         answer, and who has been granted the lock since then would be refused on it.
         """
-        self.known = _newest(self.queue, newest)
-        self.batch += self.queue
-        self.queue = ()
+        joining = self.take(_LARGEST_BATCH - len(self.batch))
+        self.known = _newest(joining, newest)
+        self.batch += joining
+
+    def take(self, most: int) -> tuple[Pending, ...]:
+        """Take those who are to leave out of the queue."""
+        taken: list[Pending] = []
+        while self.queue and len(taken) < most:
+            pending = self.queue.popleft()
+            if not pending.done:
+                if pending.timer is not None:  # from now on the store watches its deadline
+                    pending.timer.cancel()
+                taken.append(pending)
+        return tuple(taken)
 
     async def give_way(self) -> None:
         """Pause after a conflict, so that the writers of several processes do not all meet again.
@@ -158,26 +173,26 @@ class Lanes:
             yield from [pending for pending in [*lane.batch, *lane.queue] if not pending.done]
 
     def _join(self, lane: _Lane, pending: Pending) -> None:
-        lane.queue = (*lane.queue, pending)
+        if lane.queue is _NO_QUEUE:
+            lane.queue = deque()
+        lane.queue.append(pending)
         # What is on the wire is watched by the store. What waits behind it needs a watch of its own.
         pending.timer = asyncio.get_running_loop().call_later(
-            max(pending.deadline - time.monotonic(), 0), self._expire_queued, lane, pending
+            max(pending.deadline - time.monotonic(), 0), self._expire_queued, pending
         )
 
-    def _expire_queued(self, lane: _Lane, pending: Pending) -> None:
-        if pending in lane.queue:
-            lane.queue = tuple(queued for queued in lane.queue if queued is not pending)
-            message = "the saves of this session ahead of this one took longer than the deadline"
-            pending.results.fail(pending, StoreUnavailable(message, executed=False))
+    def _expire_queued(self, pending: Pending) -> None:
+        message = "the saves of this session ahead of this one took longer than the deadline"
+        pending.results.fail(pending, StoreUnavailable(message, executed=False))
 
     async def _run(self, lane: _Lane) -> None:
         """Save what the lane holds until nothing is left."""
         try:
             while lane.batch or lane.queue:
                 if not lane.batch:
-                    lane.start(lane.queue)
-                    lane.queue = ()
+                    lane.start(lane.take(_LARGEST_BATCH))
                 await self._save_batch(lane)
+                await asyncio.sleep(0)  # others' turn: a store in memory does not wait for anything
         finally:
             # Something is left only if this task was cancelled: the loop is closing.
             self._abandon(lane)

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from functools import partial
 from time import monotonic
@@ -171,7 +171,8 @@ class Room:
         self.rooms = rooms
         self.key = key
         self.id = session_id
-        self.waiters: deque[_Waiter] = deque()
+        self.waiters: OrderedDict[_Waiter, None] = OrderedDict()
+        self._overdue: list[_Waiter] = []
         self.hold: Hold | None = None
         self.turn = 0
         self.latest: Base | None = None
@@ -211,7 +212,7 @@ class Room:
         """
         waiter = _Waiter(session, terms)
         self._use = min(self._use, use_of(session))
-        self.waiters.append(waiter)
+        self.waiters[waiter] = None
         try:
             # In the request's own task, since one made for it costs as much as the rest. If it is
             # cancelled here, the save goes on without it, and its result is the room's.
@@ -224,7 +225,7 @@ class Room:
             return await waiter.let_in
         except asyncio.CancelledError:
             if waiter in self.waiters:
-                self.waiters.remove(waiter)
+                del self.waiters[waiter]
                 self._go_on()
             elif not waiter.let_in.cancelled() and waiter.let_in.exception() is None:
                 waiter.let_in.result().end()  # let in, and cancelled before it could know
@@ -363,7 +364,7 @@ class Room:
         """Let in the first waiter whose session is the one that the record holds."""
         assert self.latest is not None, "it holds the lease"
         while self.waiters:
-            waiter = self.waiters.popleft()
+            waiter, _ = self.waiters.popitem(last=False)
             if waiter.let_in.done():  # cancelled this very moment
                 continue
             session = waiter.session
@@ -414,8 +415,9 @@ class Room:
     def _time_out(self, waiter: _Waiter) -> None:
         if self._busy and not waiter.overdue:
             waiter.overdue = True  # what is on its way may let it in: even a wait of 0 is one attempt
+            self._overdue.append(waiter)
         elif waiter in self.waiters and not waiter.let_in.done():
-            self.waiters.remove(waiter)
+            del self.waiters[waiter]
             self.rooms.policy.emit("lock_timeout", self.id, session=waiter.session)
             waiter.let_in.set_exception(
                 LockTimeout(
@@ -428,7 +430,7 @@ class Room:
     def _refuse_all(self, error: Callable[[], Exception]) -> None:
         """Fail everybody who waits, and close the room: nothing more can be done here."""
         while self.waiters:
-            waiter = self.waiters.popleft()
+            waiter, _ = self.waiters.popitem(last=False)
             if not waiter.let_in.done():
                 waiter.let_in.set_exception(error())
         self.rooms.forget(self)
@@ -543,8 +545,8 @@ class Room:
     def _done(self) -> None:
         """Be done with the store, and have those time out who should have meanwhile."""
         self._busy = False
-        overdue = [waiter for waiter in self.waiters if waiter.overdue]
-        if overdue:
+        if self._overdue:
+            overdue, self._overdue = self._overdue, []
             asyncio.get_running_loop().call_soon(self._time_out_all, overdue)
 
     def _learn(self, newest: Base | None, before: Base | None) -> None:

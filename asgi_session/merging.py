@@ -15,6 +15,7 @@ It may run several times for one commit. A value of a type that a rule is not fo
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
@@ -29,6 +30,7 @@ _Set: TypeAlias = set[Any] | frozenset[Any] | None
 _List: TypeAlias = list[Any] | None
 _Dict: TypeAlias = dict[Any, Any] | None
 _ABSENT: Final[Any] = object()
+_NOWHERE: Final[list[int]] = []
 
 
 def counter(base: _Number, mine: _Number, theirs: _Number) -> _Number:
@@ -177,17 +179,19 @@ def _removed(base: object, mine: object, theirs: object) -> bool:
 
 def _places(items: list[Any], base: list[Any]) -> list[int | None]:
     """Return where each item was in `base`; None for one that is not there, or not in base's order."""
-    encoded = [codec.encode(item, "") for item in base]
+    where: dict[bytes, list[int]] = {}  # of each item in base, in order
+    for place, item in enumerate(base):
+        where.setdefault(codec.encode(item, ""), []).append(place)
     places: list[int | None] = []
     start = 0
     for item in items:
-        try:
-            place = encoded.index(codec.encode(item, ""), start)
-        except ValueError:
-            places.append(None)
+        found = where.get(codec.encode(item, ""), _NOWHERE)
+        at = bisect_left(found, start)
+        if at < len(found):
+            places.append(found[at])
+            start = found[at] + 1
         else:
-            places.append(place)
-            start = place + 1
+            places.append(None)
     return places
 
 

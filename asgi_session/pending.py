@@ -45,7 +45,9 @@ NOT_USED: Final = 2
 """Worked on from outside a request, which is no use by its client."""
 
 
-_NOTHING: Final[dict[str, bytes]] = {}  # shared: nobody changes it
+# Shared: nobody changes them. Most commits have none of their own.
+_NOTHING: Final[dict[str, bytes]] = {}
+_NOBODY: Final[list[asyncio.Future[None]]] = []
 
 
 class Pending(Intent):
@@ -117,13 +119,16 @@ class Pending(Intent):
         self.error: Exception | None = None
         self.settled: Settled | None = None
         self.then: Callable[[Pending], None] | None = None
-        self._waiters: tuple[asyncio.Future[None], ...] = ()
+        self._waiters: list[asyncio.Future[None]] = _NOBODY
 
     async def wait(self) -> None:
         """Wait until it has a result. Being cancelled here does not touch the commit."""
         if not self.done:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters = (*self._waiters, waiter)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if self._waiters:
+                self._waiters.append(waiter)
+            else:
+                self._waiters = [waiter]
             await waiter
 
     async def result(self) -> None:

@@ -121,7 +121,7 @@ class Session(dict[str, Any]):
     _mark: Mark | None = None
     _era: int = 0  # counts what makes the bookkeeping of a commit on its way pointless
     _waited: float = 0.0  # seconds of the request's deadline that are used up
-    _loading: tuple[asyncio.Future[None], ...] | None = None  # who waits for the load on its way
+    _loading: list[asyncio.Future[None]] | None = None  # who waits for the load on its way
     _pending: Pending | None = None  # the commit on its way
     _hold: Hold | None = None  # of its lock
     _touch: asyncio.Task[None] | None = None  # that this request has caused
@@ -159,7 +159,7 @@ class Session(dict[str, Any]):
         """
         while self._status is _UNLOADED:
             if self._loading is None:
-                self._loading = ()
+                self._loading = []
                 try:
                     await self._manager._load(self)
                 finally:
@@ -169,7 +169,7 @@ class Session(dict[str, Any]):
             else:
                 # Somebody else's load. If that one is cancelled or fails, this caller tries itself.
                 waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._loading = (*self._loading, waiter)
+                self._loading.append(waiter)
                 await waiter
         self._opened = self._accessed = True
         return self

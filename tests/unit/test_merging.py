@@ -362,3 +362,28 @@ def test_docstrings() -> None:
     for name in merging.__all__:
         if name != "Rule":
             assert ">>>" in (getattr(merging, name).__doc__ or "")
+
+
+def places_by_searching(items: list[Any], base: list[Any]) -> list[int | None]:
+    """Return what `_places` does, as it is most plainly said."""
+    encoded = [encode(item, "") for item in base]
+    places: list[int | None] = []
+    start = 0
+    for item in items:
+        try:
+            place = encoded.index(encode(item, ""), start)
+        except ValueError:
+            places.append(None)
+        else:
+            places.append(place)
+            start = place + 1
+    return places
+
+
+few_values = st.lists(st.sampled_from([1, True, 1.0, "a", None, (1,), [1]]), max_size=12)
+
+
+@given(few_values, few_values)
+def test_the_index_of_append_finds_what_a_search_finds(items: list[Any], base: list[Any]) -> None:
+    """The first equal item that is behind the last one found."""
+    assert merging._places(items, base) == places_by_searching(items, base)

@@ -1,0 +1,203 @@
+"""Promise 15: many requests of one session cost as much as many requests of many, and the loop breathes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from asgi_session import StoreUnavailable, lanes, merging
+from asgi_session.errors import LockTimeout
+from tests.manager.kit import World, settle, start, until
+
+
+async def steps(work: Callable[[], Awaitable[object]]) -> int:
+    """Return how many functions were called while `work` ran, those in C included."""
+    count = 0
+
+    def count_call(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        if event in ("call", "c_call"):
+            count += 1
+
+    sys.setprofile(count_call)
+    try:
+        await work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+async def writers(number: int) -> int:
+    """Have so many requests of one session commit at once; the number of calls."""
+    world = World()
+    token = await world.new(n=0)
+    sessions = [await world.load(token) for _ in range(number)]
+    for index, session in enumerate(sessions):
+        session[f"k{index % 50}"] = index
+
+    gate = world.store.pause("save")
+
+    async def commit() -> None:
+        commits = [start(session.commit()) for session in sessions]
+        await gate.reached()
+        gate.release()
+        await asyncio.gather(*commits)
+
+    count = await steps(commit)
+    assert world.store.counts()["save"] <= number // 100 + 2, "they met"
+    return count
+
+
+async def test_writers() -> None:
+    """Twice as many are twice the work."""
+    few, many = await writers(400), await writers(1600)
+    assert many < 4 * few * 1.2
+
+
+async def test_a_batch_is_bounded_and_the_loop_breathes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many commits wait, no more than a hundred are folded without a pause; each has its result."""
+    folded: list[int] = []
+    turns = 0
+    fold = lanes.fold
+
+    def counting(base: Any, intents: Sequence[Any], policy: Any, now: int) -> Any:
+        folded.append(len(intents))
+        return fold(base, intents, policy, now)
+
+    monkeypatch.setattr(lanes, "fold", counting)
+    world = World()
+    token = await world.new(n=0)
+    sessions = [await world.load(token) for _ in range(1000)]
+    for index, session in enumerate(sessions):
+        session[f"k{index}"] = index
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    gate = world.store.pause("save")
+    commits = [start(session.commit()) for session in sessions]
+    await gate.reached()
+    await settle()
+    task = start(others())
+    gate.release()
+    await asyncio.gather(*commits)
+    task.cancel()
+    assert max(folded) == 100
+    assert len(folded) == 11, "one by itself, then the crowd"
+    assert turns >= 11
+    assert await world.read(token) == {"n": 0, **{f"k{index}": index for index in range(1000)}}
+
+
+async def test_the_batch_stays_bounded_after_conflicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What joins a batch after a conflict counts as well, and order of arrival is kept."""
+    folded: list[int] = []
+    fold = lanes.fold
+
+    def counting(base: Any, intents: Sequence[Any], policy: Any, now: int) -> Any:
+        folded.append(len(intents))
+        return fold(base, intents, policy, now)
+
+    world = World()
+    token = await world.new(n=0)
+    sessions = [await world.load(token) for _ in range(350)]
+    for index, session in enumerate(sessions):
+        session["last"] = index
+    other = await world.load(token, world.process())
+    other["other"] = 1
+    monkeypatch.setattr(lanes, "fold", counting)
+    gate = world.store.pause("save")
+    commits = [start(session.commit()) for session in sessions]
+    await gate.reached()
+    await settle()
+    await other.commit()
+    gate.release()
+    await asyncio.gather(*commits)
+    assert max(folded) == 100
+    assert await world.read(token) == {"n": 0, "last": 349, "other": 1}
+
+
+async def test_a_crowd_that_expires_in_the_queue() -> None:
+    """Each is failed by its own timer, without a look at the others."""
+
+    async def expire(number: int) -> int:
+        world = World(deadline=0.05)
+        token = await world.new(n=0)
+        sessions = [await world.load(token) for _ in range(number)]
+        for index, session in enumerate(sessions):
+            session[f"k{index}"] = index
+        gate = world.store.pause("save")
+        results: list[Any] = []
+
+        async def run() -> None:
+            results.extend(
+                await asyncio.gather(*(each.commit() for each in sessions[1:]), return_exceptions=True)
+            )
+
+        first = start(sessions[0].commit())
+        await gate.reached()
+        count = await steps(run)
+        assert all(isinstance(result, StoreUnavailable) for result in results)
+        assert all(result.executed is False for result in results)
+        gate.release()
+        await asyncio.gather(first, return_exceptions=True)
+        await world.manager.drain()
+        assert world.store.counts()["save"] == 1
+        return count
+
+    few, many = await expire(200), await expire(800)
+    assert many < 4 * few * 1.3
+
+
+async def test_a_crowd_that_waits_for_a_lock() -> None:
+    """So too the ones that give up waiting for it."""
+
+    async def give_up(number: int) -> int:
+        world = World()
+        token = await world.new(n=0)
+        sessions = [await world.load(token) for _ in range(number)]
+        holder = await world.load(token, world.process())
+        results: list[Any] = []
+
+        async def enter(session: Any) -> None:
+            async with session.lock(wait=0.05):
+                raise AssertionError("two hold the lock")
+
+        async def run() -> None:
+            results.extend(await asyncio.gather(*map(enter, sessions), return_exceptions=True))
+
+        async with holder.lock():
+            count = await steps(run)
+        assert all(isinstance(result, LockTimeout) for result in results)
+        rooms = world.manager._loops.current().rooms
+        await until(lambda: rooms._rooms == {})
+        return count
+
+    few, many = await give_up(200), await give_up(800)
+    assert many < 4 * few * 1.3
+
+
+async def test_a_long_list_is_merged() -> None:
+    """Two requests that have changed a list of many items: the rule looks each up, and searches for none."""
+
+    async def merge(number: int) -> int:
+        base = list(range(number))
+        mine, theirs = [*base[1:], "mine"], [*base[: number // 2], *base[number // 2 + 1 :], "theirs"]
+        merged: list[Any] = []
+
+        async def run() -> None:
+            merged.extend(merging.append(base, mine, theirs) or [])
+
+        count = await steps(run)
+        assert merged[-2:] == ["theirs", "mine"]
+        assert len(merged) == number
+        return count
+
+    few, many = await merge(2000), await merge(8000)
+    assert many < 4 * few * 1.2
