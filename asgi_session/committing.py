@@ -147,7 +147,11 @@ class Committer:
                 return None
             changes: Changes = {}
         else:
-            changes = session._take()
+            try:
+                changes = session._take()
+            except SessionError as error:  # too large, or not to be stored
+                self._policy.emit("failed", session.id, session=session, error=error)
+                raise
             if not changes and mark is None and (leave is None or session._status is not _LIVE):
                 return None
         pending = Pending(self, changes, mark, session._era, begin_wait(session, self._policy.deadline))

@@ -36,7 +36,7 @@ import anyio
 import anyio.from_thread
 
 from asgi_session import codec
-from asgi_session.changes import Changes, Kind, Mark, own_keys
+from asgi_session.changes import Changes, Kind, Mark, own_keys, too_large
 from asgi_session.errors import SessionError, SessionGone, SessionNotLoaded, SessionSerializationError
 from asgi_session.record import MAX_TIME
 from asgi_session.token import Token
@@ -643,26 +643,38 @@ class Session(dict[str, Any]):
         dict.clear(self)
         self._origin, self._watched, self._replaced, self._assigned = {}, {}, (), {}
 
-    def _changes(self) -> Changes:
+    def _changes(self, max_size: int | None = None) -> Changes:
         """Return what differs from its origin.
+
+        With `max_size` (bytes) changes that are larger, and larger than what they replace, are refused
+        before their values are walked: that costs many times what encoding them does.
 
         Raises:
             SessionSerializationError: a value cannot be stored.
+            SessionTooLarge: see above.
         """
         changes: Changes = {}
         if self._status is _UNLOADED:
             return changes
+        size = before = 0
         for key in self._watched:
             value = dict.get(self, key, _ABSENT)
             origin = self._origin.get(key)
             if value is _ABSENT:
                 if origin is not None:
                     changes[key] = None
+                    before += len(origin)
             elif value is not UNDECODED:
                 encoded = codec.encode(value, key)
                 if encoded != origin:
-                    codec.check(value, key)
                     changes[key] = encoded
+                    size += len(encoded)
+                    before += len(origin or b"")
+        if max_size is not None and size > max_size and size > before:
+            raise too_large(size, max_size)
+        for key, change in changes.items():
+            if change is not None:
+                codec.check(dict.__getitem__(self, key), key)
         return changes
 
     def _take(self) -> Changes:
@@ -670,7 +682,7 @@ class Session(dict[str, Any]):
 
         What cannot be changed in place is looked at again only when it is set again, or handed back.
         """
-        changes = self._changes()
+        changes = self._changes(self._manager.max_size)
         for key in changes:
             value = dict.get(self, key)
             if type(value) in codec.SCALARS or not codec.is_mutable(value):

@@ -94,7 +94,7 @@ class Transaction(Pending):
         try:
             self.value = self.function(draft)
             _refuse_awaitable(self.value)
-            return draft._changes()
+            return draft._changes(draft._manager.max_size)
         except asyncio.CancelledError as error:
             # Of something that it asked. It runs in anybody's task, who was not cancelled.
             self.raised = RuntimeError("transact(fn): fn raised CancelledError")
@@ -158,7 +158,7 @@ class Transactor:
                 raise gone()
             draft = Draft(session, base)
             value = await function(draft)
-            changes = draft._changes()
+            changes = draft._changes(draft._manager.max_size)
             if not changes:
                 return value
             pending = self._new(session, changes)
