@@ -25,6 +25,7 @@ from benchmarks.sessions import session_of_size
 from benchmarks.worker import Bed, Meter
 
 KEY: Final = "user_id"
+HOSTILE: Final = "encode and check what a client made to cost most"
 AT_A_TIME: Final = 64
 
 Case = tuple[str, str, str, dict[str, Any]]
@@ -107,6 +108,9 @@ def sized_cases(stored: Stored, headers: list[tuple[bytes, bytes]], size: int) -
     yield "codec", "encode one value", "encode(4711, 'user_id')", names
     yield "codec", "decode every value", "for entry in entries: decode(entry)", names
     yield "codec", "encode every value", "for key, value in values: encode(value, key)", names
+    half = size // 2
+    names = {"encode": codec.encode, "check": codec.check, "hostile": {"\x7f" * half: [""] * half}}
+    yield "codec", HOSTILE, "encode(hostile, 'draft'); check(hostile, 'draft')", names
     names = {"record": record, "data": stored.data, "read": read}
     yield "record", "decode", "record.decode(data)", names
     yield "record", "encode", "record.encode(read)", names
