@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from asgi_session.stores.memory import MemoryStore
     from asgi_session.stores.redis import RedisStore
 
-_REDIS_SCHEMES = (
-    "redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel",
-)  # fmt: skip
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z+]{0,19}://")
 
 
@@ -27,8 +24,9 @@ def store_from_url(url: str | Wrapped, **options: Any) -> Store:
 
     Args:
         url: ``memory://``, ``redis://host:port/db``, ``redis+cluster://host:port,host:port``,
-            ``redis+sentinel://host:port,host:port/service``, each also as ``rediss...`` with TLS, or
-            ``unix:///path/to.sock``. May be wrapped in Starlette's `Secret` or pydantic's `SecretStr`.
+            ``redis+sentinel://host:port,host:port/service``, each also as ``rediss...`` with TLS, and
+            as ``valkey...`` or ``valkeys...``; or ``unix:///path/to.sock``. May be wrapped in Starlette's
+            `Secret` or pydantic's `SecretStr`.
         **options: of the store's class.
 
     Raises:
@@ -54,11 +52,13 @@ def _store_from_url(url: Any, given: list[dict[str, Any]]) -> Store:
         if strange:
             raise unknown("MemoryStore", strange, list(own))
         return MemoryStore(**options)
-    if scheme in _REDIS_SCHEMES:
+    from asgi_session.stores.redis.schemes import SCHEMES
+
+    if scheme in SCHEMES:
         from asgi_session.stores.redis import RedisStore
 
         return RedisStore.from_url(url, **options)
-    known = ", ".join(f"{name}://" for name in ("memory", *_REDIS_SCHEMES))
+    known = ", ".join(f"{name}://" for name in ("memory", *SCHEMES))
     # What is no scheme may be a password.
     begin = f" that begin with {scheme!r}" if _SCHEME.match(url) else " of this form"
     raise ConfigurationError(f"no store has URLs{begin}. Known are {known}")

@@ -42,7 +42,8 @@ class Dialect:
 class Target:
     """The servers of one store.
 
-    `addresses` are those of the server, of cluster seeds or of sentinels.
+    `addresses` are those of the server, of cluster seeds or of sentinels; `scheme` is that of the URL,
+    as the user wrote it.
     """
 
     mode: Literal["single", "cluster", "sentinel"]
@@ -51,6 +52,7 @@ class Target:
     service: str = ""
     sentinel_dialect: Dialect | None = None
     address_remap: AddressRemap | None = None
+    scheme: str = "redis"
 
 
 def show(address: Address) -> str:

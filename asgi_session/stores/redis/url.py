@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
 
 from asgi_session.errors import ConfigurationError
+from asgi_session.stores.redis.schemes import SCHEMES, variant
 from asgi_session.stores.redis.target import Address, Dialect, Target
 
 _COMMON: Final = frozenset({"username", "password", "client_name"})
@@ -47,16 +48,6 @@ _SCHEME: Final = re.compile(r"[a-z][a-z+]*")
 _PARAMETER: Final = re.compile(r"[a-z_]+")
 _ENCODE: Final = "percent-encode / # ? @ [ ] in user and password (a / is %2F)"
 
-SCHEMES: Final = (
-    "redis",
-    "rediss",
-    "unix",
-    "redis+sentinel",
-    "rediss+sentinel",
-    "redis+cluster",
-    "rediss+cluster",
-)
-
 
 def parse(url: str) -> Target:
     """Turn a store URL into a target.
@@ -80,24 +71,28 @@ def parse(url: str) -> Target:
         _wrong(parts, f"it has a #: {_ENCODE}")
     if parts.netloc and "@" in parts.path:
         _wrong(parts, f"it has an @ after the host: {_ENCODE}")
-    base, _, mode = parts.scheme.partition("+")
+    base, mode = SCHEMES[parts.scheme]
     _check_query(parts, tls=base == "rediss", mode=mode)
     if base == "unix":
         return _unix(parts)
     addresses = _addresses(parts, 26379 if mode == "sentinel" else 6379)
     if mode == "cluster":
         if _database(parts, parts.path) != 0:
-            _wrong(parts, "a cluster has only database 0: leave the database out")
-        return Target("cluster", addresses, _dialect(parts, base))
+            _wrong(parts, "the store uses only database 0 of a cluster: leave the database out")
+        return Target("cluster", addresses, _dialect(parts, base), scheme=parts.scheme)
     if mode == "sentinel":
         service = unquote(parts.path.strip("/"))
         if not service or "/" in service:
             _wrong(parts, f"name the service, as in {parts.scheme}://host:26379/mymaster?db=0")
         dialect = _dialect(parts, base, db=_database(parts))
-        return Target("sentinel", addresses, dialect, service, _sentinel_dialect(parts, dialect))
+        sentinels = _sentinel_dialect(parts, dialect)
+        return Target("sentinel", addresses, dialect, service, sentinels, scheme=parts.scheme)
     if len(addresses) > 1:
-        _wrong(parts, f"one host only; several belong to {base}+cluster:// or {base}+sentinel://")
-    return Target("single", addresses, _dialect(parts, base, db=_database(parts, parts.path)))
+        tls = base == "rediss"
+        cluster, sentinel = (variant(parts.scheme, mode=each, tls=tls) for each in ("cluster", "sentinel"))
+        _wrong(parts, f"one host only; several belong to {cluster}:// or {sentinel}://")
+    dialect = _dialect(parts, base, db=_database(parts, parts.path))
+    return Target("single", addresses, dialect, scheme=parts.scheme)
 
 
 def _split(url: str) -> SplitResult:
@@ -129,9 +124,8 @@ def _check_query(parts: SplitResult, *, tls: bool, mode: str) -> None:
         if name in _ELSEWHERE:
             _wrong(parts, f"query parameter {name!r}: {_ELSEWHERE[name]}")
         if name in _TLS:
-            _wrong(
-                parts, f"query parameter {name!r} needs TLS: use {parts.scheme.replace('redis', 'rediss')}://"
-            )
+            secure = variant(parts.scheme, mode=mode, tls=True)
+            _wrong(parts, f"query parameter {name!r} needs TLS: use {secure}://")
         # One that is part of a password is none of ours to name.
         named = f" {name!r}" if _PARAMETER.fullmatch(name) and "@" not in parts.query else ""
         hint = "" if named else f"; {_ENCODE}"

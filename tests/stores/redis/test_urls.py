@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +20,7 @@ from asgi_session.stores import store_from_url
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.stores.redis import RedisStore
 from asgi_session.stores.redis.clients import describe
+from asgi_session.stores.redis.schemes import SCHEMES
 from asgi_session.stores.redis.url import parse
 
 
@@ -122,10 +125,62 @@ def test_wrong_urls_are_explained(url: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+VALKEY_NAMES = [
+    ("valkey://h:7/3", "redis://h:7/3"),
+    ("valkeys://u:p@h?ssl_ca_certs=%2Fca.pem", "rediss://u:p@h?ssl_ca_certs=%2Fca.pem"),
+    ("valkey+cluster://a:1,b", "redis+cluster://a:1,b"),
+    ("valkeys+cluster://u:p%2Cq@a:1,b", "rediss+cluster://u:p%2Cq@a:1,b"),
+    ("valkey+sentinel://a,b:2/svc?db=3", "redis+sentinel://a,b:2/svc?db=3"),
+    (
+        "valkeys+sentinel://u:p@a/svc?sentinel_password=sp",
+        "rediss+sentinel://u:p@a/svc?sentinel_password=sp",
+    ),
+]
+
+
+@pytest.mark.parametrize(("written", "meant"), VALKEY_NAMES)
+def test_valkeys_names_mean_the_same(written: str, meant: str) -> None:
+    """Each scheme of Redis's has one of Valkey's, which differs in nothing but what errors call it."""
+    assert replace(parse(written), scheme="") == replace(parse(meant), scheme="")
+    assert parse(written).scheme == written.partition(":")[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "said", "unsaid"),
+    [
+        ("valkey://a,b", "valkey+cluster:// or valkey+sentinel://", "redis"),
+        ("valkeys://a,b", "valkeys+cluster:// or valkeys+sentinel://", "redis"),
+        ("rediss://a,b", "rediss+cluster:// or rediss+sentinel://", "valkey"),
+        ("valkey+cluster://h?ssl_ca_certs=x", "use valkeys+cluster://", "redis"),
+        ("redis+sentinel://h/svc?ssl_ca_certs=x", "use rediss+sentinel://", "valkey"),
+        ("valkey://:6379", "as in valkey://localhost:6379", "redis"),
+        ("valkeys+sentinel://h", "as in valkeys+sentinel://host:26379/mymaster", "redis"),
+    ],
+)
+def test_errors_show_the_scheme_that_was_written(url: str, said: str, unsaid: str) -> None:
+    """Whoever writes valkey:// is told of valkey+cluster://."""
+    for make in (RedisStore.from_url, store_from_url):
+        with pytest.raises(ConfigurationError) as caught:
+            make(url)
+        assert said in str(caught.value)
+        assert unsaid not in str(caught.value)
+
+
+def test_every_scheme_makes_a_store() -> None:
+    """There is one list, and what it has works everywhere."""
+    for scheme in SCHEMES:
+        tail = {"unix": "/run/x.sock"}.get(scheme, "h/svc" if "sentinel" in scheme else "h")
+        assert isinstance(store_from_url(f"{scheme}://{tail}"), RedisStore)
+        with pytest.raises(ConfigurationError, match=f"{re.escape(scheme)}://"):
+            store_from_url("mongodb://h")
+
+
 SECRET = "hunter2"
 
 
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "redis+sentinel", "unix"])
+@pytest.mark.parametrize(
+    "scheme", ["redis", "rediss", "redis+cluster", "redis+sentinel", "unix", "valkey", "valkeys+cluster"]
+)
 @pytest.mark.parametrize(
     "character", ["/", "#", "?", "[", "]", "\u2100", "\ud800", "/#", "?x=", "?xy@", "/@"]
 )
@@ -169,7 +224,9 @@ def test_stores_by_url() -> None:
     """The scheme picks the store; options are the store's own."""
     assert isinstance(store_from_url("memory://"), MemoryStore)
     assert isinstance(store_from_url("redis+cluster://h", prefix="p"), RedisStore)
-    with pytest.raises(ConfigurationError, match=r"memory://, redis://.*rediss\+cluster://"):
+    with pytest.raises(
+        ConfigurationError, match=r"memory://, redis://.*rediss\+cluster://.*valkey\+sentinel://"
+    ):
         store_from_url("mongodb://h")
 
 
