@@ -3,7 +3,7 @@
 ::
 
     SessionError
-    ├── ConfigurationError          the app is set up wrong; raised when it is built
+    ├── ConfigurationError          the app is set up wrong; raised when it is built, or started
     ├── SessionNotLoaded            the session was used before it was loaded
     ├── SessionGone                 the session has ended, expired, or was never there
     ├── SessionConflict             a write could not be merged, or its outcome is not known
@@ -104,11 +104,13 @@ class StoreUnavailable(SessionError):
 
     Attributes:
         executed: False when the command certainly was not executed, None when that is unknown.
+        full: True when the store refused because it has no room left; deleting may still work.
     """
 
-    def __init__(self, message: str, *, executed: bool | None = None) -> None:
+    def __init__(self, message: str, *, executed: bool | None = None, full: bool = False) -> None:
         super().__init__(message)
         self.executed = executed
+        self.full = full
 
 
 class LockTimeout(SessionError):

@@ -27,7 +27,7 @@ from asgi_session.record import Record
 from asgi_session.secret import Wrapped, hidden, revealed, with_revealed
 from asgi_session.session import Session
 from asgi_session.store import Store
-from asgi_session.token import Tokens, is_selector
+from asgi_session.token import Tokens, is_selector, new_token
 from asgi_session.transactions import Transactor
 
 logger: Final = logging.getLogger("asgi_session")
@@ -75,6 +75,10 @@ class SessionManager:
             is not there is given as None, and a rule that returns None removes the key.
         on_conflict: what becomes of such a key without a rule. ``"mine"`` (default): mine wins.
             ``"raise"``: `SessionConflict`, and nothing of that commit is written.
+        check: what a store that is set up wrongly (wrong password, kind of server or rights: what never
+            heals by itself) does to the start of the app. ``"warn"`` (default): an error in the log.
+            ``"refuse"``: `ConfigurationError`, and the app does not start. A store that is merely away
+            never stops it.
         on_event: called as ``on_event(name, session_id, connection=..., **info)`` for everything that
             happens; see the documentation for the names. `connection` is Starlette's `HTTPConnection`
             of the request, or None outside of one. Must be quick; what it raises is logged.
@@ -100,6 +104,7 @@ class SessionManager:
         save_on_error: bool = False,
         merge: Mapping[str, Rule] | None = None,
         on_conflict: Literal["mine", "raise"] = "mine",
+        check: Literal["warn", "refuse"] = "warn",
         on_event: OnEvent | None = None,
         clock: Clock = system_clock,
         **options: Unpack[_NoOthers],
@@ -130,6 +135,7 @@ class SessionManager:
         choice("on_unavailable", on_unavailable, ("fail", "anonymous"))
         choice("on_corrupt", on_corrupt, ("raise", "new"))
         choice("on_conflict", on_conflict, ("mine", "raise"))
+        choice("check", check, ("warn", "refuse"))
         if on_event is not None and not callable(on_event):
             raise ConfigurationError(f"on_event={on_event!r}: give a function")
         self.max_size: int = max_size
@@ -137,6 +143,7 @@ class SessionManager:
         self.on_unavailable: Literal["fail", "anonymous"] = on_unavailable
         self.on_corrupt: Literal["raise", "new"] = on_corrupt
         self.save_on_error: bool = save_on_error
+        self._refuses: bool = check == "refuse"
         self.clock: Clock = clock
         self.tokens: Tokens = with_revealed(_tokens, namespace, secret_key)
         self.on_event: OnEvent | None = on_event
@@ -158,8 +165,23 @@ class SessionManager:
     # ---------------------------------------------------------------- life
 
     async def open(self) -> None:
-        """Connect and check the set-up. Optional: the first use does what is necessary."""
+        """Connect and check the set-up. Optional: the first use does what is necessary.
+
+        Raises:
+            ConfigurationError: the store is set up wrongly, which never heals by itself.
+            StoreUnavailable: the store cannot be reached.
+        """
         await self.store.open()
+
+    async def ping(self) -> None:
+        """Ask the store for a sign of life, for readiness probes; costs what a load costs.
+
+        In a cluster a shard that is drawn at random is asked.
+
+        Raises:
+            StoreUnavailable: the store did not answer within the deadline, or refused.
+        """
+        await self.store.load(new_token().selector, deadline=time.monotonic() + self.deadline)
 
     async def close(self) -> None:
         """Wait for the saves on their way, then close the store if it was made from a URL."""
@@ -173,11 +195,21 @@ class SessionManager:
         await self._loops.current().drain()
 
     async def __aenter__(self) -> Self:
-        """Open; a store that is away is only a warning, since the app can serve once it is there."""
+        """Open. A store that is away is only a warning, since the app can serve once it is there.
+
+        Raises:
+            ConfigurationError: the store is set up wrongly, and ``check="refuse"`` was given.
+        """
         try:
             await self.open()
         except StoreUnavailable as error:
-            logger.warning("the session store is not there yet: %s", error)
+            logger.warning("the session store cannot be reached: %s", error)
+        except ConfigurationError as error:
+            if self._refuses:
+                await self.close()
+                raise
+            # Without a traceback: it would show where this was found, not what to change.
+            logger.error("the session store is set up wrongly: sessions will not work: %s", error)  # noqa: TRY400
         return self
 
     async def __aexit__(

@@ -42,6 +42,7 @@ class ManagerOptions(TypedDict, total=False):
     save_on_error: bool
     merge: Mapping[str, Rule] | None
     on_conflict: Literal["mine", "raise"]
+    check: Literal["warn", "refuse"]
     on_event: OnEvent | None
     clock: Clock
 
@@ -203,8 +204,10 @@ class SessionMiddleware:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open the manager before the app says that it has started, close it after it has stopped."""
+        answered = False
 
         async def send_with_manager(message: Message) -> None:
+            nonlocal answered
             if message["type"] == "lifespan.startup.complete":
                 await self.manager.__aenter__()
             elif message["type"] in (
@@ -213,9 +216,15 @@ class SessionMiddleware:
                 "lifespan.shutdown.failed",
             ):
                 await self.manager.close()
+            answered = True
             await send(message)
 
-        await self.app(scope, receive, send_with_manager)
+        try:
+            await self.app(scope, receive, send_with_manager)
+        except ConfigurationError as error:
+            if not answered:  # or servers take it for an app that knows no lifespan, and go on
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
 
     def warn_if_insecure(self, scope: Scope) -> None:
         """Warn, once, of a Secure cookie that was set over plain http."""

@@ -14,11 +14,13 @@ A store keeps records that it cannot read. It knows nothing of sessions, cookies
 What a store must keep:
 
 * A write is visible to every `load` that begins after the write has answered.
-* `create`, `save` and `touch` compare and write in one atomic step.
+* `create`, `save`, `touch` and `delete` compare and write in one atomic step.
 * A missing record is an answer, never an error.
-* The only error is `StoreUnavailable`. Its ``executed`` is False when the store certainly did not
-  carry the verb out, and None when it may have. A store repeats a command by itself only when it
-  certainly did not execute, or when executing it twice is the same as once (`load`).
+* The only error of a verb is `StoreUnavailable`. Its ``executed`` is False when the store certainly did
+  not carry the verb out, and None when it may have; its ``full`` is True when there was no room. A store
+  repeats a command by itself only when it certainly did not execute, or when executing it twice is the
+  same as once (`load`).
+* `delete` works also while the store is full, with `expect` and without: nobody could log out otherwise.
 * A cancelled verb may or may not have been carried out; the next one works all the same.
 * Verbs may be called concurrently, from several event loops one after another and from several
   threads with a loop each. A store that was not opened opens itself at the first verb.
@@ -73,7 +75,13 @@ class Store(Protocol):
     """Where records live. See the module's text for what each verb promises."""
 
     async def open(self) -> None:
-        """Connect and check the set-up. Optional: the first verb does what is necessary."""
+        """Connect and check the set-up. Optional: the first verb does what is necessary.
+
+        Raises:
+            ConfigurationError: what never heals by itself (wrong password, kind of server, rights). The
+                message says what to change, and holds no secret.
+            StoreUnavailable: what may heal by itself. It must not keep an app from starting.
+        """
         ...
 
     async def close(self) -> None:
@@ -98,8 +106,11 @@ class Store(Protocol):
         """Change the expiry alone if the tag is `expect`; the tag stays. False when not done."""
         ...
 
-    async def delete(self, key: str, *, deadline: float) -> bool:
-        """Remove the record; whether there was one."""
+    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
+        """Remove the record, with `expect` only if that is its tag; whether it was there and is removed.
+
+        Comparing and removing are one atomic step.
+        """
         ...
 
 

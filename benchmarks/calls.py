@@ -54,7 +54,7 @@ class Ready:
     async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
         return True
 
-    async def delete(self, key: str, *, deadline: float) -> bool:
+    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
         return True
 
 

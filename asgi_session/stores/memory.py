@@ -155,12 +155,14 @@ class MemoryStore:
             self._put(key, Stored(current.data, current.tag, expires_at), now)
             return True
 
-    async def delete(self, key: str, *, deadline: float) -> bool:
-        """Remove the record; whether there was one."""
+    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
+        """Remove the record, with `expect` only if that is its tag."""
         with self._lock:
-            living = self._living(key, self._clock()) is not None
+            current = self._living(key, self._clock())
+            if expect is not None and (current is None or current.tag != expect):
+                return False
             self._remove(key)
-            return living
+            return current is not None
 
     async def save_and_wake(
         self, key: str, data: bytes, expires_at: int, *, expect: bytes, wake: Sequence[str], deadline: float
@@ -286,4 +288,5 @@ class MemoryStore:
             raise StoreUnavailable(
                 f"a record of {len(data)} bytes exceeds the store's max_bytes={self._max_bytes}",
                 executed=False,
+                full=True,
             )

@@ -7,15 +7,18 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Distrusts, Heard, SaveResult, Store, Stored, WakesUp
 
 T = TypeVar("T")
 
+_VERBS: Final = ("load", "create", "save", "touch", "delete")
+_WRITES: Final = ("create", "save", "touch")
+
 Verb: TypeAlias = Literal["load", "create", "save", "touch", "delete", "listen"]
-Fault: TypeAlias = Literal["refused", "lost request", "lost reply"]
+Fault: TypeAlias = Literal["refused", "lost request", "lost reply", "full"]
 When: TypeAlias = Literal["before", "after"]
 
 
@@ -45,8 +48,13 @@ class _Rule:
     times: int | None
     match: Match | None
 
+    @property
+    def _means(self) -> tuple[Verb, ...]:
+        """The verbs that None stands for."""
+        return _VERBS
+
     def applies(self, call: Call) -> bool:
-        meant = call.verb != "listen" if self.verb is None else self.verb == call.verb
+        meant = call.verb in self._means if self.verb is None else self.verb == call.verb
         if not meant or (self.match is not None and not self.match(call)):
             return False
         if self.nth > 1:
@@ -61,6 +69,10 @@ class _Rule:
 @dataclass(eq=False)
 class _Failure(_Rule):
     fault: Fault
+
+    @property
+    def _means(self) -> tuple[Verb, ...]:
+        return _WRITES if self.fault == "full" else _VERBS
 
 
 class Gate(_Rule):
@@ -172,7 +184,8 @@ class FaultStore:
         """Raise `StoreUnavailable`.
 
         "refused": not executed, and the caller knows (``executed=False``); "lost request": not
-        executed, but the caller can't know (None); "lost reply": executed, and the caller can't know.
+        executed, but the caller can't know (None); "lost reply": executed, and the caller can't know;
+        "full": refused for lack of room, which without a verb means create, save and touch.
         """
         self._failures.append(_Failure(verb, nth, times, match, fault))
 
@@ -246,10 +259,9 @@ class FaultStore:
             if gate.when == "before":
                 await gate._wait(call)
         fault = faults[0] if faults else None
-        if fault in ("refused", "lost request"):
-            raise StoreUnavailable(
-                f"injected: {call.verb} {fault}", executed=False if fault == "refused" else None
-            )
+        if fault in ("refused", "lost request", "full"):
+            executed = None if fault == "lost request" else False
+            raise StoreUnavailable(f"injected: {call.verb} {fault}", executed=executed, full=fault == "full")
         result = await verb()
         for gate in gates:
             if gate.when == "after":
@@ -331,10 +343,11 @@ class FaultStore:
             lambda: self.store.touch(key, expires_at, expect=expect, deadline=deadline),
         )
 
-    async def delete(self, key: str, *, deadline: float) -> bool:
+    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
         """See `Store.delete`."""
         return await self._run(
-            Call("delete", key, deadline), lambda: self.store.delete(key, deadline=deadline)
+            Call("delete", key, deadline, expect=expect),
+            lambda: self.store.delete(key, expect=expect, deadline=deadline),
         )
 
     def distrust(self, key: str) -> None:

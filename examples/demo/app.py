@@ -130,9 +130,9 @@ class CountingStore:
         self.commands["touch"] += 1
         return await self._store.touch(key, expires_at, expect=expect, deadline=deadline)
 
-    async def delete(self, key: str, *, deadline: float) -> bool:
+    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
         self.commands["delete"] += 1
-        return await self._store.delete(key, deadline=deadline)
+        return await self._store.delete(key, expect=expect, deadline=deadline)
 
 
 class Merges:

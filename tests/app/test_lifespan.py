@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message
 
-from asgi_session import ConfigurationError, SessionMiddleware, StoreUnavailable
+from asgi_session import ConfigurationError, SessionManager, SessionMiddleware, StoreUnavailable
 from asgi_session.stores.memory import MemoryStore
+from asgi_session.stores.redis import RedisStore
+from asgi_session.testing import FaultStore
 from tests.app.kit import World, find_middleware
+from tests.servers import ServerProcess
 
 
 class Noted(MemoryStore):
@@ -102,13 +108,97 @@ async def test_a_store_that_is_away_at_startup_is_a_warning(caplog: pytest.LogCa
     assert [(r.levelname, "not there" in r.getMessage()) for r in caplog.records] == [("WARNING", True)]
 
 
-async def test_a_store_set_up_wrongly_stops_the_start() -> None:
-    """A set-up that cannot work fails the start, rather than every request."""
+async def test_a_store_set_up_wrongly_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Promise 18: by default the app starts, and the log says what to do."""
     notes: list[str] = []
     store = Noted(notes, ConfigurationError("wrong database"))
-    with pytest.raises(ConfigurationError):
-        await live(SessionMiddleware(make(notes), store=store), notes)
+    sent = await live(SessionMiddleware(make(notes), store=store), notes)
+    assert sent[0] == {"type": "lifespan.startup.complete"}
+    assert [(r.levelname, "wrong database" in r.getMessage()) for r in caplog.records] == [("ERROR", True)]
+
+
+async def test_a_store_set_up_wrongly_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise 18: with check="refuse" it fails the start, rather than every request; nothing stays open."""
+    notes: list[str] = []
+    own(Noted(notes, ConfigurationError("wrong database")), monkeypatch)
+    with pytest.raises(ConfigurationError, match="wrong database"):
+        await live(SessionMiddleware(make(notes), store="memory://", check="refuse"), notes)
     assert notes[-1] == "startup.failed"
+    assert notes.index("store closed") < notes.index("startup.failed")
+
+
+async def test_a_store_that_is_away_never_stops_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    """An outage of the store must not become one of the app, whatever `check` says."""
+    notes: list[str] = []
+    store = Noted(notes, StoreUnavailable("not there"))
+    sent = await live(SessionMiddleware(make(notes), store=store, check="refuse"), notes)
+    assert sent[0] == {"type": "lifespan.startup.complete"}
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+
+
+async def test_an_app_that_knows_nothing_of_failing() -> None:
+    """Where the app lets the error through without a word, the server is told by the middleware."""
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+
+    notes: list[str] = []
+    app = SessionMiddleware(bare, store=Noted([], ConfigurationError("wrong database")), check="refuse")
+    with pytest.raises(ConfigurationError):
+        await live(app, notes)
+    assert notes == ["startup.failed"]
+
+
+@pytest.mark.parametrize("inner", ["starlette", "bare"])
+async def test_a_server_does_not_start(valkey: ServerProcess, inner: str) -> None:
+    """uvicorn ends, without a word of password, when the store is set up wrongly; it does not when away."""
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "lifespan"
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def starts(url: str) -> bool:
+        store = RedisStore.from_url(url, connect_timeout=0.3)
+        app = SessionMiddleware(Starlette() if inner == "starlette" else bare, store=store, check="refuse")
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
+
+        def serve() -> None:
+            with contextlib.suppress(SystemExit):
+                server.run()
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        try:
+            while serving.is_alive() and not server.started:
+                await asyncio.sleep(0.01)
+            return server.started
+        finally:
+            server.should_exit = True
+            await asyncio.to_thread(serving.join)
+
+    at = f"{valkey.host}:{valkey.port}"
+    assert await starts(f"redis://{at}")
+    assert not await starts(f"redis://someone:hunter2@{at}")
+    assert not await starts(f"redis+cluster://{at}")
+    assert await starts("redis://127.0.0.1:1")
+
+
+async def test_ping(valkey: ServerProcess) -> None:
+    """A readiness probe is one command to the store, leaves nothing, and tells when there is no answer."""
+    async with SessionManager(valkey.url, deadline=0.3) as manager:
+        valkey.reset_stats()
+        await manager.ping()
+        assert {name for name in valkey.commandstats() if name not in ("ping", "info", "config")} == {"get"}
+    async with SessionManager(FaultStore(MemoryStore())) as manager:
+        await manager.ping()
+        assert isinstance(manager.store, FaultStore)
+        manager.store.fail(None)
+        with pytest.raises(StoreUnavailable):
+            await manager.ping()
 
 
 @pytest.mark.parametrize("fails", ["startup", "shutdown"])

@@ -123,8 +123,8 @@ class SteppedStore:
     async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
         return await self._run("touch", self.memory.touch(key, expires_at, expect=expect, deadline=deadline))
 
-    async def delete(self, key: str, *, deadline: float) -> bool:
-        return await self._run("delete", self.memory.delete(key, deadline=deadline))
+    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
+        return await self._run("delete", self.memory.delete(key, expect=expect, deadline=deadline))
 
 
 @dataclass

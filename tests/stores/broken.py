@@ -32,6 +32,9 @@ class Broken:
     touch_writes_the_data_back: bool = False
     touch_only_prolongs: bool = False
     delete_always_true: bool = False
+    delete_ignores_the_tag: bool = False
+    delete_compares_a_prefix: bool = False
+    delete_looks_first: bool = False
     expires_never: bool = False
     expires_on_load_alone: bool = False
     seconds: bool = False
@@ -234,10 +237,17 @@ class Broken:
         self._leave(deadline)
         return True
 
-    async def delete(self, key: str, *, deadline: float) -> bool:
+    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
         key = await self._enter(key, deadline)
-        found = self._get(key) is not None
-        if self.delete_is_two_steps:
+        current = self._get(key)
+        found = current is not None
+        if expect is not None and not self.delete_ignores_the_tag:
+            tag = current.tag if current is not None else b""
+            same = tag.startswith(expect) if self.delete_compares_a_prefix else tag == expect
+            if current is None or not same:
+                self._leave(deadline)
+                return False
+        if self.delete_is_two_steps or (expect is not None and self.delete_looks_first):
             await asyncio.sleep(0)
         self.records.pop(key, None)
         self._leave(deadline)

@@ -115,8 +115,8 @@ from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import StoreConformance
 
 class Wrong(MemoryStore):
-    async def delete(self, key, *, deadline):
-        await super().delete(key, deadline=deadline)
+    async def delete(self, key, *, expect=None, deadline):
+        await super().delete(key, expect=expect, deadline=deadline)
         return 17
 
 @pytest.mark.{mark}
@@ -189,6 +189,10 @@ class OwnTags(MemoryStore):
     async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
         return await super().touch(key, expires_at, expect=self._real(expect), deadline=deadline)
 
+    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
+        real = None if expect is None else self._real(expect)
+        return await super().delete(key, expect=real, deadline=deadline)
+
 
 class TestStoreWithItsOwnTags(ManualTime):
     @pytest.fixture
@@ -224,9 +228,9 @@ class Slow(MemoryStore):
         await self._way(deadline, None)
         return result
 
-    async def delete(self, key: str, *, deadline: float) -> bool:
+    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
         await self._way(deadline, False)
-        result = await super().delete(key, deadline=deadline)
+        result = await super().delete(key, expect=expect, deadline=deadline)
         await self._way(deadline, None)
         return result
 
@@ -258,6 +262,9 @@ CAUGHT_BY = {
     "touch_writes_the_data_back": "test_a_touch_does_not_undo_a_save",
     "touch_only_prolongs": "test_touch_changes_the_expiry_alone",
     "delete_always_true": "test_delete_tells_whether_there_was_one",
+    "delete_ignores_the_tag": "test_delete_of_one_version_leaves_another_alone",
+    "delete_compares_a_prefix": "test_save_compares_the_whole_tag",
+    "delete_looks_first": "test_a_delete_of_one_version_does_not_undo_a_save",
     "expires_never": "test_load_does_not_see_an_expired_record",
     "expires_on_load_alone": "test_save_does_not_bring_back_an_expired_record",
     "seconds": "test_create_writes_what_load_returns",

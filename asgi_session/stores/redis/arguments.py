@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
+from os import R_OK, PathLike, access
 from typing import Any, Final, TypedDict
 
 from asgi_session.errors import ConfigurationError
@@ -78,6 +79,17 @@ def read_remap(remap: Any) -> AddressRemap | None:
             f"address_remap={remap!r}: give a function of (host, port) that returns both"
         )
     return remap  # type: ignore[no-any-return]
+
+
+def check_files(settings: Mapping[str, Any]) -> None:
+    """Refuse settings of redis-py that name a file of certificates that cannot be read."""
+    for name in ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"):
+        path = settings.get(name)
+        if isinstance(path, (str, PathLike)) and not access(path, R_OK):
+            # Without the path: a password that is not percent-encoded may have ended up in it.
+            raise ConfigurationError(
+                f"{name}: there is no such file, or it must not be read; correct its path"
+            )
 
 
 def text(name: str, value: Any) -> None:

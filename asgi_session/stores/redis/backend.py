@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
+import hiredis
+
 from asgi_session.errors import StoreUnavailable
-from asgi_session.stores.redis.commands import Command
+from asgi_session.stores.redis.commands import Command, is_full
 from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.node import Node
 
 
 class Backend(Protocol):
@@ -34,6 +37,10 @@ class Backend(Protocol):
         """Make a connection on which everything is heard that is published; it is the caller's."""
         ...
 
+    async def connect(self, deadline: float) -> list[tuple[Node, frozenset[int]]] | Failure:
+        """Connect to each server that holds sessions; with the slots of a cluster's node."""
+        ...
+
     async def close(self) -> None:
         """Close all connections of this event loop."""
         ...
@@ -49,6 +56,8 @@ def unavailable(command: Command, why: Failure, told: str = "") -> NoReturn:
     raise StoreUnavailable(f"{command.verb}: {why.why}{before}", executed=why.executed)
 
 
-def refused(command: Command, where: str, error: object) -> NoReturn:
+def refused(command: Command, where: str, error: hiredis.ReplyError, hint: str = "") -> NoReturn:
     """Raise for a command that the server refused."""
-    raise StoreUnavailable(f"{command.verb}: {where} answered: {error}", executed=False)
+    raise StoreUnavailable(
+        f"{command.verb}: {where} answered: {error}{hint}", executed=False, full=is_full(error)
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from binascii import crc_hqx
 from collections.abc import Callable
@@ -20,13 +21,12 @@ import hiredis
 
 from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.backend import refused, unavailable
-from asgi_session.stores.redis.commands import Command, ReplyKind, kind
+from asgi_session.stores.redis.commands import ASKING, Command, ReplyKind, kind
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.node import Node
 from asgi_session.stores.redis.target import Address, Target, show
 from asgi_session.stores.redis.topology import SLOTS, Topology, read_redirect, read_slots
 
-_ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
 _CLUSTER_SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
 
 _HEDGE: Final = 0.1
@@ -150,7 +150,7 @@ class Cluster:
             return connection
         attempt = min(deadline, monotonic() + self._timeout)
         if asking:  # one write, for the flag holds for the very next command
-            reply = await connection.request(_ASKING + command.data, attempt, 1)
+            reply = await connection.request(ASKING + command.data, attempt, 1)
         else:
             reply = await connection.request(command.data, attempt)
         if isinstance(reply, Failure):
@@ -212,6 +212,20 @@ class Cluster:
             self._suspects[address] = monotonic()
         on_close(connection)
 
+    async def connect(self, deadline: float) -> list[tuple[Node, frozenset[int]]] | Failure:
+        """Connect to every primary."""
+        failure = await self._learn(deadline)
+        if failure is not None:
+            return failure
+        slots: dict[Node, set[int]] = {}
+        for slot, node in enumerate(self._slots):
+            if node is not None:
+                slots.setdefault(node, set()).add(slot)
+        for each in await asyncio.gather(*(node.connect(deadline) for node in slots)):
+            if isinstance(each, Failure):
+                return each
+        return [(node, frozenset(own)) for node, own in slots.items()]
+
     # the topology
 
     def _node(self, address: Address) -> Node:
@@ -231,16 +245,21 @@ class Cluster:
         if self._slots[slot] is not None:
             return None
         if not task.done() or task.cancelled():
-            reason = f": {self._trouble.why}" if self._trouble is not None else ""
-            return Failure(f"no node told the topology of the cluster in time{reason}", False)
+            return self._in_time()
         return task.result() or Failure(f"no node serves slot {slot}", False)
 
-    async def _learn(self) -> Failure | None:
+    async def _learn(self, deadline: float = math.inf) -> Failure | None:
         if self._closed:
             return Failure("the store was closed", False)
         task = self._start_refresh()
-        await asyncio.wait([task])
+        await asyncio.wait([task], timeout=None if deadline == math.inf else max(0.0, deadline - monotonic()))
+        if not task.done():
+            return self._in_time()
         return Failure("the store was closed", False) if task.cancelled() else task.result()
+
+    def _in_time(self) -> Failure:
+        reason = f": {self._trouble.why}" if self._trouble is not None else ""
+        return Failure(f"no node told the topology of the cluster in time{reason}", False)
 
     def _start_refresh(self) -> asyncio.Task[Failure | None]:
         if self._refreshing is None:

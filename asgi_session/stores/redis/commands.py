@@ -16,6 +16,8 @@ from asgi_session.store import GONE, TAG_SIZE, Conflict, Saved, SaveResult, Stor
 EXPIRY_SIZE: Final = 8
 """Bytes in front of the data: `expires_at`, big-endian."""
 
+ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
+
 _HEAD: Final = struct.Struct(f">q{TAG_SIZE}s")
 _unpack = _HEAD.unpack_from  # once per load
 
@@ -61,6 +63,14 @@ local tag = redis.call('GETRANGE', KEYS[1], 8, 23)
 if tag ~= ARGV[1] or tag == '' then return 0 end
 redis.call('SETRANGE', KEYS[1], 0, ARGV[2])
 return redis.call('PEXPIREAT', KEYS[1], ARGV[3])
+""")
+
+
+# DEL is carried out by a server that is full, while all that the other scripts write is not.
+_DELETE: Final = Script("""\
+local tag = redis.call('GETRANGE', KEYS[1], 8, 23)
+if tag ~= ARGV[1] or tag == '' then return 0 end
+return redis.call('DEL', KEYS[1])
 """)
 
 
@@ -150,9 +160,11 @@ def touch(key: str, name: bytes, expires_at: int, expect: bytes) -> Command:
     return _run("touch", key, _TOUCH, name, expect, _header(expires_at), _instant(expires_at))
 
 
-def delete(key: str, name: bytes) -> Command:
+def delete(key: str, name: bytes, expect: bytes | None = None) -> Command:
     """Pack `delete`."""
-    return Command("delete", key, pack(b"DEL", name))
+    if expect is None:
+        return Command("delete", key, pack(b"DEL", name))
+    return _run("delete", key, _DELETE, name, expect)
 
 
 def stored(value: bytes) -> Stored:
@@ -211,6 +223,20 @@ _REPLY_KINDS: Final = {
 # Redis 6.2 wraps what a script's commands answered:
 # "ERR Error running script (call to f_...): @user_script:3: -READONLY You can't write ..."
 _IN_SCRIPT: Final = re.compile(r"@user_script:\s?\d+: -?([A-Z]+) ")
+
+
+_DENIED: Final = re.compile(r"NOPERM |ACL failure in script|The user executing the script can't run")
+_OOM: Final = re.compile(r"OOM |ERR .*@user_script:\s?\d+: -OOM ")
+
+
+def is_denied(error: hiredis.ReplyError) -> bool:
+    """Tell whether the user has no right to do this, be it in a script."""
+    return _DENIED.search(str(error)) is not None
+
+
+def is_full(error: hiredis.ReplyError) -> bool:
+    """Tell whether the server has no memory for what was to be written."""
+    return _OOM.match(str(error)) is not None
 
 
 def wants_script(reply: Any) -> bool:

@@ -43,6 +43,8 @@ class Failure(NamedTuple):
     executed: bool | None
     final: bool = False
     """True when trying again cannot help (wrong credentials)."""
+    full: bool = False
+    """True when the server has no memory left for it."""
 
 
 class _Dropped:

@@ -57,7 +57,7 @@ async def dial(
     except TimeoutError:
         return Failure(f"{where}: no connection within {options.connect_timeout:g} s", False)
     except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-        return Failure(f"{where} refused the login: {error}", False, final=True)
+        return Failure(f"{where} refused the login: {_why_no_login(error)}", False, final=True)
     except (DataError, TypeError, ValueError) as error:
         return Failure(f"{where}: unusable connection settings: {error}", False, final=True)
     except (RedisError, OSError) as error:
@@ -70,6 +70,15 @@ async def dial(
             with contextlib.suppress(Exception):
                 raw._writer.transport.abort()
             raw._reader = raw._writer = None
+
+
+def _why_no_login(error: Exception) -> str:
+    text = str(error)
+    if text.startswith(("HELLO must be called", "Authentication required")):
+        return "it asks for a password, and none was given (redis://user:password@host, or the client's own)"
+    if text.startswith("invalid username-password pair"):
+        return "user or password is wrong, or the user is off"
+    return text
 
 
 def _take_over(raw: Any, connection: Connection) -> Connection | Failure:

@@ -8,6 +8,9 @@ import re
 from time import monotonic
 from typing import Any, Final
 
+import hiredis
+
+from asgi_session.stores.redis.commands import is_denied
 from asgi_session.stores.redis.connection import Connection
 
 _log = logging.getLogger("asgi_session")
@@ -17,7 +20,7 @@ _POLICY: Final = re.compile(rb"^maxmemory_policy:((?:allkeys|volatile)-\S+)", re
 
 
 class EvictionCheck:
-    """Looks once per store; nobody waits for it, and a server that forbids INFO is not asked again."""
+    """Looks once per store, also where INFO is forbidden, which is then said. Nobody waits for it."""
 
     __slots__ = ("_done",)
 
@@ -33,6 +36,12 @@ class EvictionCheck:
         def read(future: asyncio.Future[Any]) -> None:
             reply = None if future.cancelled() else future.result()
             # RESP3's verbatim string comes as text where a decoder is set, else as bytes.
+            if isinstance(reply, hiredis.ReplyError) and is_denied(reply):
+                _log.warning(
+                    "%s does not allow the store's user INFO, so its maxmemory-policy cannot be checked: "
+                    "give it the right +info, and make sure that the policy is noeviction",
+                    connection.where,
+                )
             found = _POLICY.search(reply) if isinstance(reply, bytes) else None
             if found is not None:
                 _log.warning(

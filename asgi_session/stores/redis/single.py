@@ -14,15 +14,17 @@ from asgi_session.stores.redis.backend import refused, unavailable
 from asgi_session.stores.redis.commands import Command, ReplyKind, kind
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.node import Node
+from asgi_session.stores.redis.target import Target, advice
 
 
 class Single:
     """A backend with one node."""
 
-    __slots__ = ("_node", "_timeout")
+    __slots__ = ("_node", "_target", "_timeout")
 
-    def __init__(self, node: Node, timeout: float) -> None:
+    def __init__(self, node: Node, target: Target, timeout: float) -> None:
         self._node = node
+        self._target = target
         self._timeout = timeout
 
     def submit(self, key: str, data: bytes, deadline: float) -> asyncio.Future[Any] | None:
@@ -55,8 +57,8 @@ class Single:
                 elif isinstance(reply, hiredis.ReplyError):
                     found = kind(reply)
                     if found in (ReplyKind.MOVED, ReplyKind.ASK):
-                        hint = f"{reply} (a cluster: use redis+cluster://)"
-                        refused(command, connection.where, hint)
+                        hint = f" (a node of a cluster: {advice(self._target, 'cluster')})"
+                        refused(command, connection.where, reply, hint)
                     if found is ReplyKind.REFUSED:
                         refused(command, connection.where, reply)
                     if found is ReplyKind.NOSCRIPT:
@@ -84,6 +86,11 @@ class Single:
     async def dial(self, on_close: Callable[[Connection], None]) -> Connection | Failure:
         """Make one more connection to the server."""
         return await self._node.dial(on_close)
+
+    async def connect(self, deadline: float) -> list[tuple[Node, frozenset[int]]] | Failure:
+        """Connect to the server."""
+        connection = await self._node.connect(deadline)
+        return connection if isinstance(connection, Failure) else [(self._node, frozenset())]
 
     async def close(self) -> None:
         """Close the connection."""

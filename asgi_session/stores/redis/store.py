@@ -10,18 +10,20 @@ from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from asgi_session.errors import StoreUnavailable
+from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.secret import Wrapped, hidden, with_revealed
 from asgi_session.store import Heard, SaveResult, Stored
 from asgi_session.stores.redis import commands, url
 from asgi_session.stores.redis.arguments import (
     RedisOptions,
+    check_files,
     read_options,
     read_prefix,
     read_remap,
     refuse_unknown,
 )
 from asgi_session.stores.redis.backend import Backend
+from asgi_session.stores.redis.checking import Check, Names
 from asgi_session.stores.redis.clients import describe
 from asgi_session.stores.redis.cluster import Cluster
 from asgi_session.stores.redis.commands import Command
@@ -83,6 +85,8 @@ class RedisStore:
         client = hidden(client)  # a URL is refused, and may hold a password
         target = with_revealed(_target, client, service_name)
         self._prefix = read_prefix(prefix)
+        for dialect in filter(None, (target.dialect, target.sentinel_dialect)):
+            check_files(dialect.settings)
         self._target = replace(target, address_remap=read_remap(address_remap) or target.address_remap)
         options = read_options(timeout, connect_timeout, max_connection_age, tls_server_name)
         self._options = options
@@ -126,9 +130,22 @@ class RedisStore:
         return f"<RedisStore {target.mode} {', '.join(map(show, target.addresses))}>"
 
     async def open(self) -> None:
-        """Connect. StoreUnavailable when that is not possible within twice the connect timeout."""
-        command = Command("open", "", b"*1\r\n$4\r\nPING\r\n", repeatable=True)
-        await self._backend().execute(command, monotonic() + 2 * self._options.connect_timeout)
+        """Connect, and check kind, role and rights: `checking` says how. Leaves nothing behind.
+
+        Raises:
+            ConfigurationError: what never heals by itself: another kind of server, a password that is
+                wrong or missing, TLS on one side only, rights that are missing.
+            StoreUnavailable: a server is away, loading, full or a replica, and still was after twice
+                the connect timeout.
+
+        """
+        check = Check(self._target, self._options, Names(self._prefix, self._channels), self._tell_silence)
+        failure = await check.run(self._backend(), monotonic() + 2 * self._options.connect_timeout)
+        if failure is None:
+            return
+        if failure.final:
+            raise ConfigurationError(failure.why)
+        raise StoreUnavailable(f"open: {failure.why}", executed=False, full=failure.full)
 
     async def close(self) -> None:
         """Close this event loop's connections; what waits on them fails. The next verb reconnects."""
@@ -185,9 +202,9 @@ class RedisStore:
         command = commands.touch(key, self._name(key), expires_at, expect)
         return bool(await self._backend().execute(command, deadline))
 
-    async def delete(self, key: str, *, deadline: float) -> bool:
-        """Remove the record."""
-        command = commands.delete(key, self._name(key))
+    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
+        """Remove the record, with `expect` only the one with that tag. Works on a full server, too."""
+        command = commands.delete(key, self._name(key), expect)
         return bool(await self._backend().execute(command, deadline))
 
     async def save_and_wake(
@@ -197,13 +214,8 @@ class RedisStore:
         channels = [self._channels + listener.encode() for listener in wake]
         command = commands.save(key, self._name(key), data, expires_at, expect, channels)
         reply = await self._backend().execute(command, deadline)
-        if reply == commands.SAVED_IN_SILENCE and not self._silence_told:
-            self._silence_told = True
-            _log.warning(
-                "the Redis user may not wake up other processes, so locks are polled for; "
-                "it needs the rights +publish &%s*",
-                self._channels.decode(),
-            )
+        if reply == commands.SAVED_IN_SILENCE:
+            self._tell_silence()
         return commands.saved(reply, data)
 
     async def listen(self, listener: str, heard: Heard, *, deadline: float) -> Callable[[], None]:
@@ -216,6 +228,15 @@ class RedisStore:
         backend = self._loops.backends.get(get_running_loop())
         if backend is not None:
             backend.distrust(key)
+
+    def _tell_silence(self) -> None:
+        if not self._silence_told:
+            self._silence_told = True
+            _log.warning(
+                "the Redis user may not send and hear wake-ups, so processes poll for locks; "
+                "give it the rights +publish +subscribe &%s*",
+                self._channels.decode(),
+            )
 
     def _name(self, key: str) -> bytes:
         return self._prefix + key.encode() + b"}"
@@ -260,7 +281,7 @@ def _backend_maker(target: Target, options: Options, eviction: EvictionCheck) ->
         if target.mode == "sentinel":
             sentinels = Sentinels(target, options)
             node = Node((f"primary of {target.service}", 0), checked(sentinels.dial), options.max_age)
-            return Single(node, options.timeout)
-        return Single(to(target.addresses[0]), options.timeout)
+            return Single(node, target, options.timeout)
+        return Single(to(target.addresses[0]), target, options.timeout)
 
     return make

@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from redis.asyncio.connection import SSLConnection
+
+from asgi_session.stores.redis.schemes import variant
+
 Address: TypeAlias = tuple[str, int]
 """Host and port; for a Unix socket its path and 0."""
 
@@ -53,6 +57,22 @@ class Target:
     sentinel_dialect: Dialect | None = None
     address_remap: AddressRemap | None = None
     scheme: str = "redis"
+
+
+def advice(target: Target, mode: str, *, tls: bool | None = None) -> str:
+    """Say what to give the store instead, in the words of the URL that it was made from.
+
+    Args:
+        target: what it was given.
+        mode: ``single``, ``cluster`` or ``sentinel``.
+        tls: whether with TLS; None: as it was.
+    """
+    if tls is None:
+        tls = issubclass(target.dialect.connection_class, SSLConnection)
+    scheme = variant(target.scheme, mode="" if mode == "single" else mode, tls=tls)
+    rest = "host:26379/service" if mode == "sentinel" else "host:port"
+    client = {"cluster": "RedisCluster", "sentinel": "Sentinel"}.get(mode, "Redis")
+    return f"use {scheme}://{rest} (or a {client} object{' with ssl=True' if tls else ''})"
 
 
 def show(address: Address) -> str:

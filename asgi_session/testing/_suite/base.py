@@ -54,8 +54,8 @@ class Record:
     async def touch(self, expires_at: int, expect: bytes) -> bool:
         return await self.store.touch(self.key, expires_at, expect=expect, deadline=self._deadline())
 
-    async def delete(self) -> bool:
-        return await self.store.delete(self.key, deadline=self._deadline())
+    async def delete(self, expect: bytes | None = None) -> bool:
+        return await self.store.delete(self.key, expect=expect, deadline=self._deadline())
 
     async def get(self) -> Stored:
         """Load what must be there."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import Conflict, Saved, Store
+from asgi_session.store import GONE, Conflict, Saved, Store
 from asgi_session.testing._suite.base import HOUR, Suite, new_data, seeded
 
 
@@ -76,6 +76,23 @@ class RaceTests(Suite):
             results = await asyncio.gather(*verbs)
             assert results[at] is True
             assert await record.load() is None
+
+    async def test_a_delete_of_one_version_does_not_undo_a_save(self, store: Store) -> None:
+        """Of a save and a delete of the version that both expect one takes effect, never both."""
+        for round_ in range(30):
+            record, stored = await self.written(store)
+            data = new_data()
+            verbs: list[Coroutine[Any, Any, object]] = [record.save(data, self.far(), stored.tag)]
+            verbs.insert(round_ % 2, record.delete(stored.tag))
+            results = await asyncio.gather(*verbs)
+            deleted, saved = results[round_ % 2], results[1 - round_ % 2]
+            current = await record.load()
+            if deleted:
+                assert saved is GONE
+                assert current is None
+            else:
+                assert isinstance(saved, Saved)
+                assert current is not None and current.data == data
 
     async def test_a_touch_does_not_undo_a_save(self, store: Store) -> None:
         """Whatever order a save and touches take effect in, the saved data stays."""

@@ -74,6 +74,7 @@ class VerbTests(Suite):
             result = await record.save(new_data(), self.far(), wrong)
             assert isinstance(result, Conflict), f"{wrong!r} passed for {tag!r}"
             assert not await record.touch(self.far() + HOUR, wrong), f"{wrong!r} passed for {tag!r}"
+            assert not await record.delete(wrong), f"{wrong!r} passed for {tag!r}"
             assert await record.load() == stored
 
     async def test_save_never_creates(self, store: Store) -> None:
@@ -120,6 +121,22 @@ class VerbTests(Suite):
         assert await record.delete() is False
         assert await record.create(new_data(), self.far()) is True
 
+    async def test_delete_of_one_version_leaves_another_alone(self, store: Store) -> None:
+        """With a tag a delete removes that version, also after a touch, and answers False for any other."""
+        record, first = await self.written(store)
+        result = await record.save(new_data(), self.far(), first.tag)
+        assert isinstance(result, Saved)
+        current = await record.get()
+        assert await record.delete(first.tag) is False
+        assert await record.load() == current
+        assert await record.touch(self.far() + HOUR, result.tag)
+        assert await record.delete(result.tag) is True
+        assert await record.load() is None
+        assert await record.delete(result.tag) is False
+        never = self.record(store)
+        assert await never.delete(new_data()[:16]) is False
+        assert await never.load() is None
+
     async def test_a_tag_does_not_outlive_its_record(self, store: Store) -> None:
         """After delete and create, the first record's tag gives a conflict with the second."""
         record, first = await self.written(store)
@@ -129,6 +146,7 @@ class VerbTests(Suite):
         assert second.tag != first.tag
         assert await record.save(new_data(), self.far(), first.tag) == Conflict(second)
         assert await record.touch(self.far() + HOUR, first.tag) is False
+        assert await record.delete(first.tag) is False
         assert await record.load() == second
 
     async def test_keys_are_told_apart(self, store: Store) -> None:
@@ -207,7 +225,7 @@ class VerbTests(Suite):
         expect = known.tag if known is not None and rng.random() < 0.6 else rng.choice(tags)
         matches = known is not None and known.tag == expect
         written = False
-        match rng.choice(("load", "create", "save", "touch", "delete")):
+        match rng.choice(("load", "create", "save", "touch", "delete", "delete one version")):
             case "create":
                 written = known is None
                 assert await record.create(data, expires_at) is written, where
@@ -221,6 +239,10 @@ class VerbTests(Suite):
             case "delete":
                 assert await record.delete() is (known is not None), where
                 model.pop(record.key, None)
+            case "delete one version":
+                assert await record.delete(expect) is matches, where
+                if matches:
+                    model.pop(record.key, None)
             case _:
                 pass
         stored = await record.load()

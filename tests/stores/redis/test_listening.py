@@ -374,7 +374,7 @@ async def test_no_server(fresh_valkey: ServerProcess) -> None:
 def user(fresh_valkey: ServerProcess) -> str:
     """A user with the rights for sessions and none for wake-ups: its URL."""
     fresh_valkey.command(
-        *("ACL", "SETUSER", "sessions", "on", ">pw", "resetchannels", "~asgi_session:*"),
+        *("ACL", "SETUSER", "sessions", "on", ">pw", "resetchannels", "~asgi_session:*", "+info"),
         *("+get", "+set", "+eval", "+evalsha", "+getrange", "+ping"),
     )
     return f"redis://sessions:pw@{fresh_valkey.host}:{fresh_valkey.port}"
@@ -419,7 +419,7 @@ async def test_publishing_is_not_allowed(
     assert found is not None
     assert found.data == data
     (warning,) = [each for each in caplog.records if each.name == "asgi_session"]
-    assert "+publish &asgi_session:wake:*" in warning.getMessage()
+    assert "+publish +subscribe &asgi_session:wake:*" in warning.getMessage()
     await store.close()
 
 

@@ -370,8 +370,9 @@ async def test_a_login_that_expired_is_renewed() -> None:
         return b"-NOAUTH Authentication required.\r\n" if connection == 1 else b"_\r\n"
 
     async with scripted(answer) as server:
-        async with opened(server.url) as store:
-            assert await store.load(KEY, deadline=soon()) is None
+        store = RedisStore.from_url(server.url)
+        assert await store.load(KEY, deadline=soon()) is None
+        await store.close()
         assert server.connections == 2
 
 
