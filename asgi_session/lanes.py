@@ -37,8 +37,8 @@ from asgi_session.pending import (
     outcome_unknown,
     shutting_down,
 )
-from asgi_session.record import Applied, Record
-from asgi_session.store import GONE, Saved, SaveResult, Stored, WakesUp
+from asgi_session.record import NOBODY, Applied, Record
+from asgi_session.store import GONE, Conflict, Saved, SaveResult, Stored, WakesUp
 
 if TYPE_CHECKING:
     from asgi_session.manager import SessionManager
@@ -72,11 +72,12 @@ class _Lane:
             of each commit of the batch, its expiry, the processes to wake up when it is saved, and whether
             this one is among them.
         reply_lost: whether that version may have been saved without our knowing.
+        perhaps_deleted: whether the record may have been deleted in its stead without our knowing.
     """
 
     __slots__ = (
-        "backoff", "base", "batch", "data", "expires_at", "key", "known", "queue", "record", "reply_lost",
-        "tries", "verdicts", "wake", "wake_own",
+        "backoff", "base", "batch", "data", "expires_at", "key", "known", "perhaps_deleted", "queue", "record",
+        "reply_lost", "tries", "verdicts", "wake", "wake_own",
     )  # fmt: skip
 
     base: Base
@@ -98,6 +99,7 @@ class _Lane:
         self.tries = 0
         self.data = b""
         self.reply_lost = False
+        self.perhaps_deleted = False
         self.backoff: Backoff | None = None
 
     def go_on_from(self, newest: Base) -> None:
@@ -109,6 +111,7 @@ class _Lane:
         joining = self.take(_LARGEST_BATCH - len(self.batch))
         self.known = _newest(joining, newest)
         self.batch += joining
+        self.perhaps_deleted = False  # it is another version that is there
 
     def take(self, most: int) -> tuple[Pending, ...]:
         """Take those who are to leave out of the queue."""
@@ -229,7 +232,10 @@ class Lanes:
                         lane.reply_lost = True
                         raise
                     except StoreUnavailable as error:
-                        await self._unanswered(lane, error, deadline)
+                        if error.full and lane.record.digest == NOBODY:
+                            await self._end_by_deleting(lane, deadline)
+                        else:
+                            await self._unanswered(lane, error, deadline)
                     else:
                         self._answered(lane, answer)
                         if lane.batch:
@@ -330,6 +336,26 @@ class Lanes:
         else:
             lane.go_on_from(self._decoded(lane, stored))
 
+    async def _end_by_deleting(self, lane: _Lane, deadline: float) -> None:
+        """Remove the record that a batch ends: a store that is full takes no record of the ending.
+
+        Only the version that the batch was made on: a login that was saved meanwhile must not be lost.
+        """
+        store, tag = self._policy.store, lane.base.tag
+        try:
+            if await store.delete(lane.key, expect=tag, deadline=deadline):
+                self._answered(lane, Saved(tag))
+                return
+            stored = await store.load(lane.key, deadline=deadline)
+        except asyncio.CancelledError:
+            lane.perhaps_deleted = lane.reply_lost = True
+            raise
+        except StoreUnavailable as error:
+            lane.perhaps_deleted = lane.perhaps_deleted or error.executed is None
+            await self._unanswered(lane, error, deadline)
+        else:
+            self._answered(lane, GONE if stored is None else Conflict(stored))
+
     def _decoded(self, lane: _Lane, stored: Stored) -> Base:
         record = self._policy.decode(lane.key, stored.data, lane.batch[0].id)
         return Base(record, stored.tag, stored.expires_at)
@@ -364,6 +390,9 @@ class Lanes:
                 if lane.wake_own:
                     self._told(lane.key, saved)
                 return
+        elif answer is GONE and lane.perhaps_deleted:
+            self._answered(lane, Saved(lane.base.tag))
+            return
         elif answer is GONE:
             lane.known, lane.batch = None, ()
             for pending in batch:
