@@ -76,8 +76,8 @@ class _Lane:
     """
 
     __slots__ = (
-        "backoff", "base", "batch", "data", "expires_at", "key", "known", "perhaps_deleted", "queue", "record",
-        "reply_lost", "tries", "verdicts", "wake", "wake_own",
+        "backoff", "base", "batch", "data", "expires_at", "key", "known", "perhaps_deleted", "queue",
+        "record", "reply_lost", "tries", "verdicts", "wake", "wake_own",
     )  # fmt: skip
 
     base: Base

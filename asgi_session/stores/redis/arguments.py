@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import timedelta
 from difflib import get_close_matches
 from os import R_OK, PathLike, access
 from typing import Any, Final, TypedDict
 
 from asgi_session.errors import ConfigurationError
-from asgi_session.stores.redis.target import AddressRemap, Options
+from asgi_session.stores.redis.target import AddressRemap, Dialect, Options
 
 _LONGEST: Final = 100 * 366 * 86400
 
@@ -81,15 +81,18 @@ def read_remap(remap: Any) -> AddressRemap | None:
     return remap  # type: ignore[no-any-return]
 
 
-def check_files(settings: Mapping[str, Any]) -> None:
-    """Refuse settings of redis-py that name a file of certificates that cannot be read."""
+def check_files(dialect: Dialect) -> None:
+    """Refuse settings that name a file of certificates that cannot be read."""
     for name in ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"):
-        path = settings.get(name)
-        if isinstance(path, (str, PathLike)) and not access(path, R_OK):
+        if not _readable(dialect.settings.get(name)):
             # Without the path: a password that is not percent-encoded may have ended up in it.
             raise ConfigurationError(
                 f"{name}: there is no such file, or it must not be read; correct its path"
             )
+
+
+def _readable(path: Any) -> bool:
+    return not isinstance(path, (str, PathLike)) or access(path, R_OK)
 
 
 def text(name: str, value: Any) -> None:

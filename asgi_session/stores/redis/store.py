@@ -86,7 +86,7 @@ class RedisStore:
         target = with_revealed(_target, client, service_name)
         self._prefix = read_prefix(prefix)
         for dialect in filter(None, (target.dialect, target.sentinel_dialect)):
-            check_files(dialect.settings)
+            check_files(dialect)
         self._target = replace(target, address_remap=read_remap(address_remap) or target.address_remap)
         options = read_options(timeout, connect_timeout, max_connection_age, tls_server_name)
         self._options = options
