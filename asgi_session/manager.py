@@ -11,6 +11,7 @@ from datetime import timedelta
 from inspect import signature
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, Unpack
+from weakref import WeakMethod, finalize
 
 from asgi_session import stores
 from asgi_session.changes import Policy, Rule, is_rule
@@ -26,7 +27,7 @@ from asgi_session.pending import Backoff
 from asgi_session.record import Record
 from asgi_session.secret import Wrapped, hidden, revealed, with_revealed
 from asgi_session.session import Session
-from asgi_session.store import Store
+from asgi_session.store import Back, Lost, Reconnected, Report, Reports, Store
 from asgi_session.token import Tokens, is_selector, new_token
 from asgi_session.transactions import Transactor
 
@@ -149,6 +150,8 @@ class SessionManager:
         self.on_event: OnEvent | None = on_event
         self._owns_store = isinstance(revealed(store), str)
         self.store: Store = with_revealed(stores.store_from_url if self._owns_store else _checked, store)
+        if isinstance(self.store, Reports):
+            self._hear_of(self.store)
         self._loops = Loops(self._furnish)
         loader = Loader(self, self._loops)
         committer = Committer(self, loader, self._loops)
@@ -278,6 +281,28 @@ class SessionManager:
                     self.emit("revoked", session_id)
                     self._loops.current().rooms.look_again(key)
                 return deleted or reply_lost
+
+    def _hear_of(self, store: Reports) -> None:
+        """Have the store's reports made events, as long as somebody has this manager."""
+        hears = WeakMethod(self._reported)
+
+        def tell(report: Report) -> None:
+            reported = hears()
+            if reported is not None:
+                reported(report)
+
+        finalize(self, store.report_to(tell)).atexit = False
+
+    def _reported(self, report: Report) -> None:
+        match report:
+            case Lost():
+                self.emit("store_lost", None, server=report.server, error=report.error)
+            case Back():
+                self.emit(
+                    "store_back", None, server=report.server, seconds=report.seconds, failed=report.failed
+                )
+            case Reconnected():
+                self.emit("store_reconnected", None, server=report.server)
 
     def emit(self, name: str, session_id: str | None, *, session: Session | None = None, **info: Any) -> None:
         """Tell `on_event`; what it raises is logged and goes no further.

@@ -123,6 +123,44 @@ class Distrusts(Protocol):
         ...
 
 
+class Lost(NamedTuple):
+    """A server has not answered for a whole deadline: what needs it now fails at once."""
+
+    server: str
+    error: str
+
+
+class Back(NamedTuple):
+    """A lost server answers again, or another one has its records, after `seconds` and `failed` requests."""
+
+    server: str
+    seconds: float
+    failed: int
+
+
+class Reconnected(NamedTuple):
+    """A new connection to a server has taken the place of one that was lost."""
+
+    server: str
+
+
+Report: TypeAlias = Lost | Back | Reconnected
+"""What happened to a store's servers. `server` and `error` are safe to log: host and port, no user."""
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """A capability: the store tells what happens to its servers. It also logs when one is lost and back."""
+
+    def report_to(self, tell: Callable[[Report], None]) -> Callable[[], None]:
+        """Call `tell` with every report, in the event loop and thread that found out.
+
+        Returns a function that ends it, and may be called from anywhere, more than once. Whoever wants
+        to be collected meanwhile gives a `tell` that refers to it weakly.
+        """
+        ...
+
+
 Heard: TypeAlias = Callable[[str | None], None]
 """Called with the key of the record that a wake-up is about, or with None when wake-ups may have been
 lost: the connection was gone for a while."""

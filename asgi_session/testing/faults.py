@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import Distrusts, Heard, SaveResult, Store, Stored, WakesUp
+from asgi_session.store import Distrusts, Heard, Reports, SaveResult, Store, Stored, WakesUp
 
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ class FaultStore:
         distrusted: the keys for which the connection was to be dropped (see `Distrusts`).
         wakeups_lost: how many wake-ups `lose_wakeups` has lost.
 
-    It has the capability `WakesUp` exactly when the wrapped store has it.
+    It has each of the capabilities `WakesUp` and `Reports` exactly when the wrapped store has it.
 
     Example::
 
@@ -163,6 +163,8 @@ class FaultStore:
         self._listening: list[Heard] = []
         self._failures: list[_Failure] = []
         self._gates: list[Gate] = []
+        if isinstance(store, Reports):
+            self.report_to = store.report_to
         if isinstance(store, WakesUp):
             self._waking = store
             self.save_and_wake = self._save_and_wake

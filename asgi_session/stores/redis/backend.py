@@ -21,8 +21,8 @@ class Backend(Protocol):
         """Send a repeatable command without waiting for anything; None when not connected."""
         ...
 
-    def failed(self, key: str) -> None:
-        """Take notice that what was submitted for a key had no reply."""
+    def failed(self, key: str, why: str, *, last: bool) -> None:
+        """Take notice that what was submitted for a key had no reply; and whether it was the last try."""
         ...
 
     async def execute(self, command: Command, deadline: float) -> Any:

@@ -19,11 +19,14 @@ from typing import Any, Final
 
 import hiredis
 
+from asgi_session.errors import StoreUnavailable
 from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.backend import refused, unavailable
-from asgi_session.stores.redis.commands import ASKING, Command, ReplyKind, kind
+from asgi_session.stores.redis.commands import ASKING, Command, ReplyKind, is_down, kind
 from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.health import Health
 from asgi_session.stores.redis.node import Node
+from asgi_session.stores.redis.reporting import Reporter
 from asgi_session.stores.redis.target import Address, Target, show
 from asgi_session.stores.redis.topology import SLOTS, Topology, read_redirect, read_slots
 
@@ -46,15 +49,18 @@ class Cluster:
         target: its addresses are the seeds.
         timeout: seconds for one try of a command.
         to: makes the node of an address.
+        reporter: is told when no node at all is found, and when one is again.
 
     """
 
     __slots__ = (
         "_closed",
+        "_health",
         "_leaving",
         "_members",
         "_nodes",
         "_others",
+        "_probed",
         "_refresh_after",
         "_refreshes",
         "_refreshing",
@@ -68,7 +74,11 @@ class Cluster:
         "_trouble",
     )
 
-    def __init__(self, target: Target, timeout: float, to: Callable[[Address], Node]) -> None:
+    def __init__(
+        self, target: Target, timeout: float, to: Callable[[Address], Node], reporter: Reporter
+    ) -> None:
+        self._health = Health("of the cluster, any", reporter)  # while nobody is known to serve a slot
+        self._probed: dict[Command, list[Health]] = {}  # what a command is the probe of
         self._seeds = target.addresses
         self._remap = target.address_remap
         self._timeout = timeout
@@ -91,14 +101,26 @@ class Cluster:
     def submit(self, key: str, data: bytes, deadline: float) -> asyncio.Future[Any] | None:
         """Send to the slot's node if it is connected."""
         node = self._slots[crc_hqx(key.encode(), 0) & 16383]
-        if node is None or node.connection is None:
+        if node is None or node.ready is None:
             return None
         limit = monotonic() + self._timeout
-        return node.connection.request(data, limit if limit < deadline else deadline)
+        return node.ready.request(data, limit if limit < deadline else deadline)
 
     async def execute(self, command: Command, deadline: float) -> Any:
         """Send, follow and retry until there is an answer."""
+        began = monotonic()
         slot = crc_hqx(command.key.encode(), 0) & 16383
+        try:
+            return await self._execute(command, slot, deadline, began)
+        except StoreUnavailable:
+            node = self._slots[slot]
+            (self._health if node is None else node.health).count()
+            raise
+        finally:
+            for health in self._probed.pop(command, ()):
+                health.probe = None
+
+    async def _execute(self, command: Command, slot: int, deadline: float, began: float) -> Any:
         tries = redirects = 0
         told = ""
         asked: Node | None = None  # the node that an ASK named
@@ -106,10 +128,20 @@ class Cluster:
             if self._closed:
                 unavailable(command, Failure("the store was closed", False))
             node = asked or self._slots[slot]
+            health = self._health if node is None else node.health
+            health.expect(deadline - began + self._timeout)  # that long it may have tried before
+            failure = health.refuses(command, began)
+            if failure is not None:
+                unavailable(command, failure)
+            if health.probe is command and health not in self._probed.setdefault(command, []):
+                self._probed[command].append(health)
             if node is None:
                 failure = await self._find(slot, deadline)
                 if failure is None:
+                    self._health.answered()
                     continue
+                if not self._closed:
+                    self._health.failing(failure.why)
                 if failure.final:
                     unavailable(command, failure)
             else:
@@ -146,7 +178,7 @@ class Cluster:
         if connection is None:
             connection = await node.connect(min(deadline, monotonic() + self._timeout))
         if isinstance(connection, Failure):
-            self._doubt(node)
+            self._doubt(node, connection)
             return connection
         attempt = min(deadline, monotonic() + self._timeout)
         if asking:  # one write, for the flag holds for the very next command
@@ -154,9 +186,13 @@ class Cluster:
         else:
             reply = await connection.request(command.data, attempt)
         if isinstance(reply, Failure):
-            self._doubt(node)
-        elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOAUTH"):
-            node.reconnect(connection)
+            self._doubt(node, reply)
+        elif isinstance(reply, hiredis.ReplyError) and is_down(reply):
+            node.failing(f"{node.where} answered: {reply}")
+        else:
+            node.answered()
+            if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOAUTH"):
+                node.reconnect(connection)
         return reply
 
     def _redirected(self, found: ReplyKind, error: str, node: Node) -> Node | None:
@@ -173,11 +209,13 @@ class Cluster:
             self._start_refresh()
         return None
 
-    def failed(self, key: str) -> None:
+    def failed(self, key: str, why: str, *, last: bool) -> None:
         """Doubt the key's node."""
         node = self._slots[crc_hqx(key.encode(), 0) & 16383]
         if node is not None:
-            self._doubt(node)
+            self._doubt(node, Failure(why, None))
+            if last:
+                node.health.count()
 
     def distrust(self, key: str) -> None:
         """Drop the connection that answers for a key."""
@@ -234,7 +272,9 @@ class Cluster:
             node = self._nodes[address] = self._to(address)
         return node
 
-    def _doubt(self, node: Node) -> None:
+    def _doubt(self, node: Node, failure: Failure) -> None:
+        if not (failure.final or node.closed):
+            node.failing(failure.why)
         self._suspects[node.address] = monotonic()
         if not self._closed:
             self._start_refresh()
@@ -363,6 +403,7 @@ class Cluster:
     async def close(self) -> None:
         """Close all connections."""
         self._closed = True
+        self._health.close()
         refreshing = self._refreshing
         if refreshing is not None:
             refreshing.cancel()

@@ -229,6 +229,14 @@ _DENIED: Final = re.compile(r"NOPERM |ACL failure in script|The user executing t
 _OOM: Final = re.compile(r"OOM |ERR .*@user_script:\s?\d+: -OOM ")
 
 
+_DOWN: Final = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "BUSY ", "ERR max number of clients")
+
+
+def is_down(error: hiredis.ReplyError) -> bool:
+    """Tell whether the server serves nobody at the moment."""
+    return str(error).startswith(_DOWN)
+
+
 def is_denied(error: hiredis.ReplyError) -> bool:
     """Tell whether the user has no right to do this, be it in a script."""
     return _DENIED.search(str(error)) is not None

@@ -11,6 +11,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.health import Health
+from asgi_session.stores.redis.reporting import Reporter
 from asgi_session.stores.redis.target import Address, show
 
 T = TypeVar("T")
@@ -43,11 +45,18 @@ class Node:
         address: the server's; of a Sentinel group a description, for messages.
         dial: makes a connection.
         max_age: seconds after which the connection is replaced; the new one is made first.
+        reporter: is told when a new connection replaces one that was lost.
+
+    Attributes:
+        connection: the current one.
+        ready: the same, while the server answers: what needs no watching may be sent on it.
+        health: whether the server answers.
 
     """
 
     __slots__ = (
         "__weakref__",
+        "_broken",
         "_dialing",
         "_distrusted",
         "_failures",
@@ -55,19 +64,28 @@ class Node:
         "_not_before",
         "_old",
         "_renewal",
+        "_reporter",
         "_since",
         "_trouble",
         "address",
         "closed",
         "connection",
         "dial",
+        "health",
+        "ready",
         "where",
     )
 
-    def __init__(self, address: Address, dial: Dial, max_age: float) -> None:
+    def __init__(
+        self, address: Address, dial: Dial, max_age: float, reporter: Reporter | None = None
+    ) -> None:
         self.address = address
         self.where = show(address)
         self.connection: Connection | None = None
+        self.ready: Connection | None = None
+        self.health = Health(self.where, reporter or Reporter())
+        self._reporter = reporter
+        self._broken = False  # a connection was lost, and none has taken its place
         self.dial = dial
         self._max_age = max_age
         self._dialing: asyncio.Task[Connection | Failure] | None = None
@@ -95,10 +113,22 @@ class Node:
             return Failure(f"{self.where}: connecting was cancelled", False)
         return task.result()
 
+    def failing(self, why: str) -> None:
+        """Take notice of a try that has failed: until the next answer every request is watched."""
+        self.health.failing(why)
+        self.ready = None
+
+    def answered(self) -> None:
+        """Take notice of an answer."""
+        if self.health.since is not None:
+            self.health.answered()
+            self.ready = self.connection
+
     def reconnect(self, bad: Connection) -> None:
         """Give up `bad` for new requests; those already made on it keep their chance."""
         if self.connection is bad:
-            self.connection = None
+            self.connection = self.ready = None
+            self._broken = True
             self._old.add(bad)
             self._note_end()
             bad.retire()
@@ -113,7 +143,7 @@ class Node:
         connection, now = self.connection, monotonic()
         if connection is not None and now - self._distrusted >= _TRUST:
             self._distrusted = now
-            self.connection = None
+            self.connection = self.ready = None
             connection.abort("it delivered another key's record")
 
     @property
@@ -132,6 +162,7 @@ class Node:
     def close(self, *, gently: bool = False) -> list[Connection]:
         """Close everything, with `gently` only after the replies that are due have come."""
         self.closed = True
+        self.health.close(replaced=gently)
         if self._renewal is not None:
             self._renewal.cancel()
         if self._dialing is not None:
@@ -151,7 +182,8 @@ class Node:
             if connection is not None:
                 connection.abandon()
         self._old.clear()
-        self.connection = None
+        self.connection = self.ready = None
+        self.health.close()
 
     def _start_dialing(self) -> asyncio.Task[Connection | Failure]:
         if self._dialing is None:
@@ -181,7 +213,13 @@ class Node:
 
     def _adopt(self, connection: Connection) -> None:
         former, self.connection = self.connection, connection
+        if self.health.since is None:
+            self.ready = connection
         self._trouble = ""
+        if self._broken:
+            self._broken = False
+            if self._reporter is not None:
+                self._reporter.reconnected(self.where)
         self._since = monotonic()
         if former is not None:
             self._old.add(former)
@@ -201,7 +239,8 @@ class Node:
     def _lost(self, connection: Connection) -> None:
         self._old.discard(connection)
         if self.connection is connection:
-            self.connection = None
+            self.connection = self.ready = None
+            self._broken = True
             self._note_end()
 
     def _note_end(self) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import hiredis
 
+from asgi_session.errors import StoreUnavailable
 from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.backend import refused, unavailable
-from asgi_session.stores.redis.commands import Command, ReplyKind, kind
+from asgi_session.stores.redis.commands import Command, ReplyKind, is_down, kind
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.node import Node
 from asgi_session.stores.redis.target import Target, advice
@@ -29,7 +30,7 @@ class Single:
 
     def submit(self, key: str, data: bytes, deadline: float) -> asyncio.Future[Any] | None:
         """Send if connected."""
-        connection = self._node.connection
+        connection = self._node.ready
         if connection is None:
             return None
         limit = monotonic() + self._timeout
@@ -37,25 +38,49 @@ class Single:
 
     async def execute(self, command: Command, deadline: float) -> Any:
         """Send until there is an answer."""
+        began = monotonic()
+        health = self._node.health
+        health.expect(deadline - began + self._timeout)  # that long it may have tried before it came here
+        try:
+            return await self._execute(command, deadline, began)
+        except StoreUnavailable:
+            health.count()
+            raise
+        finally:
+            if health.probe is command:
+                health.probe = None
+
+    async def _execute(self, command: Command, deadline: float, began: float) -> Any:
         tries = 0
         told = ""
+        node = self._node
         while True:
-            connection: Connection | Failure | None = self._node.connection
+            failure = node.health.refuses(command, began)
+            if failure is not None:
+                unavailable(command, failure)
+            connection: Connection | Failure | None = node.connection
             if connection is None:
-                connection = await self._node.connect(deadline)
+                connection = await node.connect(deadline)
             if isinstance(connection, Failure):
                 failure = connection
-                if failure.final or self._node.closed:
+                if failure.final or node.closed:
                     unavailable(command, failure)
+                node.failing(failure.why)
             else:
                 attempt = min(deadline, monotonic() + self._timeout)
                 reply: Any = await connection.request(command.data, attempt)
                 if isinstance(reply, Failure):
                     failure = reply
+                    if not node.closed:
+                        node.failing(failure.why)
                     if failure.executed is None and not command.repeatable:
                         unavailable(command, failure)
                 elif isinstance(reply, hiredis.ReplyError):
                     found = kind(reply)
+                    if is_down(reply):
+                        node.failing(f"{connection.where} answered: {reply}")
+                    else:
+                        node.answered()
                     if found in (ReplyKind.MOVED, ReplyKind.ASK):
                         hint = f" (a node of a cluster: {advice(self._target, 'cluster')})"
                         refused(command, connection.where, reply, hint)
@@ -64,20 +89,24 @@ class Single:
                     if found is ReplyKind.NOSCRIPT:
                         command.with_script_text()
                     elif found is ReplyKind.RECONNECT:
-                        self._node.reconnect(connection)
+                        node.reconnect(connection)
                     told = f"{connection.where} answered: {reply}"
                     failure = Failure(told, False)
                     if found is ReplyKind.NOSCRIPT and tries == 0:
                         tries = 1
                         continue
                 else:
+                    node.answered()
                     return reply
             tries += 1
             if not await backoff.pause(tries, deadline):
                 unavailable(command, failure, told)
 
-    def failed(self, key: str) -> None:
-        """Nothing to learn: there is one node."""
+    def failed(self, key: str, why: str, *, last: bool) -> None:
+        """Doubt the server."""
+        self._node.failing(why)
+        if last:
+            self._node.health.count()
 
     def distrust(self, key: str) -> None:
         """Drop the connection."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.secret import Wrapped, hidden, with_revealed
-from asgi_session.store import Heard, SaveResult, Stored
+from asgi_session.store import Heard, Report, SaveResult, Stored
 from asgi_session.stores.redis import commands, url
 from asgi_session.stores.redis.arguments import (
     RedisOptions,
@@ -33,6 +33,7 @@ from asgi_session.stores.redis.eviction import EvictionCheck
 from asgi_session.stores.redis.listening import Listening
 from asgi_session.stores.redis.loop_backends import LoopBackends
 from asgi_session.stores.redis.node import Dial, Node
+from asgi_session.stores.redis.reporting import Reporter
 from asgi_session.stores.redis.sentinel import Sentinels
 from asgi_session.stores.redis.single import Single
 from asgi_session.stores.redis.target import Address, AddressRemap, Options, Target, show
@@ -90,8 +91,8 @@ class RedisStore:
         self._target = replace(target, address_remap=read_remap(address_remap) or target.address_remap)
         options = read_options(timeout, connect_timeout, max_connection_age, tls_server_name)
         self._options = options
-        self._eviction = EvictionCheck()
-        self._loops = LoopBackends(_backend_maker(self._target, options, self._eviction))
+        self._reporter = Reporter()
+        self._loops = LoopBackends(_backend_maker(self._target, options, EvictionCheck(), self._reporter))
         self._channels = self._prefix.removesuffix(b"{") + b"wake:"
         self._listenings = LoopBackends(_listening_maker(self._loops, self._channels, options))
         self._silence_told = False
@@ -164,8 +165,9 @@ class RedisStore:
             if type(value) is bytes:
                 return commands.stored(value)
             if type(value) is Failure:
-                backend.failed(key)
-                if monotonic() >= deadline:
+                late = monotonic() >= deadline
+                backend.failed(key, value.why, last=late)
+                if late:
                     raise StoreUnavailable(f"load: {value.why}", executed=value.executed)
         # Not connected, or not answered: from here on with all patience.
         value = await backend.execute(Command("load", key, data, repeatable=True), deadline)
@@ -189,7 +191,7 @@ class RedisStore:
             if reply is None or type(reply) is int or type(reply) is bytes:
                 return commands.saved(reply, data)
             if type(reply) is Failure and reply.executed is None:
-                backend.failed(key)
+                backend.failed(key, reply.why, last=True)
                 raise StoreUnavailable(f"save: {reply.why}", executed=None)
         # Not connected, or an error, which means that it was not executed: from here on with patience.
         command = commands.save(key, name, data, expires_at, expect)
@@ -222,6 +224,10 @@ class RedisStore:
         """Subscribe, on a connection that all listeners of this event loop share."""
         listening = self._listenings.backends.get(get_running_loop()) or self._listenings.enter()
         return await listening.listen(listener, heard, deadline)
+
+    def report_to(self, tell: Callable[[Report], None]) -> Callable[[], None]:
+        """Call `tell` when a server is lost, back or reconnected; returns a function that ends it."""
+        return self._reporter.report_to(tell)
 
     def distrust(self, key: str) -> None:
         """Drop the connection that answers for `key`, at once; at most one per server in 10 seconds."""
@@ -259,7 +265,9 @@ def _listening_maker(
     return make
 
 
-def _backend_maker(target: Target, options: Options, eviction: EvictionCheck) -> Callable[[], Backend]:
+def _backend_maker(
+    target: Target, options: Options, eviction: EvictionCheck, reporter: Reporter
+) -> Callable[[], Backend]:
     def checked(make: Dial) -> Dial:
         async def connect(on_close: Callable[[Connection], None]) -> Connection | Failure:
             result = await make(on_close)
@@ -273,14 +281,15 @@ def _backend_maker(target: Target, options: Options, eviction: EvictionCheck) ->
         def connect(on_close: Callable[[Connection], None]) -> Any:
             return dial(target.dialect, address, options, on_close)
 
-        return Node(address, checked(connect), options.max_age)
+        return Node(address, checked(connect), options.max_age, reporter)
 
     def make() -> Backend:
         if target.mode == "cluster":
-            return Cluster(target, options.timeout, to)
+            return Cluster(target, options.timeout, to, reporter)
         if target.mode == "sentinel":
             sentinels = Sentinels(target, options)
-            node = Node((f"primary of {target.service}", 0), checked(sentinels.dial), options.max_age)
+            primary = (f"primary of {target.service}", 0)
+            node = Node(primary, checked(sentinels.dial), options.max_age, reporter)
             return Single(node, target, options.timeout)
         return Single(to(target.addresses[0]), target, options.timeout)
 
