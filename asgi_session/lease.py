@@ -26,7 +26,7 @@ GRANT: Final = 2_000
 """How long a grant lasts until its first renewal, ms: what a waiter that has died costs the others."""
 TURNS: Final = 4
 """How many local waiters a process lets in while another process waits."""
-MAX_SKEW: Final = 5_000
+MAX_SKEW: Final = 30_000
 """By how much the clocks of two processes may differ, ms, before one ends the other's lease too early."""
 MAX_QUEUE: Final = 128
 

@@ -421,8 +421,9 @@ class Room:
             self.rooms.policy.emit("lock_timeout", self.id, session=waiter.session)
             waiter.let_in.set_exception(
                 LockTimeout(
-                    f"session {self.id}: the lock was not free within {waiter.terms.wait:g} s; who holds it "
-                    "may be slow, or have died, which the others know for certain a lease and 5 s later"
+                    f"session {self.id}: could not acquire the lock within {waiter.terms.wait:g} s. The "
+                    "holder may be slow or may have crashed; a crashed holder's lock is released after its "
+                    f"lease, at the latest {leases.MAX_SKEW // 1000} s later"
                 )
             )
             self._go_on()

@@ -227,8 +227,8 @@ class Session(dict[str, Any]):
             wait: how long to wait for the lock. timedelta or seconds, 0 (one attempt) to an hour;
                 default 10 s.
             lease: for how long the lock is held without being renewed: what a holder that has died
-                costs the others, and 5 s more where nobody was waiting. timedelta or seconds, 0.1 to
-                an hour; default 30 s.
+                costs the others, from when the first of them looks, or until 30 s after its end.
+                timedelta or seconds, 0.1 to an hour; default 30 s.
             max_hold: for how long it is held at most. timedelta or seconds, 0.1 to a day; default 300 s.
 
         Raises:

@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "__weakref__",
         "_create_future",
         "_flush_due",
         "_gets",

@@ -38,6 +38,10 @@ def in_background(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
     return task  # type: ignore[no-any-return]
 
 
+def _nothing(connection: Connection) -> None:
+    pass
+
+
 class Node:
     """Keeps one connection: single-flight and rate-limited connects, renewal before it is too old.
 
@@ -46,6 +50,7 @@ class Node:
         dial: makes a connection.
         max_age: seconds after which the connection is replaced; the new one is made first.
         reporter: is told when a new connection replaces one that was lost.
+        greet: called with each new connection, to send what nobody waits for.
 
     Attributes:
         connection: the current one.
@@ -60,6 +65,7 @@ class Node:
         "_dialing",
         "_distrusted",
         "_failures",
+        "_greet",
         "_max_age",
         "_not_before",
         "_old",
@@ -77,7 +83,12 @@ class Node:
     )
 
     def __init__(
-        self, address: Address, dial: Dial, max_age: float, reporter: Reporter | None = None
+        self,
+        address: Address,
+        dial: Dial,
+        max_age: float,
+        reporter: Reporter | None = None,
+        greet: Callable[[Connection], None] = _nothing,
     ) -> None:
         self.address = address
         self.where = show(address)
@@ -85,6 +96,7 @@ class Node:
         self.ready: Connection | None = None
         self.health = Health(self.where, reporter or Reporter())
         self._reporter = reporter
+        self._greet = greet
         self._broken = False  # a connection was lost, and none has taken its place
         self.dial = dial
         self._max_age = max_age
@@ -224,6 +236,7 @@ class Node:
         if former is not None:
             self._old.add(former)
             former.retire()
+        self._greet(connection)
         self._schedule_renewal(self._max_age * random.uniform(0.8, 1.0))  # noqa: S311
 
     def _schedule_renewal(self, seconds: float) -> None:

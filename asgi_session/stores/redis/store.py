@@ -25,6 +25,7 @@ from asgi_session.stores.redis.arguments import (
 from asgi_session.stores.redis.backend import Backend
 from asgi_session.stores.redis.checking import Check, Names
 from asgi_session.stores.redis.clients import describe
+from asgi_session.stores.redis.clocks import ClockCheck
 from asgi_session.stores.redis.cluster import Cluster
 from asgi_session.stores.redis.commands import Command
 from asgi_session.stores.redis.connection import Connection, Failure
@@ -92,7 +93,7 @@ class RedisStore:
         options = read_options(timeout, connect_timeout, max_connection_age, tls_server_name)
         self._options = options
         self._reporter = Reporter()
-        self._loops = LoopBackends(_backend_maker(self._target, options, EvictionCheck(), self._reporter))
+        self._loops = LoopBackends(_backend_maker(self._target, options, self._reporter))
         self._channels = self._prefix.removesuffix(b"{") + b"wake:"
         self._listenings = LoopBackends(_listening_maker(self._loops, self._channels, options))
         self._silence_told = False
@@ -265,9 +266,9 @@ def _listening_maker(
     return make
 
 
-def _backend_maker(
-    target: Target, options: Options, eviction: EvictionCheck, reporter: Reporter
-) -> Callable[[], Backend]:
+def _backend_maker(target: Target, options: Options, reporter: Reporter) -> Callable[[], Backend]:
+    eviction, clocks = EvictionCheck(), ClockCheck()
+
     def checked(make: Dial) -> Dial:
         async def connect(on_close: Callable[[Connection], None]) -> Connection | Failure:
             result = await make(on_close)
@@ -281,7 +282,7 @@ def _backend_maker(
         def connect(on_close: Callable[[Connection], None]) -> Any:
             return dial(target.dialect, address, options, on_close)
 
-        return Node(address, checked(connect), options.max_age, reporter)
+        return Node(address, checked(connect), options.max_age, reporter, clocks.start)
 
     def make() -> Backend:
         if target.mode == "cluster":
@@ -289,7 +290,7 @@ def _backend_maker(
         if target.mode == "sentinel":
             sentinels = Sentinels(target, options)
             primary = (f"primary of {target.service}", 0)
-            node = Node(primary, checked(sentinels.dial), options.max_age, reporter)
+            node = Node(primary, checked(sentinels.dial), options.max_age, reporter, clocks.start)
             return Single(node, target, options.timeout)
         return Single(to(target.addresses[0]), target, options.timeout)
 
