@@ -105,7 +105,7 @@ def test_rights() -> None:
 
     rights = set(re.findall(r"\+[a-z|\-]+\w", redis.__doc__ or ""))
     assert rights == set(
-        re.findall(r"\+[a-z|\-]+\w", (ROOT / "docs/redis.md").read_text().split("## Rights")[1])
+        re.findall(r"\+[a-z|\-]+\w", (ROOT / "docs/redis.md").read_text().split("## Permissions")[1])
     )
 
 
