@@ -164,6 +164,19 @@ def test_manager_of_ones_own(requests_page: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("configured")
+async def test_readiness(fresh_valkey: ServerProcess) -> None:
+    """The page on Redis answers 204 while the store is there, and 503 when it is not."""
+    page = ROOT / "docs/redis.md"
+    names: dict[str, Any] = {"__name__": page.stem}
+    for block in python(page):
+        await run(page, block, names, fresh_valkey.url)
+    names["manager"].deadline = 0.3
+    with TestClient(names["app"], base_url="https://testserver") as client:
+        assert client.get("/ready").status_code == 204
+        fresh_valkey.kill()
+        assert client.get("/ready").status_code == 503
+
+
 async def test_ending_from_outside(valkey: ServerProcess) -> None:
     """The page on security keeps the id of a session that is new, and ends it by that."""
     page = ROOT / "docs/security.md"
