@@ -35,7 +35,7 @@ from asgi_session import (
     merging,
 )
 from asgi_session.fastapi import LockedSessionDep, SessionDep
-from asgi_session.store import GONE, Conflict, Saved, Store, Stored
+from asgi_session.store import GONE, Conflict, Reports, Saved, Store, Stored
 from asgi_session.stores import MemoryStore, RedisStore, store_from_url
 from asgi_session.testing import Call, FaultStore, ManualClock, SessionClient, StoreConformance
 
@@ -73,7 +73,23 @@ async def use_store(store: Store) -> bytes:
     if isinstance(result, Conflict):
         return result.current.data
     assert_type(result, Saved)
+    assert_type(await store.delete("key", expect=result.tag, deadline=1.0), bool)
     return result.tag
+
+
+def hear_of_servers(store: Store) -> None:
+    if isinstance(store, Reports):
+        end = store.report_to(print)
+        end()
+
+
+async def ready(manager: SessionManager) -> bool:
+    try:
+        await manager.ping()
+    except StoreUnavailable as error:
+        assert_type(error.full, bool)
+        return False
+    return True
 
 
 # the manager
@@ -95,6 +111,7 @@ manager = SessionManager(
     on_unavailable="anonymous",
     on_corrupt="new",
     save_on_error=True,
+    check="refuse",
     on_event=on_event,
     clock=ManualClock(),
 )

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol
 import hiredis
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.stores.redis.commands import Command, is_full
+from asgi_session.stores.redis.commands import Command, is_full, nameless
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.node import Node
 
@@ -59,5 +59,5 @@ def unavailable(command: Command, why: Failure, told: str = "") -> NoReturn:
 def refused(command: Command, where: str, error: hiredis.ReplyError, hint: str = "") -> NoReturn:
     """Raise for a command that the server refused."""
     raise StoreUnavailable(
-        f"{command.verb}: {where} answered: {error}{hint}", executed=False, full=is_full(error)
+        f"{command.verb}: {where} answered: {nameless(error)}{hint}", executed=False, full=is_full(error)
     )

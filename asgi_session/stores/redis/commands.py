@@ -237,6 +237,14 @@ def is_down(error: hiredis.ReplyError) -> bool:
     return str(error).startswith(_DOWN)
 
 
+_USER: Final = re.compile(r"\bUser \S+ has\b")
+
+
+def nameless(error: hiredis.ReplyError) -> str:
+    """Return an error's text without the name of the user."""
+    return _USER.sub("the user has", str(error))
+
+
 def is_denied(error: hiredis.ReplyError) -> bool:
     """Tell whether the user has no right to do this, be it in a script."""
     return _DENIED.search(str(error)) is not None

@@ -151,13 +151,16 @@ async def test_no_channel_but_the_documented_ones(locked: ServerProcess) -> None
 
 
 async def test_rights_that_are_missing_are_named(locked: ServerProcess) -> None:
-    """A key outside of the user's pattern is refused with the server's words."""
+    """A right that is missing is refused with the server's words, other than the user's name."""
     store = RedisStore.from_url(
         f"redis://sessions:{quoted()}@{locked.host}:{locked.port}", prefix="elsewhere"
     )
     with pytest.raises(StoreUnavailable, match="NOPERM") as caught:
         await store.load(KEY, deadline=soon())
     assert caught.value.executed is False
+    locked.command("ACL", "SETUSER", "sessions", "~elsewhere:*", "-get")
+    with pytest.raises(StoreUnavailable, match="NOPERM the user has no permissions to run the 'get'"):
+        await store.load(KEY, deadline=soon())
     await store.close()
 
 
