@@ -342,16 +342,19 @@ class Lanes:
         Only the version that the batch was made on: a login that was saved meanwhile must not be lost.
         """
         store, tag = self._policy.store, lane.base.tag
+        deleting = True
         try:
             if await store.delete(lane.key, expect=tag, deadline=deadline):
                 self._answered(lane, Saved(tag))
                 return
+            deleting = False
             stored = await store.load(lane.key, deadline=deadline)
         except asyncio.CancelledError:
-            lane.perhaps_deleted = lane.reply_lost = True
+            lane.reply_lost = True
+            lane.perhaps_deleted = lane.perhaps_deleted or deleting
             raise
         except StoreUnavailable as error:
-            lane.perhaps_deleted = lane.perhaps_deleted or error.executed is None
+            lane.perhaps_deleted = lane.perhaps_deleted or (deleting and error.executed is None)
             await self._unanswered(lane, error, deadline)
         else:
             self._answered(lane, GONE if stored is None else Conflict(stored))

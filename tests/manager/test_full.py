@@ -142,6 +142,30 @@ async def test_gone_meanwhile(world: World) -> None:
     assert session._owed is Owed.NOTHING
 
 
+async def test_gone_after_a_look_that_failed(world: World) -> None:
+    """A reply that was lost to the look, and not to the delete, makes nobody's ending this request's own."""
+    token = await world.new()
+    session = await world.load(token)
+    session.destroy()
+    gate = world.store.pause("delete")
+    fill(world)
+    commit = start(session.commit())
+    await gate.reached()
+    other = await world.load(token, world.process())
+    other["n"] = 1
+    world.store._failures.clear()
+    await other.commit()
+    world.store.fail("load", "lost reply")
+    retry = world.store.pause("save")
+    gate.release()
+    await retry.reached()
+    assert await world.memory.delete(world.store.calls[-1].key, deadline=float("inf"))
+    retry.release()
+    with pytest.raises(SessionGone):
+        await commit
+    assert session._owed is Owed.NOTHING
+
+
 @pytest.mark.parametrize("fault", ["lost reply", "lost request"])
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("stays_full", [True, False])
