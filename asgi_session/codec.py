@@ -144,11 +144,11 @@ def is_mutable(value: Any) -> bool:
 
 # ---------------------------------------------------------------- encoding
 
-_packb: Final[Callable[..., bytes]] = msgpack.packb
+_packb: Final[Callable[..., Any]] = msgpack.packb
 # One packer for all: making one allocates its buffer. It calls no Python code while it packs these
 # types, so no other thread gets in between.
 _pack_plain: Final[Callable[[Any], bytes]] = msgpack.Packer(strict_types=True).pack
-_pack_array_header: Final[Callable[[int], bytes]] = msgpack.Packer().pack_array_header
+_pack_array_header: Final[Callable[[int], Any]] = msgpack.Packer().pack_array_header
 
 
 def _pack(value: Any) -> bytes:

@@ -13,7 +13,6 @@ import contextlib
 import logging
 from collections.abc import Coroutine
 from http import HTTPStatus
-from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import starlette
@@ -22,16 +21,8 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from asgi_session.cookie import keep_out_of_caches, keep_private, vary_on_cookie
-from asgi_session.errors import (
-    REFUSED,
-    LockLost,
-    LockTimeout,
-    SessionConflict,
-    SessionError,
-    SessionGone,
-    SessionTooLarge,
-    StoreUnavailable,
-)
+from asgi_session.errors import REFUSED, SessionError
+from asgi_session.failures import close_code, status_of
 from asgi_session.session import Owed, Session
 
 if TYPE_CHECKING:
@@ -40,8 +31,6 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger("asgi_session")
 
 _STARLETTE_PUTS_DICTS: Final = starlette.__version__.startswith("0.")
-_CALM: Final = 5.0
-"""Seconds without a failure after which an outage is over; less, and one of three shards would be many."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 section 9.2.1
 _DISCONNECTED: Final = (ClientDisconnect, WebSocketDisconnect, OSError)
 """What an app raises when its client has left."""
@@ -122,7 +111,7 @@ class Exchange:
         try:
             await self.middleware.manager._load(self.session)
         except SessionError as error:
-            self.middleware.failures.log(error)
+            self.middleware.manager.failures.log(error)
             if self.greeted:
                 await receive()
             await self.refuse(error, after_handler=False)
@@ -144,12 +133,12 @@ class Exchange:
                 self._outgoing = {**message, "headers": self.add_headers([*message.get("headers", ())])}
         except Exception as error:
             self.failed = True
-            self.middleware.failures.log(error)
+            self.middleware.manager.failures.log(error)
             await self.refuse(error, after_handler=True)
             return
         session._sealed = True
-        if session._confirmed and self.middleware.failures.outage:
-            self.middleware.failures.succeeded()
+        if session._confirmed and self.middleware.manager.failures.outage:
+            self.middleware.manager.failures.succeeded()
         await self.send(self._outgoing)
 
     def _refuse_replacement(self) -> None:
@@ -184,9 +173,9 @@ class Exchange:
         try:
             await manager._commit(self.session, explicit=False, only_destroy=not manager.save_on_error)
         except Exception as problem:
-            self.middleware.failures.log(problem, "the session of a failed request was not committed")
+            self.middleware.manager.failures.log(problem, "the session of a failed request was not committed")
         if status_of(error) != 500:
-            self.middleware.failures.log(error)
+            self.middleware.manager.failures.log(error)
             await self.refuse(error, after_handler=True)
             return True
         if self.carries_cookies and self.session._owed is not _NOTHING:
@@ -208,7 +197,7 @@ class Exchange:
                 self._refuse_replacement()
             await manager._commit(session, explicit=False, only_destroy=broken and not manager.save_on_error)
         except Exception as error:
-            self.middleware.failures.log(
+            self.middleware.manager.failures.log(
                 error, "a session that was changed after the response had started was not saved"
             )
             return error
@@ -352,78 +341,9 @@ class WebSocketExchange(Exchange):
             await self.send({"type": "websocket.close", "code": close_code(error)})
         if status_of(error) == 500:
             return False
-        self.middleware.failures.log(error)
+        self.middleware.manager.failures.log(error)
         self.refused(error)
         return True
-
-
-def status_of(error: Exception) -> int:
-    """Return the status of the response that tells a client about `error`."""
-    if isinstance(error, (StoreUnavailable, LockTimeout)):
-        return 503
-    if isinstance(error, (SessionConflict, SessionGone, LockLost)):
-        return 409
-    return 500
-
-
-def close_code(error: Exception) -> int:
-    """Return the code with which a WebSocket is closed because of `error` (RFC 6455 section 7.4.1)."""
-    if isinstance(error, SessionGone):
-        return 1008  # policy violation: who it was opened for is signed out
-    return 1013 if status_of(error) == 503 else 1011  # try again later; internal error
-
-
-class Failures:
-    """The log of what requests have failed with: a line for each, but one for a whole outage.
-
-    Attributes:
-        outage: whether the store has failed, and is not known to be back.
-    """
-
-    __slots__ = ("_last", "_since", "_unlogged", "outage")
-
-    def __init__(self) -> None:
-        self.outage = False
-        self._since = 0.0  # when the outage began, as `time.monotonic`
-        self._last = 0.0
-        self._unlogged = 0
-
-    def log(self, error: Exception, what: str = "session error") -> None:
-        """Log why something failed; with a traceback only what the app's developer can mend there."""
-        if isinstance(error, StoreUnavailable):
-            self._log_outage(error, what)
-        elif isinstance(error, SessionTooLarge):
-            logger.error("%s: %s: %s", what, type(error).__name__, error)
-        elif status_of(error) == 500:
-            logger.error("%s: %s", what, error, exc_info=error)
-        else:
-            logger.warning("%s: %s: %s", what, type(error).__name__, error)
-
-    def _log_outage(self, error: StoreUnavailable, what: str) -> None:
-        now = monotonic()
-        if self.outage and now - self._last >= _CALM:
-            self._end(self._last)
-        self._last = now
-        if not self.outage:
-            self.outage, self._since = True, now
-            logger.warning(
-                "%s: the session store failed: %s. Further failures are counted, not logged", what, error
-            )
-        else:
-            self._unlogged += 1
-
-    def succeeded(self) -> None:
-        """Take notice that the store has answered."""
-        if monotonic() - self._last >= _CALM:
-            self._end(monotonic())
-
-    def _end(self, now: float) -> None:
-        logger.warning(
-            "the session store is back. It failed %d requests in %.0f s",
-            self._unlogged + 1,
-            now - self._since,
-        )
-        self.outage, self._unlogged = False, 0
 
 
 def plain(body: bytes) -> list[tuple[bytes, bytes]]:

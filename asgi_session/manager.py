@@ -18,6 +18,7 @@ from asgi_session.changes import Policy, Rule, is_rule
 from asgi_session.clock import Clock, system_clock
 from asgi_session.committing import Committer
 from asgi_session.errors import ConfigurationError, StoreUnavailable
+from asgi_session.failures import Failures
 from asgi_session.lanes import Lanes
 from asgi_session.loading import Loader
 from asgi_session.lock import OutsideLock, Rooms, SessionLock, Terms
@@ -148,6 +149,7 @@ class SessionManager:
         self.clock: Clock = clock
         self.tokens: Tokens = with_revealed(_tokens, namespace, secret_key)
         self.on_event: OnEvent | None = on_event
+        self.failures: Failures = Failures()
         self._owns_store = isinstance(revealed(store), str)
         self.store: Store = with_revealed(stores.store_from_url if self._owns_store else _checked, store)
         if isinstance(self.store, Reports):
@@ -296,8 +298,10 @@ class SessionManager:
     def _reported(self, report: Report) -> None:
         match report:
             case Lost():
+                self.failures.lost(report)
                 self.emit("store_lost", None, server=report.server, error=report.error)
             case Back():
+                self.failures.back(report)
                 self.emit(
                     "store_back", None, server=report.server, seconds=report.seconds, failed=report.failed
                 )

@@ -16,7 +16,7 @@ from asgi_session.changes import Rule
 from asgi_session.clock import Clock
 from asgi_session.cookie import Cookie, SameSite
 from asgi_session.errors import ConfigurationError
-from asgi_session.exchange import Exchange, Failures, HttpExchange, WebSocketExchange
+from asgi_session.exchange import Exchange, HttpExchange, WebSocketExchange
 from asgi_session.loops import needs_asyncio
 from asgi_session.manager import Key, OnEvent, SessionManager
 from asgi_session.options import unknown
@@ -135,7 +135,6 @@ class SessionMiddleware:
             manager = SessionManager(store, **options)
         self.manager: SessionManager = manager
         self.autoload: bool | Callable[[HTTPConnection], bool] = autoload
-        self.failures: Failures = Failures()
         self._on_asyncio = False  # not looked at yet
         self._warned = False
         self._warned_of_caches = False

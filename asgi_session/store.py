@@ -150,7 +150,7 @@ Report: TypeAlias = Lost | Back | Reconnected
 
 @runtime_checkable
 class Reports(Protocol):
-    """A capability: the store tells what happens to its servers. It also logs when one is lost and back."""
+    """A capability: the store tells what happens to its servers. If nobody is told, it logs that itself."""
 
     def report_to(self, tell: Callable[[Report], None]) -> Callable[[], None]:
         """Call `tell` with every report, in the event loop and thread that found out.

@@ -9,9 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from asgi_session import exchange as module
+from asgi_session import failures as module
 from asgi_session import load_session
-from tests.app.kit import Browser, World
+from asgi_session.errors import StoreUnavailable
+from asgi_session.store import Back, Lost
+from tests.app.kit import Browser, World, find_middleware
 
 
 async def handler(request: Request) -> Response:
@@ -77,6 +79,40 @@ async def test_an_outage_whose_end_nobody_saw(
         "the session store is back. It failed 1 requests in 0 s",
         "session error",
     ]
+
+
+async def test_a_store_that_reports_its_servers(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Promise 18: a request's failure begins the outage, the server's return ends it: two lines."""
+    app = world.starlette(ROUTES)
+    browser = await world.seed(app, n=1)
+    failures = find_middleware(app).manager.failures
+    world.store.fail("load", times=3)
+    for _ in range(2):
+        await browser.get("/")
+    failures.lost(Lost("one:6379", "no answer for 5 s"))
+    await browser.get("/")
+    await browser.get("/")
+    failures.back(Back("one:6379", 12.0, 3))
+    await browser.get("/")
+    assert [line.split(":")[0] for line in lines(caplog)] == [
+        "session error",
+        "the session store's server one",
+    ]
+    assert "after 12 s. 3 requests" in lines(caplog)[1]
+    assert not failures.outage
+
+
+async def test_several_servers(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Each is lost and back by itself; the outage is over with the last."""
+    failures = find_middleware(world.starlette(ROUTES)).manager.failures
+    for name in ("one", "two"):
+        failures.lost(Lost(name, "no answer"))
+    failures.log(StoreUnavailable("two"))
+    for name in ("one", "two"):
+        assert failures.outage
+        failures.back(Back(name, 1.0, 1))
+    assert not failures.outage
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR", "WARNING", "WARNING"]
 
 
 async def test_too_large_is_a_line_without_a_traceback(

@@ -89,7 +89,7 @@ class Gatherer:
         def log(self_: Any, error: Exception, what: str = "") -> None:
             self.texts.append(recorded(error))
 
-        monkeypatch.setattr("asgi_session.exchange.Failures.log", log)
+        monkeypatch.setattr("asgi_session.failures.Failures.log", log)
 
     async def request(self, browser: Browser, path: str, **options: Any) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Who is told when a server is lost or back: the log, and whoever has asked (`Reports`).
+"""Who is told when a server is lost or back: whoever has asked (`Reports`); if nobody has, the log.
 
 One for a store, whichever event loops and threads use it: several that lose one server are one outage.
 Nothing here takes a lock, since single operations on a dict are atomic, and a fork could inherit one.
@@ -37,25 +37,27 @@ class Reporter:
         """Report a server that has failed for that long."""
         mark = object()
         if self._lost.setdefault(server, mark) is mark:
-            _log.error(
-                "the session store's server %s is lost: no answer for %.0f s (%s). New requests that need it "
-                "fail at once, while one at a time goes on trying",
-                server,
-                seconds,
-                why,
-            )
-            self._report(Lost(server, why))
+            if not self._tell:
+                _log.error(
+                    "the session store's server %s is lost: no answer for %.0f s (%s). New requests that "
+                    "need it fail at once, while one at a time goes on trying",
+                    server,
+                    seconds,
+                    why,
+                )
+            self._report(Lost(server, f"no answer for {seconds:.0f} s ({why})"))
 
     def back(self, server: str, seconds: float, failed: int, *, replaced: bool = False) -> None:
         """Report a server that answers again, or whose sessions another one has taken over."""
         if self._lost.pop(server, None) is not None:
-            _log.warning(
-                "the session store's server %s %s after %.0f s; %d requests have failed",
-                server,
-                "has been replaced" if replaced else "is back",
-                seconds,
-                failed,
-            )
+            if not self._tell:
+                _log.warning(
+                    "the session store's server %s %s after %.0f s; %d requests have failed",
+                    server,
+                    "has been replaced" if replaced else "is back",
+                    seconds,
+                    failed,
+                )
             self._report(Back(server, seconds, failed))
 
     def reconnected(self, server: str) -> None:

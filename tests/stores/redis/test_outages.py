@@ -108,12 +108,8 @@ async def test_lost_and_back(fresh_valkey: ServerProcess, how: str, caplog: pyte
         fresh_valkey.thaw()
     assert (await attempt(store, seconds=10))[0], "the next request is the probe"
     assert all(done for done, _ in await asyncio.gather(*(attempt(store) for _ in range(50))))
-    lost, back = lines(caplog)
+    assert lines(caplog) == [], "who is told does the logging"
     server = f"{fresh_valkey.host}:{fresh_valkey.port}"
-    assert lost[0] == "ERROR"
-    assert f"{server} is lost" in lost[1]
-    assert back[0] == "WARNING"
-    assert f"{server} is back after" in back[1]
     assert [type(each) for each in reports if not isinstance(each, Reconnected)] == [Lost, Back]
     (told,) = [each for each in reports if isinstance(each, Back)]
     assert told.server == server
@@ -204,7 +200,8 @@ def test_when_a_server_is_lost(monkeypatch: pytest.MonkeyPatch, failures: list[f
     for each in failures:
         now = each
         health.failing("why")
-    assert reports == ([Lost("h:1", "why")] if lost else [])
+    assert [type(report) for report in reports] == ([Lost] if lost else [])
+    assert all("(why)" in report.error for report in reports if isinstance(report, Lost))
     before, first, second = object(), object(), object()
     assert health.refuses(before, 1000.0 + now) is None, "one that came before goes on"
     now += 1
