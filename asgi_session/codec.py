@@ -97,9 +97,7 @@ def check(value: Any, key: str) -> None:
         except UnicodeEncodeError as error:
             message = f"session[{key!r}]: the key is not valid Unicode: {error}"
             raise SessionSerializationError(message, key=key) from None
-    if type(value) in SCALARS:
-        return
-    if _refuse(value, key, SCALARS) == _IN_KEYS and not _comes_back(value):
+    if type(value) not in SCALARS and _refuse(value, key, SCALARS) == _IN_KEYS and not _comes_back(value):
         raise SessionSerializationError(
             f"session[{key!r}] has dict keys or set elements of a subclass that, as plain values, are equal "
             "to each other or cannot be hashed; store plain values",
@@ -123,8 +121,8 @@ def decode(data: bytes) -> Any:
             _walk(value, 1, SCALARS)
     except _Refused:
         raise SessionCorrupt(
-            f"a stored value nests deeper than {MAX_DEPTH} levels, or holds one of msgpack's timestamps. "
-            "This library writes neither"
+            f"a stored value nests deeper than {MAX_DEPTH} levels, or holds one of msgpack's timestamps: "
+            "this library writes neither"
         ) from None
     except SessionCorrupt:
         raise
@@ -148,16 +146,18 @@ _packb: Final[Callable[..., Any]] = msgpack.packb
 # One packer for all: making one allocates its buffer. It calls no Python code while it packs these
 # types, so no other thread gets in between.
 _pack_plain: Final[Callable[[Any], bytes]] = msgpack.Packer(strict_types=True).pack
-_pack_array_header: Final[Callable[[int], Any]] = msgpack.Packer().pack_array_header
+_pack_array_header: Final[Callable[[int], bytes]] = msgpack.Packer().pack_array_header
 
 
 def _pack(value: Any) -> bytes:
-    return _packb(value, default=_OUTER_DEFAULT, strict_types=True)
+    return _packb(value, default=_OUTER_DEFAULT, strict_types=True)  # type: ignore[no-any-return]
 
 
 def _pack_inner(value: Any, depth: int) -> bytes:
     # With a small buffer: one of msgpack's usual 256 KB beside another comes from the system each time.
-    return _packb(value, default=_DEFAULTS[depth], strict_types=True, buf_size=1024)
+    return _packb(  # type: ignore[no-any-return]
+        value, default=_DEFAULTS[depth], strict_types=True, buf_size=1024
+    )
 
 
 def _pack_element(value: Any, depth: int) -> bytes:
