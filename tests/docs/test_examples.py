@@ -163,7 +163,6 @@ def test_manager_of_ones_own(requests_page: dict[str, Any]) -> None:
         assert client.delete("/sessions/nonsense").status_code == 404
 
 
-@pytest.mark.usefixtures("configured")
 async def test_readiness(fresh_valkey: ServerProcess) -> None:
     """The page on Redis answers 204 while the store is there, and 503 when it is not."""
     page = ROOT / "docs/redis.md"
@@ -177,6 +176,7 @@ async def test_readiness(fresh_valkey: ServerProcess) -> None:
         assert client.get("/ready").status_code == 503
 
 
+@pytest.mark.usefixtures("configured")
 async def test_ending_from_outside(valkey: ServerProcess) -> None:
     """The page on security keeps the id of a session that is new, and ends it by that."""
     page = ROOT / "docs/security.md"
