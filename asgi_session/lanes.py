@@ -195,7 +195,8 @@ class Lanes:
                 if not lane.batch:
                     lane.start(lane.take(_LARGEST_BATCH))
                 await self._save_batch(lane)
-                await asyncio.sleep(0)  # others' turn: a store in memory does not wait for anything
+                if lane.queue:
+                    await asyncio.sleep(0)  # others' turn: a store in memory does not wait for anything
         finally:
             # Something is left only if this task was cancelled: the loop is closing.
             self._abandon(lane)
