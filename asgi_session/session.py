@@ -102,7 +102,8 @@ class Session(dict[str, Any]):
     values included, are found and saved when the response starts.
 
     Keys are str. Values are None, bool, int, float, str, bytes, datetime, date, Decimal, UUID, and
-    list, dict, tuple, set, frozenset of them.
+    list, dict, tuple, set, frozenset of them. An instance of a subclass (a named tuple, an `OrderedDict`,
+    an `IntEnum`) is stored as its plain value, and that is what comes back.
     """
 
     # Class attributes are the state of an unloaded session, so that a request that does not use its
@@ -774,6 +775,7 @@ class Session(dict[str, Any]):
         """
         if origin == entries:  # always so for who gets a lock that nobody else had
             return
+        replaced: list[tuple[str, Any, bytes]] = []
         for key in {**origin, **entries}:
             newest = entries.get(key)
             if key in keep or origin.get(key) == newest:
@@ -785,7 +787,7 @@ class Session(dict[str, Any]):
                 if not handed_out or key not in origin:
                     continue
                 if codec.is_mutable(held):
-                    self._replaced = (*self._replaced, (key, held, origin[key]))
+                    replaced.append((key, held, origin[key]))
             self._assigned.pop(key, None)
             if newest is None:
                 dict.pop(self, key, None)
@@ -793,6 +795,8 @@ class Session(dict[str, Any]):
             else:
                 dict.__setitem__(self, key, UNDECODED)
                 origin[key] = newest
+        if replaced:
+            self._replaced = (*self._replaced, *replaced)
 
     def _stale_values(self) -> list[str]:
         """Return the keys of replaced values that were changed after a refresh; forget them."""
