@@ -156,7 +156,7 @@ class Committer:
                 return None
         pending = Pending(self, changes, mark, session._era, begin_wait(session, self._policy.deadline))
         pending.session = session
-        if begins_anew(mark):
+        if mark is not None and begins_anew(mark):
             pending.own = session._own_values(changes)
         pending.origins = session._origin
         if session._hold is not None:

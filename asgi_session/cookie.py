@@ -170,12 +170,15 @@ def keep_private(headers: list[tuple[bytes, bytes]]) -> None:
     content delivery network honours it (RFC 9111 section 5.2.2.7).
     """
     for name, _ in headers:
-        if name.lower() in (b"cache-control", b"expires") or _is_targeted(name):
+        # By length first: this is every response, and its usual headers have others.
+        if len(name) in _LENGTHS and (name.lower() in (b"cache-control", b"expires") or _is_targeted(name)):
             return
-    headers.append((b"cache-control", b"private"))
+    headers.append(_PRIVATE)
 
 
 _TARGETED: Final = (b"surrogate-control", b"edge-control", b"x-accel-expires")
+_LENGTHS: Final = frozenset({len(b"expires"), len(b"cache-control"), *range(15, 100)})
+_PRIVATE: Final = (b"cache-control", b"private")
 
 
 def _is_targeted(name: bytes) -> bool:

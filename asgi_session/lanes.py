@@ -330,7 +330,7 @@ class Lanes:
             self._answered(lane, GONE)
         elif stored.tag == lane.base.tag:
             batch, lane.batch = lane.batch, ()
-            lane.known = lane.base._replace(expires_at=stored.expires_at)
+            lane.known = Base(lane.base.record, lane.base.tag, stored.expires_at)
             for pending, outcome in zip(batch, lane.verdicts, strict=True):
                 assert isinstance(outcome, Verdict), "errors were left out"
                 pending.results.settle(pending, Settled(outcome, lane.known, True, lane.tries))
@@ -384,13 +384,11 @@ class Lanes:
         batch, record = lane.batch, lane.record
         lane.data = b""
         if isinstance(answer, Saved):
-            # Not Base(...), which takes twice as long: this is every save.
-            saved: Base = tuple.__new__(Base, (record, answer.tag, lane.expires_at))
+            saved = Base(record, answer.tag, lane.expires_at)
             if len(batch) == 1 and _same_data(lane.base, batch[0].base):  # nothing of anybody else's in it
                 lane.known, lane.batch = saved, ()
-                batch[0].results.settle(
-                    batch[0], tuple.__new__(Settled, (lane.verdicts[0], saved, False, lane.tries, False))
-                )
+                verdict: Any = lane.verdicts[0]  # errors were left out
+                batch[0].results.settle(batch[0], Settled(verdict, saved, tries=lane.tries))
                 if lane.wake_own:
                     self._told(lane.key, saved)
                 return
@@ -471,8 +469,9 @@ def _epoch_after(pending: Pending, made: Record) -> bytes:
 
 def _without_others(pending: Pending) -> Base:
     """Return a commit's base with its changes; the tag is past, so that the next commit finds out."""
-    record, tag, expiry = pending.base
-    return Base(record._replace(entries=merge(record.entries, pending.changes)), tag, expiry)
+    base = pending.base
+    entries = merge(base.record.entries, pending.changes)
+    return Base(base.record._replace(entries=entries), base.tag, base.expires_at)
 
 
 def _newest(batch: Sequence[Pending], known: Base | None) -> Base:

@@ -74,9 +74,7 @@ class Loader:
                     corrupt = error
                     continue
                 if fit is _OPENS:
-                    base = tuple.__new__(
-                        Base, (record, stored.tag, stored.expires_at)
-                    )  # half of Base(...)'s time
+                    base = Base(record, stored.tag, stored.expires_at)
                     session._attach(_LIVE, token, base)
                     if policy.on_event is not None:  # every load comes here
                         policy.emit("loaded", token.selector, session=session)

@@ -184,9 +184,8 @@ class SessionMiddleware:
             raise
         finally:
             session._served = True
-            session._connection = (
-                None  # or the two would keep each other alive until the garbage collector comes
-            )
+            if session._connection is not None:
+                session._connection = None  # or the two would keep each other alive
 
     def _look_for_asyncio(self) -> None:
         try:

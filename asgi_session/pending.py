@@ -6,7 +6,9 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
 
 from asgi_session.changes import Changes, Intent, Mark, Verdict
 from asgi_session.errors import SessionConflict, SessionGone, StoreUnavailable
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from asgi_session.session import Session
 
 
-class Base(NamedTuple):
+class Base(msgspec.Struct, frozen=True, gc=False):
     """A version of a record as the store has it."""
 
     record: Record
@@ -151,7 +153,7 @@ class Pending(Intent):
                 waiter.set_result(None)
 
 
-class Settled(NamedTuple):
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """What became of a commit that reached the store.
 
     Attributes:

@@ -657,6 +657,7 @@ class Session(dict[str, Any]):
         changes: Changes = {}
         if self._status is _UNLOADED:
             return changes
+        unchecked: list[tuple[str, Any]] = []
         size = before = 0
         for key in self._watched:
             value = dict.get(self, key, _ABSENT)
@@ -670,12 +671,14 @@ class Session(dict[str, Any]):
                 if encoded != origin:
                     changes[key] = encoded
                     size += len(encoded)
-                    before += len(origin or b"")
+                    if origin is not None:
+                        before += len(origin)
+                    if type(value) not in codec.SCALARS or not key.isascii():
+                        unchecked.append((key, value))
         if max_size is not None and size > max_size and size > before:
             raise too_large(size, max_size)
-        for key, change in changes.items():
-            if change is not None:
-                codec.check(dict.__getitem__(self, key), key)
+        for key, value in unchecked:
+            codec.check(value, key)
         return changes
 
     def _take(self) -> Changes:

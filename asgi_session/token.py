@@ -34,7 +34,7 @@ _TOKEN: Final = re.compile(rf"({_PART})({_PART})(?:\.({_PART}))?", re.ASCII)
 _SELECTOR: Final = re.compile(_PART, re.ASCII)
 
 
-class Token(msgspec.Struct, frozen=True):
+class Token(msgspec.Struct, frozen=True, gc=False):
     """A session's credential: the public `selector` and the secret `verifier`.
 
     No tuple, though it looks like one: error trackers that record local variables walk through tuples.
