@@ -421,9 +421,9 @@ class Room:
             self.rooms.policy.emit("lock_timeout", self.id, session=waiter.session)
             waiter.let_in.set_exception(
                 LockTimeout(
-                    f"session {self.id}: could not acquire the lock within {waiter.terms.wait:g} s. The "
-                    "holder may be slow or may have crashed; a crashed holder's lock is released after its "
-                    f"lease, at the latest {leases.MAX_SKEW // 1000} s later"
+                    f"session {self.id}: could not acquire the lock within {waiter.terms.wait:g} s. Another "
+                    "request or manager.lock() holds it; inside manager.lock(), the same session's lock "
+                    "waits for itself. The lock of a crashed holder is released when its lease has ended"
                 )
             )
             self._go_on()

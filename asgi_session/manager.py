@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from inspect import signature
+from inspect import iscoroutinefunction, signature
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, Unpack
 from weakref import WeakMethod, finalize
@@ -138,8 +138,11 @@ class SessionManager:
         choice("on_corrupt", on_corrupt, ("raise", "new"))
         choice("on_conflict", on_conflict, ("mine", "raise"))
         choice("check", check, ("warn", "refuse"))
-        if on_event is not None and not callable(on_event):
-            raise ConfigurationError(f"on_event={on_event!r}: give a function")
+        if on_event is not None and (not callable(on_event) or iscoroutinefunction(on_event)):
+            raise ConfigurationError(
+                f"on_event={on_event!r}: give a function (a plain `def`) that is called as on_event(name, "
+                "session_id, connection=..., ...). To await something, put the event into a queue"
+            )
         self.max_size: int = max_size
         self.folding: Policy = Policy(self.idle, self.absolute, max_size, _rules(merge), on_conflict)
         self.on_unavailable: Literal["fail", "anonymous"] = on_unavailable

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar, get_args
 
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Distrusts, Heard, Reports, SaveResult, Store, Stored, WakesUp
@@ -37,6 +37,11 @@ class Call:
 
 
 Match: TypeAlias = Callable[[Call], bool]
+
+
+def _check_verb(verb: str | None) -> None:
+    if verb is not None and verb not in get_args(Verb):
+        raise ValueError(f"there is no verb {verb!r}; there are {', '.join(get_args(Verb))}")
 
 
 @dataclass(eq=False)
@@ -189,6 +194,9 @@ class FaultStore:
         executed, but the caller can't know (None); "lost reply": executed, and the caller can't know;
         "full": refused for lack of room, which without a verb means create, save and touch.
         """
+        if fault not in get_args(Fault):
+            raise ValueError(f"there is no fault {fault!r}; there are {', '.join(get_args(Fault))}")
+        _check_verb(verb)
         self._failures.append(_Failure(verb, nth, times, match, fault))
 
     def hang(
@@ -248,6 +256,7 @@ class FaultStore:
         return False
 
     def _add_gate(self, gate: Gate) -> Gate:
+        _check_verb(gate.verb)
         self._gates.append(gate)
         return gate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -56,6 +57,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         ({"on_unavailable": "ignore"}, "'fail', 'anonymous'"),
         ({"on_corrupt": "delete"}, "'raise', 'new'"),
         ({"on_event": "print"}, "give a function"),
+        ({"on_event": asyncio.sleep}, "plain `def`"),
         ({"secret_key": "short"}, "16"),
         ({"secret_key": []}, "secret_key"),
         ({"secret_key": [b"k" * 16, None]}, "secret_key"),

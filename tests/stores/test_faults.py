@@ -287,3 +287,13 @@ def test_the_manual_clock_moves_only_when_told() -> None:
     assert clock.advance(timedelta(days=14, milliseconds=1)) == 1000 + 14 * 86_400_000 + 1
     assert clock.advance(-0.25) == clock() == 751 + 14 * 86_400_000
     assert abs(ManualClock()() - system_clock()) < 10_000
+
+
+def test_names_that_do_not_exist_are_refused(store: FaultStore) -> None:
+    """A fault or a verb with a typo would test nothing."""
+    with pytest.raises(ValueError, match="no verb 'lod'"):
+        store.fail("lod")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no verb 'lod'"):
+        store.pause("lod")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no fault 'lost'"):
+        store.fail("load", "lost")  # type: ignore[arg-type]

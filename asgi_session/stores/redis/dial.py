@@ -61,6 +61,8 @@ async def dial(
     except (DataError, TypeError, ValueError) as error:
         return Failure(f"{where}: unusable connection settings: {error}", False, final=True)
     except (RedisError, OSError) as error:
+        if "DB index is out of range" in str(error):
+            return Failure(f"{where} has no such database: give a lower number, or none", False, final=True)
         return Failure(f"{where}: {error}", False)
     except Exception as error:
         # A credential provider's, say. Its text may hold secrets.

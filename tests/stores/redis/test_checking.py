@@ -333,3 +333,11 @@ async def test_what_the_check_does_to_a_cluster_that_is_down(fresh_cluster: Clus
         with contextlib.suppress(StoreUnavailable):  # unless the replica has taken over by now
             await store.open()
         assert time.monotonic() - began < 3
+
+
+async def test_a_database_that_does_not_exist(valkey: ServerProcess) -> None:
+    """It never heals by itself."""
+    store = RedisStore.from_url(f"{valkey.url}/99")
+    with pytest.raises(ConfigurationError, match="no such database"):
+        await store.open()
+    await store.close()
