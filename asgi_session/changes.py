@@ -261,8 +261,10 @@ def _apply(record: Record, intent: Intent, policy: Policy, now: int) -> tuple[Re
         return record, Moved()
     if intent.compute is not None:
         intent.changes = intent.compute(record)
+    anew = intent.mark is not None and intent.mark.kind is Kind.CLEAR  # of another's data it knows nothing
+    intent.overwritten = ()
     try:
-        entries = _merged(record.entries, intent, policy) if intent.changes else record.entries
+        entries = _merged(record.entries, intent, policy) if intent.changes and not anew else record.entries
     except Exception as error:  # a rule's, too
         return record, error
     outcome: Outcome = _APPLIED
@@ -316,9 +318,10 @@ def _merged(entries: dict[str, bytes], intent: Intent, policy: Policy) -> dict[s
             changes[key] = _by_rule(rule, key, base, mine, theirs)
         elif policy.on_conflict == "raise" and theirs != mine:
             raise SessionConflict(
-                f"another request changed session[{key!r}] as well, so nothing was saved. Set the key to the "
-                "value you want (`theirs` is the stored one), call discard() to drop your changes, or give "
-                "the key a merge rule. refresh() alone keeps your value and would save it over theirs",
+                f"another request changed session[{codec.shown(key)}] as well, so nothing was saved. Set the "
+                "key to the value you want (`theirs` is the stored one), call discard() to drop your "
+                "changes, or give the key a merge rule. refresh() alone keeps your value and would save it "
+                "over theirs",
                 key=key,
                 mine=_value(mine),
                 theirs=_value(theirs),
@@ -349,12 +352,12 @@ def _by_rule(
     except (KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:
-        error.add_note(f"in the merge rule of session[{key!r}]")
+        error.add_note(f"in the merge rule of session[{codec.shown(key)}]")
         raise
     except BaseException as error:
         # A CancelledError of something that it asked: it runs in anybody's task, who was not cancelled.
         name = type(error).__name__
-        raise RuntimeError(f"the merge rule of session[{key!r}] raised {name}") from error
+        raise RuntimeError(f"the merge rule of session[{codec.shown(key)}] raised {name}") from error
     if merged is None:
         return None
     encoded = codec.encode(merged, key)

@@ -47,6 +47,7 @@ from asgi_session.errors import SessionCorrupt, SessionSerializationError
 
 MAX_DEPTH: Final = 64
 """How deep containers may nest."""
+_LONGEST_SHOWN: Final = 100
 
 _BIG_INT, _DECIMAL, _UUID, _DATE, _DATETIME, _TUPLE, _FROZENSET, _SET = range(1, 9)
 
@@ -71,15 +72,23 @@ def encode(value: Any, key: str) -> bytes:
         SessionSerializationError: it holds something that cannot be stored; names key, place, type.
     """
     try:
-        return _pack_plain(value) if type(value) in _DIRECT else _pack(value)
-    except OverflowError:
-        return _pack(value)  # an int beyond 64 bits
+        if type(value) in _DIRECT:
+            try:
+                return _pack_plain(value)
+            except OverflowError:  # an int beyond 64 bits
+                pass
+        return _pack(value)
     except Exception as error:  # that of a subclass's own code, too
         problem = error
     _refuse(value, key, _ALWAYS_FINE)  # names the place, where it finds the same
     raise SessionSerializationError(
-        f"session[{key!r}] cannot be stored ({type(problem).__name__})", key=key
+        f"session[{shown(key)}] cannot be stored ({type(problem).__name__})", key=key
     ) from problem
+
+
+def shown(key: str) -> str:
+    """Return a session key as messages show it: a client may have made it long."""
+    return repr(key) if len(key) <= _LONGEST_SHOWN else f"{key[:_LONGEST_SHOWN]!r}..."
 
 
 def check(value: Any, key: str) -> None:
@@ -95,12 +104,12 @@ def check(value: Any, key: str) -> None:
         try:
             key.encode()
         except UnicodeEncodeError as error:
-            message = f"session[{key!r}]: the key is not valid Unicode: {error}"
+            message = f"session[{shown(key)}]: the key is not valid Unicode: {error}"
             raise SessionSerializationError(message, key=key) from None
     if type(value) not in SCALARS and _refuse(value, key, SCALARS) == _IN_KEYS and not _comes_back(value):
         raise SessionSerializationError(
-            f"session[{key!r}] has dict keys or set elements of a subclass that, as plain values, are equal "
-            "to each other or cannot be hashed; store plain values",
+            f"session[{shown(key)}] has dict keys or set elements of a subclass that, as plain values, are "
+            "equal to each other or cannot be hashed; store plain values",
             key=key,
         )
 
@@ -256,6 +265,8 @@ def _write_datetime(value: datetime) -> Any:
     return msgpack.ExtType(_DATETIME, _datetime_text(value).encode())
 
 
+_uuid_bytes: Final[Callable[[Any], bytes]] = UUID.bytes.fget  # type: ignore[attr-defined]
+
 _SCALAR_WRITERS: Final[Mapping[type | None, Callable[[Any], Any]]] = {
     int: _write_int,
     float: float.__float__,
@@ -263,8 +274,8 @@ _SCALAR_WRITERS: Final[Mapping[type | None, Callable[[Any], Any]]] = {
     bytes: bytes.__bytes__,
     datetime: _write_datetime,
     date: lambda value: msgpack.ExtType(_DATE, _date_text(value).encode()),
-    Decimal: lambda value: msgpack.ExtType(_DECIMAL, Decimal.__str__(value).encode()),
-    UUID: lambda value: msgpack.ExtType(_UUID, value.bytes),
+    Decimal: lambda value: msgpack.ExtType(_DECIMAL, Decimal.__str__(value).replace("e", "E").encode()),
+    UUID: lambda value: msgpack.ExtType(_UUID, _uuid_bytes(value)),
 }
 
 
@@ -277,9 +288,17 @@ def _datetime_text(value: datetime) -> str:
         if zone.utcoffset(None).microseconds:
             raise TypeError("a datetime with a UTC offset of a fraction of a second")
         return value.isoformat() + fold
-    if isinstance(zone, ZoneInfo) and zone.key:
+    if isinstance(zone, ZoneInfo) and zone.key and _is_known(zone.key):
         return f"{value.replace(tzinfo=None).isoformat()}[{zone.key}]{fold}"
     raise TypeError(f"a datetime with tzinfo of type {type(zone).__qualname__}; use timezone or ZoneInfo")
+
+
+def _is_known(key: str) -> bool:
+    try:
+        ZoneInfo(key)
+    except Exception:  # of a file of the app's own, under any name
+        return False
+    return True
 
 
 def _comes_back(value: Any) -> bool:
@@ -321,7 +340,8 @@ def _refuse(value: Any, key: str, fine: frozenset[type]) -> int:
         return _walk(value, 1, fine)
     except _Refused as refused:
         place = "".join(reversed(refused.places)) if str(refused) != _TOO_DEEP else ""
-        raise SessionSerializationError(f"session[{key!r}]{place} {refused}", key=key) from refused.__cause__
+        message = f"session[{shown(key)}]{place} {refused}"
+        raise SessionSerializationError(message, key=key) from refused.__cause__
 
 
 def _walk(value: Any, depth: int, fine: frozenset[type]) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from asgi_session import lease
+from asgi_session import codec, lease
 from asgi_session import record as records
 from asgi_session.changes import Changes, Kind, Mark, Verdict, lock_lost, own_keys, too_large
 from asgi_session.errors import SessionError, StoreUnavailable
@@ -353,11 +353,11 @@ class Committer:
             if key not in _told_of and len(_told_of) < _MOST_TOLD_OF:
                 _told_of.add(key)
                 logger.warning(
-                    "session[%r] was changed by two requests at once, and one of the changes is lost. Give "
-                    "the key a merge rule: merge={%r: ...}, with one from asgi_session.merging (counter, "
+                    "session[%s] was changed by two requests at once, and one of the changes is lost. Give "
+                    "the key a merge rule: merge={%s: ...}, with one from asgi_session.merging (counter, "
                     "append, by_key, ...); or change it in session.transact(). This is logged once per key",
-                    key,
-                    key,
+                    codec.shown(key),
+                    codec.shown(key),
                 )
 
     def fail(self, pending: Pending, error: Exception) -> None:
@@ -376,7 +376,7 @@ class Committer:
             session._mark = None
         session._pending = None
         end_wait(session, pending.deadline, self._policy.deadline)
-        pending.finish()
+        pending.finish(pending.refused)
 
     def _drop(self, pending: Pending, reason: str) -> None:
         pending.dropped = reason
@@ -387,7 +387,10 @@ class Committer:
     def _refuse_late(self, pending: Pending) -> None:
         """Report data that cannot be kept: its cookie can no longer reach the client."""
         keys = list(pending.changes)
-        logger.error("session keys %s are lost: %s", keys, _LATE)
+        shown = ", ".join(map(codec.shown, keys[:20])) + (
+            f" and {len(keys) - 20} more" if len(keys) > 20 else ""
+        )
+        logger.error("session keys %s are lost: %s", shown, _LATE)
         self._policy.emit("dropped", pending.session.id, session=pending.session, reason="late", keys=keys)
         pending.changes = {}
         pending.dropped = "late"

@@ -123,6 +123,7 @@ class Exchange:
         session, manager = self.session, self.middleware.manager
         # No local variable: error trackers record those, and it may come to hold a Set-Cookie.
         self._outgoing = message
+        del message
         try:
             if self.scope.get("session") is not session:
                 self._refuse_replacement()
@@ -130,7 +131,9 @@ class Exchange:
                 if not session._unchanged():
                     only_destroy = self.status >= 500 and not manager.save_on_error
                     await manager._commit(session, explicit=False, only_destroy=only_destroy)
-                self._outgoing = {**message, "headers": self.add_headers([*message.get("headers", ())])}
+                headers = self.add_headers([*self._outgoing.get("headers", ())])
+                self._outgoing = {**self._outgoing, "headers": headers}
+                del headers
         except Exception as error:
             self.failed = True
             self.middleware.manager.failures.log(error)
@@ -147,9 +150,11 @@ class Exchange:
         Another session middleware further in may put its own object there: it saves that.
         """
         found = self.scope.get("session")
-        if isinstance(found, dict) and (type(found) is not dict or self._may_be_starlettes()):
+        if type(found) is dict and self._may_be_starlettes():
             return
-        if not isinstance(found, dict) and hasattr(found, "__getitem__"):
+        if type(found).__module__ not in ("builtins", "collections", "types") and hasattr(
+            found, "__getitem__"
+        ):
             return
         raise SessionError(
             f"scope['session'] was replaced by a {type(found).__name__}, which nothing saves. To end the "

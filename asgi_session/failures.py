@@ -16,6 +16,7 @@ from asgi_session.errors import (
     LockTimeout,
     SessionConflict,
     SessionGone,
+    SessionSerializationError,
     SessionTooLarge,
     StoreUnavailable,
 )
@@ -63,7 +64,7 @@ class Failures:
         """Log why something failed; with a traceback only what the app's developer can mend there."""
         if isinstance(error, StoreUnavailable):
             self._log_outage(error, what)
-        elif isinstance(error, SessionTooLarge):
+        elif isinstance(error, (SessionTooLarge, SessionSerializationError)):  # a client may cause many
             logger.error("%s: %s: %s", what, type(error).__name__, error)
         elif status_of(error) == 500:
             logger.error("%s: %s", what, error, exc_info=error)

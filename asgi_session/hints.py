@@ -10,9 +10,9 @@ happen can write the record itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 IN_FLIGHT: Final = 8
 PER_SECOND: Final = 100
@@ -21,20 +21,17 @@ PER_SECOND: Final = 100
 class Hints:
     """The loads of one event loop that wake-ups cause.
 
+    They run in tasks of their own, which nobody waits for: a flood must not keep a shutdown from ending.
+
     Args:
         look: loads the record of a key and does what that calls for; whether there was anything new.
-        spawn: runs it.
     """
 
-    __slots__ = ("_left", "_look", "_running", "_since", "_spawn", "_timer", "_waiting")
+    __slots__ = ("_left", "_look", "_running", "_since", "_tasks", "_timer", "_waiting")
 
-    def __init__(
-        self,
-        look: Callable[[str], Awaitable[bool]],
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
-    ) -> None:
+    def __init__(self, look: Callable[[str], Awaitable[bool]]) -> None:
         self._look = look
-        self._spawn = spawn
+        self._tasks: set[asyncio.Task[None]] = set()
         self._left = float(PER_SECOND)  # what may still be for nothing; it grows back with time
         self._since = monotonic()
         self._running: dict[str, bool] = {}  # whether to look again afterwards
@@ -51,12 +48,13 @@ class Hints:
         """
         if key in self._running:
             self._running[key] = True  # what it is about may have come after that load
-        elif self._may_start():
+        elif not self._waiting and self._may_start():
             self._start(key)
             return True
-        elif needed:
+        elif needed:  # behind those that wait; what is not needed must not come before them
             self._waiting[key] = None
-            self._wait()
+            self._start_waiting()
+            return key in self._running
         return False
 
     def _may_start(self) -> bool:
@@ -69,7 +67,9 @@ class Hints:
         self._left -= 1
         self._running[key] = False
         self._waiting.pop(key, None)
-        self._spawn(self._run(key))
+        task = asyncio.get_running_loop().create_task(self._run(key))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _run(self, key: str) -> None:
         try:
@@ -78,7 +78,8 @@ class Hints:
         finally:
             if self._running.pop(key):
                 self._waiting[key] = None
-            self._start_waiting()
+            if not asyncio.get_running_loop().is_closed():
+                self._start_waiting()
 
     def _start_waiting(self) -> None:
         while self._waiting and self._may_start():
@@ -97,8 +98,10 @@ class Hints:
         self._start_waiting()
 
     def close(self) -> None:
-        """Forget what waits."""
+        """Forget what waits, and end what runs."""
         self._waiting.clear()
+        for task in list(self._tasks):
+            task.cancel()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

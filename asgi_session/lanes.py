@@ -233,8 +233,8 @@ class Lanes:
                         lane.reply_lost = True
                         raise
                     except StoreUnavailable as error:
-                        if error.full and lane.record.digest == NOBODY:
-                            await self._end_by_deleting(lane, deadline)
+                        if error.full and _ends(lane):
+                            await self._end_by_deleting(lane, error, deadline)
                         else:
                             await self._unanswered(lane, error, deadline)
                     else:
@@ -337,15 +337,17 @@ class Lanes:
         else:
             lane.go_on_from(self._decoded(lane, stored))
 
-    async def _end_by_deleting(self, lane: _Lane, deadline: float) -> None:
+    async def _end_by_deleting(self, lane: _Lane, full: StoreUnavailable, deadline: float) -> None:
         """Remove the record that a batch ends: a store that is full takes no record of the ending.
 
-        Only the version that the batch was made on: a login that was saved meanwhile must not be lost.
+        Only the version that the batch was made on: a login that was saved meanwhile must not be lost. What
+        was to begin in its place cannot be stored: who wanted that is told, and signed out all the same.
         """
         store, tag = self._policy.store, lane.base.tag
         deleting = True
         try:
             if await store.delete(lane.key, expect=tag, deadline=deadline):
+                _refuse_new(lane, full)
                 self._answered(lane, Saved(tag))
                 return
             deleting = False
@@ -393,6 +395,7 @@ class Lanes:
                     self._told(lane.key, saved)
                 return
         elif answer is GONE and lane.perhaps_deleted:
+            _refuse_new(lane, StoreUnavailable("the store is full", executed=False, full=True))
             self._answered(lane, Saved(lane.base.tag))
             return
         elif answer is GONE:
@@ -443,6 +446,20 @@ class Lanes:
         for pending in late:
             message = f"the session was not saved within the deadline: {reason}"
             pending.results.fail(pending, StoreUnavailable(message, executed=executed))
+
+
+def _ends(lane: _Lane) -> bool:
+    """Tell whether the version on the wire ends the session, though another may begin in its place."""
+    return lane.record.digest == NOBODY or any(
+        pending.mark is not None and pending.mark.kind is Kind.CLEAR for pending in lane.batch
+    )
+
+
+def _refuse_new(lane: _Lane, full: StoreUnavailable) -> None:
+    """Take from a batch whose record was deleted what was to begin in its place."""
+    for pending in lane.batch:
+        if pending.mark is not None and pending.mark.kind is Kind.CLEAR and pending.changes:
+            pending.changes, pending.refused = {}, _copy(full)
 
 
 def _copy(error: Exception) -> Exception:

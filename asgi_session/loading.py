@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from asgi_session import codec
 from asgi_session import record as records
 from asgi_session.changes import Kind
 from asgi_session.credentials import Fit, judge
@@ -89,6 +90,7 @@ class Loader:
             policy.emit("unavailable", None, session=session, error=error)
             if policy.on_unavailable == "fail" or required:
                 raise
+            policy.failures.log(error)
             status = Status.ANONYMOUS
         finally:
             end_wait(session, deadline, policy.deadline)
@@ -256,9 +258,9 @@ def report_stale(policy: SessionManager, session: Session) -> None:
     for key in session._stale_values():
         policy.emit("stale_value", session.id, session=session, key=key)
         logger.warning(
-            "session[%r]: the change to an old value is lost, because refresh(), transact() or entering a "
+            "session[%s]: the change to an old value is lost, because refresh(), transact() or entering a "
             "lock had replaced that value. Read it from the session again after those calls",
-            key,
+            codec.shown(key),
         )
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 logger: Final = logging.getLogger("asgi_session")
 
+_CATCH_UP: Final = 0.1
+"""Seconds for which a save waits for a load that would spare it a conflict: a conflict costs no more."""
 _FIRST_RENEWAL: Final = GRANT / 1000 / 3
 _LOOK_AGAIN: Final = 5.0
 """Seconds after which a room that waits looks at the record even if it heard nothing."""
@@ -113,7 +115,7 @@ class Hold:
     async def catch_up(self) -> None:
         """Wait for the load that a wake-up has caused, so that the next save need not meet its news."""
         if self.room is not None and self.room.catching_up is not None:
-            await asyncio.wait([self.room.catching_up])
+            await asyncio.wait([self.room.catching_up], timeout=_CATCH_UP)
 
     def adopt(self, rooms: Rooms, session_id: str, base: Base) -> None:
         """Hold the lock of a session that has just been created with it taken."""
@@ -648,7 +650,7 @@ class Rooms:
     def __init__(self, policy: SessionManager, state: LoopState) -> None:
         self.policy = policy
         self.state = state
-        self.hints = Hints(self._check, state.spawn)
+        self.hints = Hints(self._check)
         self._rooms: dict[str, Room] = {}  # by key
         self._stop: Callable[[], None] | None = None
         self._starting = False

@@ -20,7 +20,7 @@ from asgi_session.exchange import Exchange, HttpExchange, WebSocketExchange
 from asgi_session.loops import needs_asyncio
 from asgi_session.manager import Key, OnEvent, SessionManager
 from asgi_session.options import unknown
-from asgi_session.secret import Hidden, Wrapped, hidden
+from asgi_session.secret import Hidden, Wrapped, hidden, revealed
 from asgi_session.session import Session
 from asgi_session.store import Store
 
@@ -89,7 +89,7 @@ class SessionMiddleware:
         autoload: bool | Callable[[HTTPConnection], bool] = False,
         **options: Unpack[ManagerOptions],
     ) -> None:
-        store = hidden(store)
+        manager, store = hidden(manager), hidden(store)  # a URL may stand in either's place
         strange = [name for name in options if name not in ManagerOptions.__annotations__]
         for name in ("secret_key", *strange):
             if name in options:
@@ -110,7 +110,7 @@ class SessionMiddleware:
         if manager is not None:
             if not isinstance(manager, SessionManager):
                 raise ConfigurationError(  # without its repr: a URL may hold a password
-                    f"manager=... got a {type(manager).__name__}, which is not a SessionManager. "
+                    f"manager=... got a {type(revealed(manager)).__name__}, which is not a SessionManager. "
                     "Pass a URL or a store as store=..."
                 )
             if store is not None or options:

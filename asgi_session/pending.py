@@ -63,6 +63,7 @@ class Pending(Intent):
         base: the version that the session was loaded from or last committed to, if any.
         known: a version that the store is known to have had since, if any.
         token: the new credential, if the commit hands one out.
+        refused: why, if it was carried out in part only.
         own: what goes on in a new record, if the commit has a mark that may make one.
         use: USED, UNCONFIRMED or NOT_USED.
         timer: fails it at its deadline while it waits in a queue.
@@ -85,6 +86,7 @@ class Pending(Intent):
         "id",
         "known",
         "own",
+        "refused",
         "results",
         "session",
         "settled",
@@ -114,6 +116,7 @@ class Pending(Intent):
         self.deadline = deadline
         self.token: Token | None = None
         self.own: dict[str, bytes] = _NOTHING
+        self.refused: Exception | None = None
         self.use = USED
         self.timer: asyncio.TimerHandle | None = None
         self.dropped = ""

@@ -42,7 +42,7 @@ class Hidden:
         return "<hidden>"
 
 
-_TEXT: Final = (str, bytes, bytearray, list, tuple)
+_TEXT: Final = (str, bytes, bytearray, list, tuple, dict, set, frozenset)
 
 
 def hidden(value: Any) -> Any:
@@ -57,7 +57,11 @@ def revealed(value: Any) -> Any:
     if isinstance(value, Secret):
         return str(value)
     if isinstance(value, HasSecretValue) and not isinstance(value, type):
-        return value.get_secret_value()
+        try:
+            return value.get_secret_value()
+        except Exception as error:  # a vault that is away; its text may hold anything
+            kind, problem = type(value).__name__, type(error).__name__
+        raise ConfigurationError(f"get_secret_value() of a {kind} failed: {problem}")
     return value
 
 

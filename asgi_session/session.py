@@ -418,6 +418,10 @@ class Session(dict[str, Any]):
         dict.clear(self)
         dict.update(self, dict.fromkeys(self._origin, UNDECODED))
 
+    def _note_assigned(self, keys: Iterable[str]) -> None:
+        """Take notice of keys that a transaction has set."""
+        self._assigned = {**self._assigned, **dict.fromkeys(keys)}
+
     def _is_stored(self, key: str) -> bool:
         """Tell whether the value in hand is the one in the store, as far as known."""
         value = dict.get(self, key, _ABSENT)
@@ -740,10 +744,14 @@ class Session(dict[str, Any]):
         self._confirmed = False
         if pending.era == self._era:
             for key in self._origin.keys() - base.record.entries.keys():
-                # Of another identity: what this session was before it had to begin anew.
-                dict.pop(self, key, None)
-                self._watched.pop(key, None)
+                # Of another identity: what this session was before it had to begin anew. Not what was set
+                # while it did.
+                if key not in self._assigned:
+                    dict.pop(self, key, None)
+                    self._watched.pop(key, None)
             self._origin = base.record.entries
+        elif self._mark is None:  # changes were discarded meanwhile: it is what is stored, and nothing else
+            self.discard()
 
     def _refreshed(self, base: Base) -> None:
         """Take over `base`, under the uncommitted changes."""
@@ -850,7 +858,7 @@ def _plain_key(key: Any) -> str:
     if isinstance(key, str):
         return str.__str__(key)  # a StrEnum member, say: equal to its text, and stored as that
     raise SessionSerializationError(
-        f"session keys are str, not {type(key).__qualname__}: {key!r}. Use str({key!r}) or store a dict"
+        f"session keys are str, not {type(key).__qualname__}. Use str(key), or store a dict under one key"
     )
 
 

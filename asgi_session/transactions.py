@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -75,13 +75,15 @@ class Transaction(Pending):
     """A transaction on its way.
 
     Attributes:
+        assigned: the keys that the last run has set.
         function: computes the changes; None when they were computed before.
         value: what the last run returned.
         raised: what it raised.
     """
 
-    __slots__ = ("function", "raised", "value")
+    __slots__ = ("assigned", "function", "raised", "value")
 
+    assigned: Iterable[str]
     function: Callable[[Session], Any] | None
     value: Any
     raised: Exception | None
@@ -94,6 +96,7 @@ class Transaction(Pending):
         try:
             self.value = self.function(draft)
             _refuse_awaitable(self.value)
+            self.assigned = draft._assigned
             return draft._changes(draft._manager.max_size)
         except asyncio.CancelledError as error:
             # Of something that it asked. It runs in anybody's task, who was not cancelled.
@@ -163,6 +166,7 @@ class Transactor:
                 return value
             pending = self._new(session, changes)
             pending.only_on = base.record.entries
+            pending.assigned = draft._assigned
             try:
                 await self._save(session, pending)
             except Moved:
@@ -179,6 +183,7 @@ class Transactor:
         pending = Transaction(self, changes, None, session._era, begin_wait(session, self._policy.deadline))
         pending.session = session
         pending.function = pending.value = pending.raised = None
+        pending.assigned = ()
         return pending
 
     async def _save(self, session: Session, pending: Transaction) -> Any:
@@ -209,6 +214,8 @@ class Transactor:
             try:
                 report_stale(policy, session)
                 session._refreshed(settled.base)
+                if error is None:
+                    session._note_assigned(pending.assigned)
             except SessionError as problem:  # something else in it that cannot be stored
                 error = error or problem
         self._finish(pending, error)

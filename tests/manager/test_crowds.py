@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
-from asgi_session import StoreUnavailable, lanes, merging
+from asgi_session import SessionManager, StoreUnavailable, lanes, merging
 from asgi_session.errors import LockTimeout
+from asgi_session.stores.memory import MemoryStore
 from tests.manager.kit import World, settle, start, until
 
 
@@ -201,3 +203,40 @@ async def test_a_long_list_is_merged() -> None:
 
     few, many = await merge(2000), await merge(8000)
     assert many < 4 * few * 1.2
+
+
+async def test_a_flood_of_wake_ups_does_not_keep_a_manager_open() -> None:
+    """Promise 16: loads that messages have caused are nobody's to wait for when the app shuts down."""
+
+    class Slow(MemoryStore):
+        async def load(self, key: str, *, deadline: float) -> Any:
+            await asyncio.sleep(0.03)
+            return await super().load(key, deadline=deadline)
+
+    manager = SessionManager(Slow(), deadline=1)
+    rooms = manager._loops.current().rooms
+
+    async def flood() -> None:
+        while True:
+            rooms._heard(secrets.token_urlsafe(16))
+            await asyncio.sleep(0.001)
+
+    flooding = start(flood())
+    await until(lambda: bool(rooms.hints._tasks))
+    async with asyncio.timeout(1):
+        await manager.close()
+    flooding.cancel()
+
+
+async def test_leaving_a_lock_does_not_wait_long_for_a_load() -> None:
+    """Promise 11: a load that a message has caused costs the exit a tenth of a second at most."""
+    world = World(deadline=0.5)
+    session = await world.load(await world.new(n=1))
+    async with asyncio.timeout(2):
+        async with session.lock():
+            session["n"] = 2
+            gate = world.store.hang("load")
+            world.manager._loops.current().rooms._heard(session.id)
+            await gate.reached()
+    assert world.named("released")[-1]["committed"]
+    gate.release()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from asgi_session import SessionMiddleware, load_session
@@ -328,3 +328,32 @@ def test_logging_out_of_a_server_that_is_full(server: ServerProcess) -> None:
         client.cookies.set("__Host-session", cookie)
         assert client.get("/read").json() == {}
         server.command("CONFIG", "SET", "maxmemory", "0")
+
+
+@pytest.mark.parametrize("start_server", [start_valkey, start_redis62])
+def test_a_logout_that_leaves_a_message(start_server: Callable[[], ServerProcess]) -> None:
+    """`clear()` and a flash message: the message cannot be stored; the user is signed out."""
+    server = start_server()
+
+    async def handler(request: Request) -> Response:
+        session = await load_session(request)
+        if request.url.path == "/out":
+            session.clear()
+            session["flash"] = "bye"
+        elif request.url.path == "/in":
+            session["user"] = 1
+        return JSONResponse(dict(session))
+
+    app = Starlette(routes=[Route(path, handler) for path in ("/in", "/out", "/who")])
+    app.add_middleware(SessionMiddleware, store=server.url)
+    with SessionClient(app, raise_server_exceptions=False) as client:
+        client.get("/in")
+        assert client.get("/who").json() == {"user": 1}
+        server.command("CONFIG", "SET", "maxmemory", "1")
+        answer = client.get("/out")
+        assert answer.status_code == 503
+        assert "Max-Age=0" in answer.headers["set-cookie"]
+        assert server.command("DBSIZE") == 0
+        server.command("CONFIG", "SET", "maxmemory", "0")
+        assert client.get("/who").json() == {}
+    server.stop()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,16 +19,10 @@ class Looks:
         self.now = 100.0
         self.looked: list[str] = []
         self.open: list[tuple[str, asyncio.Future[bool]]] = []
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.hints = Hints(self._look, self._spawn)
+        self.hints = Hints(self._look)
         self.hints._since = self.now
         if monkeypatch is not None:
             monkeypatch.setattr(module, "monotonic", lambda: self.now)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
     async def _look(self, key: str) -> bool:
         self.looked.append(key)
@@ -121,7 +113,44 @@ async def test_a_hint_while_its_key_is_looked_at(monkeypatch: pytest.MonkeyPatch
     assert looks.looked == ["key", "key"]
     await looks.end(news=True)
     assert looks.looked == ["key", "key"]
-    assert not looks.tasks
+    assert not looks.hints._tasks
+
+
+async def test_strangers_do_not_come_before_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the budget used up, what is needed waits; a flood takes nothing of what grows back."""
+    looks = Looks(monkeypatch)
+    looks.hints._left = 0.0
+    assert not looks.hints.take("needed", needed=True)
+    for _ in range(100):
+        looks.now += 0.001
+        looks.hints.take("stranger", needed=False)
+        await looks.run()
+    await looks.pass_time(0.0)
+    assert looks.looked == ["needed"]
+    await looks.end(news=True)
+
+
+async def test_a_needed_hint_starts_what_waits_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order of arrival, as soon as there is room."""
+    looks = Looks(monkeypatch)
+    looks.hints._left = 0.0
+    looks.hints.take("first", needed=True)
+    looks.now += 0.05
+    assert looks.hints.take("second", needed=True)
+    await looks.run()
+    assert looks.looked == ["first", "second"]
+    await looks.end(news=True)
+
+
+async def test_closing_ends_what_runs() -> None:
+    """A shutdown waits for no load that a message has caused."""
+    looks = Looks()
+    for number in range(20):
+        looks.hints.take(f"{number}", needed=True)
+    await looks.run()
+    looks.hints.close()
+    await looks.run()
+    assert not looks.hints._tasks
 
 
 Step = st.one_of(
