@@ -1,5 +1,8 @@
 """Server-side sessions for Starlette, FastAPI and any ASGI app."""
 
+from asgi_session._engine.manager import SessionManager
+from asgi_session._session.session import Session
+from asgi_session._web.middleware import SessionMiddleware, load_session
 from asgi_session.errors import (
     ConfigurationError,
     LockLost,
@@ -13,9 +16,6 @@ from asgi_session.errors import (
     SessionTooLarge,
     StoreUnavailable,
 )
-from asgi_session.manager import SessionManager
-from asgi_session.middleware import SessionMiddleware, load_session
-from asgi_session.session import Session
 
 __all__ = [
     "ConfigurationError",

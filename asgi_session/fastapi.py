@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated, TypeAlias
 
+from asgi_session._session.session import Session
+from asgi_session._web.middleware import load_session
 from asgi_session.errors import SessionError
-from asgi_session.middleware import load_session
-from asgi_session.session import Session
 
 try:
     from fastapi import Depends

@@ -21,8 +21,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
-from asgi_session import codec
-from asgi_session.changes import Rule, is_rule
+from asgi_session._data import codec
+from asgi_session._data.fold import Rule, is_rule
 from asgi_session.errors import ConfigurationError
 
 _Number: TypeAlias = int | float | Decimal | None

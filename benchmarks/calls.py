@@ -12,14 +12,15 @@ from typing import Any, Final
 import msgpack
 from redis.asyncio import Redis
 
-from asgi_session import SessionManager, codec, record
-from asgi_session.changes import Intent, Policy, fold
-from asgi_session.cookie import Cookie
-from asgi_session.record import Record
-from asgi_session.session import Session
+from asgi_session import SessionManager
+from asgi_session._data import codec, record
+from asgi_session._data.fold import Intent, Policy, fold
+from asgi_session._data.record import Record
+from asgi_session._data.token import Tokens, new_token
+from asgi_session._session.session import Session
+from asgi_session._web.cookie import Cookie
 from asgi_session.store import Saved, Stored
 from asgi_session.stores import MemoryStore, RedisStore
-from asgi_session.token import Tokens, new_token
 from benchmarks.layers import CONNECTIONS
 from benchmarks.sessions import session_of_size
 from benchmarks.worker import Bed, Meter

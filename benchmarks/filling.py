@@ -26,10 +26,11 @@ def _digest(n: int) -> bytes:
 
 async def _fill_ours(bed: Bed, first: int, end: int) -> None:
     """Write sessions first to end - 1 with the store's own `create`, as confirmed ones."""
-    from asgi_session import SessionManager, codec, record
-    from asgi_session.expiry import expires_at
+    from asgi_session import SessionManager
+    from asgi_session._data import codec, record
+    from asgi_session._data.expiry import expires_at
+    from asgi_session._data.token import Token
     from asgi_session.stores import RedisStore
-    from asgi_session.token import Token
 
     manager = SessionManager(RedisStore.from_url(bed.store_url))  # with the options that the layer has
     entries = {key: codec.encode(value, key) for key, value in session_of_size(USUAL).items()}

@@ -16,8 +16,8 @@ from typing import Any, Final, Protocol
 from redis.asyncio import Redis
 
 from asgi_session import SessionManager
-from asgi_session.cookie import Cookie
-from asgi_session.session import Session
+from asgi_session._session.session import Session
+from asgi_session._web.cookie import Cookie
 from asgi_session.stores import RedisStore
 from benchmarks.grants import NEVER
 from benchmarks.layers import CONNECTIONS

@@ -7,9 +7,9 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+from asgi_session._options import unknown
+from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.errors import ConfigurationError
-from asgi_session.options import unknown
-from asgi_session.secret import Wrapped, hidden, with_revealed
 
 if TYPE_CHECKING:
     from asgi_session.store import Store

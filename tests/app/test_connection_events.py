@@ -13,7 +13,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from asgi_session import load_session
-from asgi_session.session import Session
+from asgi_session._session.session import Session
 from tests.app.kit import Browser, World
 
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from asgi_session import failures as module
+from asgi_session import _failures as module
 from asgi_session import load_session
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Back, Lost

@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from asgi_session import load_session
-from asgi_session.cookie import Cookie
-from asgi_session.token import new_token
+from asgi_session._data.token import new_token
+from asgi_session._web.cookie import Cookie
 from tests.app.kit import Browser, World
 
 

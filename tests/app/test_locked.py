@@ -13,10 +13,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from asgi_session import LockTimeout, Session, SessionConflict, SessionError, SessionMiddleware, load_session
-from asgi_session import lease as leases
-from asgi_session import record as records
+from asgi_session._data import lease as leases
+from asgi_session._data import record as records
+from asgi_session._data.lease import Lease
 from asgi_session.fastapi import LockedSessionDep, SessionDep
-from asgi_session.lease import Lease
 from asgi_session.store import Saved
 from tests.app.kit import Browser, World
 from tests.manager.kit import soon

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from asgi_session.middleware import session_of
+from asgi_session._web.middleware import session_of
 from tests.app.kit import Browser, World
 
 

@@ -18,10 +18,10 @@ from starlette.routing import Route
 
 import asgi_session
 from asgi_session import ConfigurationError, SessionManager, SessionMiddleware, load_session
+from asgi_session._data.token import Token, new_token
 from asgi_session.stores import store_from_url
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.stores.redis import RedisStore
-from asgi_session.token import Token, new_token
 from tests.app.kit import Browser, World, answer
 
 OURS = str(Path(asgi_session.__file__).parent)
@@ -89,7 +89,7 @@ class Gatherer:
         def log(self_: Any, error: Exception, what: str = "") -> None:
             self.texts.append(recorded(error))
 
-        monkeypatch.setattr("asgi_session.failures.Failures.log", log)
+        monkeypatch.setattr("asgi_session._failures.Failures.log", log)
 
     async def request(self, browser: Browser, path: str, **options: Any) -> None:
         try:
@@ -107,14 +107,14 @@ async def test_no_cookie_on_any_error_path(
     gatherer = Gatherer(monkeypatch)
     app = world.starlette([Route(path, handler) for path in PATHS], secret_key=KEY, autoload=autoload)
     verifiers: list[str] = []
-    new = asgi_session.token.new_token
+    new = asgi_session._data.token.new_token
 
     def noted(selector: str | None = None) -> Token:
         token = new(selector)
         verifiers.append(token.verifier)
         return token
 
-    for module in ("asgi_session.committing", "asgi_session.token"):
+    for module in ("asgi_session._engine.committing", "asgi_session._data.token"):
         monkeypatch.setattr(f"{module}.new_token", noted)
 
     async def hook(message: Any) -> None:

@@ -6,9 +6,9 @@ from itertools import permutations
 
 import pytest
 
-from asgi_session.loading import MAX_CANDIDATES
-from asgi_session.session import Session, Status
-from asgi_session.token import new_token
+from asgi_session._data.token import new_token
+from asgi_session._engine.loading import MAX_CANDIDATES
+from asgi_session._session.session import Session, Status
 from tests.manager.kit import COOKIE, World, credential, start
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from asgi_session import SessionManager, SessionMiddleware, errors
+from asgi_session._web.middleware import ManagerOptions
 from asgi_session.clock import system_clock
-from asgi_session.middleware import ManagerOptions
 from tests.docs.pages import PAGES, ROOT, blocks, name, table
 
 UNITS = {"days": timedelta(days=1), "hour": timedelta(hours=1), "s": timedelta(seconds=1)}
@@ -49,7 +49,7 @@ def test_options() -> None:
 
 def test_errors() -> None:
     """The table error -> status has every error that can come out of a session, with its status."""
-    from asgi_session.exchange import status_of
+    from asgi_session._web.exchange import status_of
 
     examples: dict[str, Exception] = {
         "SessionTooLarge": errors.SessionTooLarge("", size=1, max_size=1),
@@ -92,7 +92,7 @@ def test_events() -> None:
 
 def test_record_format() -> None:
     """The page on the record has the layout that the code's docstring has."""
-    from asgi_session import record
+    from asgi_session._data import record
 
     squeezed = " ".join((record.__doc__ or "").split())
     (layout,) = (block for block in blocks(ROOT / "docs/record-format.md") if block.language == "text")

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from asgi_session import lease as leases
-from asgi_session.session import Session
+from asgi_session._data import lease as leases
+from asgi_session._session.session import Session
 from tests.locks.events import History, assemble, parse
 from tests.locks.faults import Failover, Network, strike
 from tests.locks.processes import Process

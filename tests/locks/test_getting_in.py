@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from asgi_session.manager import SessionManager
-from asgi_session.session import Session
+from asgi_session._engine.manager import SessionManager
+from asgi_session._session.session import Session
 from asgi_session.stores.redis import RedisStore
 from tests.locks.transacting import COOKIE
 from tests.manager.kit import credential

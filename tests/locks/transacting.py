@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from asgi_session.cookie import Cookie
+from asgi_session._engine.manager import SessionManager
+from asgi_session._session.session import Session
+from asgi_session._web.cookie import Cookie
 from asgi_session.errors import SessionConflict, StoreUnavailable
-from asgi_session.manager import SessionManager
-from asgi_session.session import Session
 from asgi_session.stores.redis import RedisStore
 from tests.locks.processes import orders
 

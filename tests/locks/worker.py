@@ -12,11 +12,11 @@ import sys
 from collections.abc import Awaitable
 from typing import Any
 
+from asgi_session._engine.manager import SessionManager
+from asgi_session._session.session import Session
+from asgi_session._web.cookie import Cookie
 from asgi_session.clock import system_clock
-from asgi_session.cookie import Cookie
 from asgi_session.errors import LockLost, LockTimeout, SessionConflict, StoreUnavailable
-from asgi_session.manager import SessionManager
-from asgi_session.session import Session
 from asgi_session.stores.redis import RedisStore
 from tests.locks.processes import orders
 from tests.locks.recording import Record

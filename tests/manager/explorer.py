@@ -13,10 +13,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
+from asgi_session._engine.manager import SessionManager
+from asgi_session._session.session import Session
+from asgi_session._web.middleware import SessionMiddleware
 from asgi_session.errors import StoreUnavailable
-from asgi_session.manager import SessionManager
-from asgi_session.middleware import SessionMiddleware
-from asgi_session.session import Session
 from asgi_session.store import SaveResult, Stored
 from asgi_session.stores.memory import MemoryStore
 from tests.manager.kit import COOKIE, World

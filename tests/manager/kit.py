@@ -7,11 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-from asgi_session import record as records
-from asgi_session.cookie import Cookie
-from asgi_session.manager import SessionManager
-from asgi_session.record import Record
-from asgi_session.session import Session, Status
+from asgi_session._data import record as records
+from asgi_session._data.record import Record
+from asgi_session._engine.manager import SessionManager
+from asgi_session._session.session import Session, Status
+from asgi_session._web.cookie import Cookie
 from asgi_session.store import Store
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import FaultStore, ManualClock

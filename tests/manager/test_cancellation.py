@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from asgi_session.session import Session, Status
+from asgi_session._session.session import Session, Status
 from asgi_session.testing import FaultStore
 from tests.manager.kit import World, credential, start
 
@@ -21,7 +21,9 @@ LIMIT = 400
 @pytest.fixture(autouse=True)
 def _pauses_take_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause before a retry is measured in turns here, not in milliseconds."""
-    monkeypatch.setattr("asgi_session.pending.random", SimpleNamespace(uniform=lambda low, high: low))
+    monkeypatch.setattr(
+        "asgi_session._engine.save_request.random", SimpleNamespace(uniform=lambda low, high: low)
+    )
 
 
 class SlowWorld(World):

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
+from asgi_session._data.expiry import ENDED_FOR
+from asgi_session._data.lease import MAX_SKEW
+from asgi_session._engine.manager import SessionManager
+from asgi_session._session.session import Owed, Status
 from asgi_session.clock import system_clock
-from asgi_session.expiry import ENDED_FOR
-from asgi_session.lease import MAX_SKEW
-from asgi_session.manager import SessionManager
-from asgi_session.session import Owed, Status
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.stores.redis import RedisStore
 from asgi_session.testing import FaultStore, ManualClock

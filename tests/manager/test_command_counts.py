@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from asgi_session.middleware import SessionMiddleware
-from asgi_session.session import Session
+from asgi_session._session.session import Session
+from asgi_session._web.middleware import SessionMiddleware
 from asgi_session.stores.redis import RedisStore
 from asgi_session.testing import ManualClock
 from tests.manager.kit import COOKIE

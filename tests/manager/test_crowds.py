@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from asgi_session import SessionManager, StoreUnavailable, lanes, merging
+from asgi_session import SessionManager, StoreUnavailable, merging
+from asgi_session._engine import save_queue as lanes
 from asgi_session.errors import LockTimeout
 from asgi_session.stores.memory import MemoryStore
 from tests.manager.kit import World, settle, start, until

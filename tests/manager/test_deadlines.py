@@ -187,7 +187,7 @@ async def test_a_hung_save_holds_up_no_other_session() -> None:
 
 async def test_many_tries_within_a_long_deadline() -> None:
     """A pause between tries stays short and a number after thousands of tries."""
-    from asgi_session.lanes import Backoff
+    from asgi_session._engine.save_queue import Backoff
 
     backoff = Backoff()
     backoff._tries = 5_000

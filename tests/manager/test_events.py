@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from asgi_session._session.session import Owed
 from asgi_session.errors import SessionError, SessionTooLarge, StoreUnavailable
-from asgi_session.session import Owed
 from tests.manager.kit import World, credential, soon
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from asgi_session.session import Status
+from asgi_session._session.session import Status
 from tests.manager.kit import World, credential, settle, start
 
 HOUR = 3_600_000

@@ -10,9 +10,9 @@ import pytest
 from redis.asyncio import Redis
 
 from asgi_session import SessionManager
-from asgi_session import record as records
-from asgi_session.hints import IN_FLIGHT, PER_SECOND
-from asgi_session.session import Session
+from asgi_session._data import record as records
+from asgi_session._engine.hints import IN_FLIGHT, PER_SECOND
+from asgi_session._session.session import Session
 from asgi_session.stores.redis import RedisStore
 from asgi_session.testing import FaultStore
 from tests.manager.kit import soon, start, until

@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from asgi_session import SessionMiddleware, load_session
+from asgi_session._session.session import Owed, Session, Status
 from asgi_session.errors import SessionGone, StoreUnavailable
-from asgi_session.session import Owed, Session, Status
 from asgi_session.stores.redis import RedisStore
 from asgi_session.testing import SessionClient
 from tests.manager.kit import World, credential, settle, start

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from asgi_session.session import Owed, Session
+from asgi_session._session.session import Owed, Session
 from tests.manager.kit import World, credential, settle, start
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asgi_session.session import Session
+from asgi_session._session.session import Session
 from tests.manager.explorer import Explorer, Handler, Run
 from tests.manager.kit import World
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from asgi_session._session.session import Session
 from asgi_session.errors import SessionGone, SessionSerializationError, SessionTooLarge, StoreUnavailable
-from asgi_session.session import Session
 from tests.manager.kit import World, settle, soon, start
 
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from asgi_session import lease as leases
-from asgi_session import lock as locks
-from asgi_session import record as records
+from asgi_session._data import lease as leases
+from asgi_session._data import record as records
+from asgi_session._data.lease import Lease
+from asgi_session._engine import lock_queue as locks
+from asgi_session._engine.manager import SessionManager
+from asgi_session._session.session import Session
 from asgi_session.errors import (
     LockLost,
     LockTimeout,
@@ -22,9 +25,6 @@ from asgi_session.errors import (
     SessionTooLarge,
     StoreUnavailable,
 )
-from asgi_session.lease import Lease
-from asgi_session.manager import SessionManager
-from asgi_session.session import Session
 from asgi_session.store import Saved
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import FaultStore

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
+from asgi_session._session.session import Owed, Session, Status
 from asgi_session.errors import SessionConflict, SessionGone, StoreUnavailable
-from asgi_session.session import Owed, Session, Status
 from tests.manager.kit import World, credential, settle, soon, start
 
 BETWEEN = pytest.mark.parametrize("between", [0, 1, 6, 7, 8, 20])

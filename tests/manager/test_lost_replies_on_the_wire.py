@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from asgi_session import SessionConflict, SessionManager
-from asgi_session.session import Session
+from asgi_session._session.session import Session
 from asgi_session.stores import RedisStore
 from tests.manager.kit import COOKIE, credential
 from tests.servers import LossyProxy, ServerProcess, named

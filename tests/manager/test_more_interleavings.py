@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from asgi_session.manager import SessionManager
-from asgi_session.session import Session
+from asgi_session._engine.manager import SessionManager
+from asgi_session._session.session import Session
 from tests.manager.explorer import Explorer, Handler
 from tests.manager.kit import World
 from tests.manager.test_interleavings import (

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from asgi_session import SessionGone
-from asgi_session.session import Session
+from asgi_session._session.session import Session
 from tests.manager.kit import World, credential, soon, start, until
 
 

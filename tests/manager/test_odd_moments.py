@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
+from asgi_session._session.session import Owed, Status
 from asgi_session.errors import SessionCorrupt, SessionGone, StoreUnavailable
-from asgi_session.session import Owed, Status
 from tests.manager.kit import World, credential, settle, soon, start
 
 

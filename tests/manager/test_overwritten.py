@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from asgi_session import committing
+from asgi_session._engine import committing
+from asgi_session._session.session import Session
 from asgi_session.merging import counter
-from asgi_session.session import Session
 from tests.manager.kit import World, start
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from asgi_session import record as records
-from asgi_session.record import NOBODY
-from asgi_session.session import Status
+from asgi_session._data import record as records
+from asgi_session._data.record import NOBODY
+from asgi_session._session.session import Status
 from tests.manager.kit import credential, soon
 from tests.manager.worker import Worker
 from tests.servers import Cluster

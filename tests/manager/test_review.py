@@ -16,8 +16,8 @@ from asgi_session import (
     SessionManager,
     StoreUnavailable,
 )
-from asgi_session import record as records
-from asgi_session.session import Owed, Session, Status
+from asgi_session._data import record as records
+from asgi_session._session.session import Owed, Session, Status
 from asgi_session.stores.memory import MemoryStore
 from tests.manager.kit import COOKIE, World, credential, soon
 

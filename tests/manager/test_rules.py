@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from asgi_session import merging
+from asgi_session._engine.manager import SessionManager
+from asgi_session._session.session import Session
 from asgi_session.errors import ConfigurationError, SessionConflict, SessionSerializationError
-from asgi_session.manager import SessionManager
-from asgi_session.session import Session
 from asgi_session.stores.memory import MemoryStore
 from tests.manager.kit import World, start, until
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from asgi_session import SessionTooLarge, codec
+from asgi_session import SessionTooLarge
+from asgi_session._data import codec
 from tests.manager.kit import World
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from asgi_session._session.session import Session
 from asgi_session.errors import (
     SessionConflict,
     SessionError,
@@ -17,7 +18,6 @@ from asgi_session.errors import (
     SessionTooLarge,
     StoreUnavailable,
 )
-from asgi_session.session import Session
 from tests.manager.kit import World, credential, settle, start, until
 
 

@@ -11,10 +11,10 @@ import random
 import sys
 from typing import Any
 
-from asgi_session.cookie import Cookie
+from asgi_session._engine.manager import SessionManager
+from asgi_session._session.session import Session
+from asgi_session._web.cookie import Cookie
 from asgi_session.errors import SessionGone
-from asgi_session.manager import SessionManager
-from asgi_session.session import Session
 from asgi_session.stores.redis import RedisStore
 
 COOKIE = Cookie()

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgi_session import record as records
-from asgi_session.changes import (
+from asgi_session._data import record as records
+from asgi_session._data.expiry import ENDED_FOR
+from asgi_session._data.fold import (
     Changes,
     Fold,
     Intent,
@@ -23,9 +24,8 @@ from asgi_session.changes import (
     merge,
     own_keys,
 )
+from asgi_session._data.record import GRACE, MOVED, NOBODY, Record
 from asgi_session.errors import SessionTooLarge
-from asgi_session.expiry import ENDED_FOR
-from asgi_session.record import GRACE, MOVED, NOBODY, Record
 
 NOW, IDLE, ABSOLUTE = 1_790_000_000_000, 1000, 9000
 ROOM = 10**9

@@ -24,7 +24,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from asgi_session import codec
+from asgi_session._data import codec
 from asgi_session.errors import SessionCorrupt, SessionSerializationError
 from tests.unit.values import Values, shape, values
 
@@ -49,7 +49,7 @@ def test_round_trip(value: Any) -> None:
 
 
 SETS = """
-from asgi_session import codec
+from asgi_session._data import codec
 from datetime import date
 from decimal import Decimal
 from uuid import UUID

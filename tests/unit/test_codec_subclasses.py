@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from asgi_session import codec
+from asgi_session._data import codec
 from asgi_session.errors import SessionSerializationError
 from tests.manager.kit import World
 from tests.unit.values import Values, shape, values

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgi_session.cookie import MAX_AGE_LIMIT, Cookie, keep_out_of_caches, keep_private, vary_on_cookie
+from asgi_session._web.cookie import MAX_AGE_LIMIT, Cookie, keep_out_of_caches, keep_private, vary_on_cookie
 from asgi_session.errors import ConfigurationError
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from asgi_session import record as records
-from asgi_session.changes import Intent, Kind, Mark, Policy, fold
-from asgi_session.credentials import Fit, judge
-from asgi_session.record import GRACE, MOVED, NOBODY, Record
-from asgi_session.token import Token, Tokens, new_token
+from asgi_session._data import record as records
+from asgi_session._data.fold import Intent, Kind, Mark, Policy, fold
+from asgi_session._data.record import GRACE, MOVED, NOBODY, Record
+from asgi_session._data.token import Token, Tokens, new_token
+from asgi_session._data.token_check import Fit, judge
 
 NOW = 1_790_000_000_000
 LATER = NOW + 10_000

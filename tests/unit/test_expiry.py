@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgi_session.expiry import ENDED_FOR, expires_at, touch_due
+from asgi_session._data.expiry import ENDED_FOR, expires_at, touch_due
 
 times = st.integers(0, 10**13)
 spans = st.integers(1, 10**10)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgi_session import hints as module
-from asgi_session.hints import IN_FLIGHT, PER_SECOND, Hints
+from asgi_session._engine import hints as module
+from asgi_session._engine.hints import IN_FLIGHT, PER_SECOND, Hints
 
 
 class Looks:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgi_session import lease as leases
-from asgi_session import record as records
+from asgi_session._data import lease as leases
+from asgi_session._data import record as records
+from asgi_session._data.lease import GRANT, MAX_QUEUE, TURNS, Lease, Step
+from asgi_session._data.record import LOCK, NOBODY, Record
 from asgi_session.errors import SessionCorrupt
-from asgi_session.lease import GRANT, MAX_QUEUE, TURNS, Lease, Step
-from asgi_session.record import LOCK, NOBODY, Record
 
 NOW = 1_790_000_000_000
 A, B, C = (bytes([letter]) * 8 for letter in b"ABC")

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from asgi_session import SessionSerializationError, codec
-from asgi_session.cookie import Cookie
-from asgi_session.session import Session
-from asgi_session.token import Tokens, new_token
+from asgi_session import SessionSerializationError
+from asgi_session._data import codec
+from asgi_session._data.token import Tokens, new_token
+from asgi_session._session.session import Session
+from asgi_session._web.cookie import Cookie
 from tests.unit.world import World
 
 

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asgi_session import merging
-from asgi_session.codec import decode, encode
+from asgi_session._data.codec import decode, encode
 from asgi_session.merging import Rule, append, by_key, counter, largest, smallest, union
 from tests.unit.values import Values
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asgi_session._options import choice, milliseconds, unknown
 from asgi_session.errors import ConfigurationError
-from asgi_session.options import choice, milliseconds, unknown
 
 
 @pytest.mark.parametrize(

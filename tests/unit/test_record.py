@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgi_session import record as records
+from asgi_session._data import record as records
+from asgi_session._data.record import GRACE, MOVED, RING_LENGTH, Applied, Record
 from asgi_session.errors import SessionCorrupt
-from asgi_session.record import GRACE, MOVED, RING_LENGTH, Applied, Record
 
 NOW = 1_790_000_000_000
 U48 = st.integers(0, 2**48 - 1)
@@ -284,7 +284,7 @@ def test_times_in_parts(time: int) -> None:
 
 _FORKS = """
 import os, random, sys
-from asgi_session import record as records
+from asgi_session._data import record as records
 
 def nonce():
     random.seed(1)

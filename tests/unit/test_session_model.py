@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from asgi_session import Session
-from asgi_session.session import UNDECODED
+from asgi_session._session.session import UNDECODED
 from tests.unit.values import shape
 from tests.unit.world import World
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from asgi_session import record as records
-from asgi_session.record import GRACE, MOVED, NOBODY, Record
+from asgi_session._data import record as records
+from asgi_session._data.record import GRACE, MOVED, NOBODY, Record
 
 CREATED = 1_790_000_000_000
 PLAIN = Record(

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asgi_session._data.token import CHECK_SIZE, DIGEST_SIZE, Token, Tokens, is_selector, new_token
 from asgi_session.errors import ConfigurationError
-from asgi_session.token import CHECK_SIZE, DIGEST_SIZE, Token, Tokens, is_selector, new_token
 
 KEY, OTHER = "k" * 32, b"o" * 16
 ALPHABET = string.ascii_letters + string.digits + "-_"

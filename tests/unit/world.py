@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from asgi_session import Session, SessionManager
-from asgi_session.cookie import Cookie
-from asgi_session.session import Owed
+from asgi_session._session.session import Owed
+from asgi_session._web.cookie import Cookie
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import FaultStore, ManualClock
 

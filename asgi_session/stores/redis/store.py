@@ -10,8 +10,8 @@ from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.secret import Wrapped, hidden, with_revealed
 from asgi_session.store import Heard, Report, SaveResult, Stored
 from asgi_session.stores.redis import commands, url
 from asgi_session.stores.redis.arguments import (

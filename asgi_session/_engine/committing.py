@@ -7,12 +7,12 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from asgi_session import codec, lease
-from asgi_session import record as records
-from asgi_session.changes import Changes, Kind, Mark, Verdict, lock_lost, own_keys, too_large
-from asgi_session.errors import SessionError, StoreUnavailable
-from asgi_session.expiry import expires_at
-from asgi_session.loading import (
+from asgi_session._data import codec, lease
+from asgi_session._data import record as records
+from asgi_session._data.expiry import expires_at
+from asgi_session._data.fold import Changes, Kind, Mark, Verdict, lock_lost, own_keys, too_large
+from asgi_session._data.token import Token, new_token
+from asgi_session._engine.loading import (
     Loader,
     begin_wait,
     drop,
@@ -21,15 +21,15 @@ from asgi_session.loading import (
     settled,
     use_of,
 )
-from asgi_session.loops import Loops
-from asgi_session.pending import Backoff, Base, Pending, Settled, gone, shutting_down
-from asgi_session.session import Owed, Session, Status
+from asgi_session._engine.loops import Loops
+from asgi_session._engine.save_request import Backoff, Base, Pending, Settled, gone, shutting_down
+from asgi_session._session.session import Owed, Session, Status
+from asgi_session.errors import SessionError, StoreUnavailable
 from asgi_session.store import TAG_SIZE
-from asgi_session.token import Token, new_token
 
 if TYPE_CHECKING:
-    from asgi_session.lock import Hold
-    from asgi_session.manager import SessionManager
+    from asgi_session._engine.lock_queue import Hold
+    from asgi_session._engine.manager import SessionManager
 
 _ROTATIONS: Final = (Kind.ROTATE, Kind.ROTATE_WITH_GRACE)
 

@@ -35,17 +35,17 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, SupportsIndex, TypeVar, 
 import anyio
 import anyio.from_thread
 
-from asgi_session import codec
-from asgi_session.changes import Changes, Kind, Mark, own_keys, too_large
+from asgi_session._data import codec
+from asgi_session._data.fold import Changes, Kind, Mark, own_keys, too_large
+from asgi_session._data.record import MAX_TIME
+from asgi_session._data.token import Token
 from asgi_session.errors import SessionError, SessionGone, SessionNotLoaded, SessionSerializationError
-from asgi_session.record import MAX_TIME
-from asgi_session.token import Token
 
 if TYPE_CHECKING:
-    from asgi_session.cookie import Cookie
-    from asgi_session.lock import Hold
-    from asgi_session.manager import SessionManager
-    from asgi_session.pending import Base, Pending
+    from asgi_session._engine.lock_queue import Hold
+    from asgi_session._engine.manager import SessionManager
+    from asgi_session._engine.save_request import Base, Pending
+    from asgi_session._web.cookie import Cookie
 
 # The class's name is what orjson and msgspec print when they meet it.
 UNDECODED: Final[Any] = type("undecoded session value, pass dict(session) instead", (), {"__slots__": ()})()

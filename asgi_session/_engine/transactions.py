@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from asgi_session.changes import Changes, Moved
+from asgi_session._data.fold import Changes, Moved
+from asgi_session._data.record import Record
+from asgi_session._engine.loading import begin_wait, drop, end_wait, report_stale, settled
+from asgi_session._engine.loops import Loops
+from asgi_session._engine.save_request import Backoff, Base, Pending, Settled, gone
+from asgi_session._session.session import Session, Status
 from asgi_session.errors import SessionConflict, SessionError, StoreUnavailable
-from asgi_session.loading import begin_wait, drop, end_wait, report_stale, settled
-from asgi_session.loops import Loops
-from asgi_session.pending import Backoff, Base, Pending, Settled, gone
-from asgi_session.record import Record
-from asgi_session.session import Session, Status
 
 if TYPE_CHECKING:
-    from asgi_session.committing import Committer
-    from asgi_session.loading import Loader
-    from asgi_session.manager import SessionManager
+    from asgi_session._engine.committing import Committer
+    from asgi_session._engine.loading import Loader
+    from asgi_session._engine.manager import SessionManager
 
 _NOT_HERE: Final = (
     "a transaction's function may only read and change the data of the draft it is given. Call {name}() on "

@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from asgi_session import codec
-from asgi_session import record as records
-from asgi_session.changes import Kind
-from asgi_session.credentials import Fit, judge
+from asgi_session._data import codec
+from asgi_session._data import record as records
+from asgi_session._data.expiry import touch_due
+from asgi_session._data.fold import Kind
+from asgi_session._data.record import Record
+from asgi_session._data.token import Token
+from asgi_session._data.token_check import Fit, judge
+from asgi_session._engine.loops import Loops, LoopState
+from asgi_session._engine.save_request import NOT_USED, UNCONFIRMED, USED, Base, gone
+from asgi_session._session.session import Session, Status
 from asgi_session.errors import SessionCorrupt, StoreUnavailable
-from asgi_session.expiry import touch_due
-from asgi_session.loops import Loops, LoopState
-from asgi_session.pending import NOT_USED, UNCONFIRMED, USED, Base, gone
-from asgi_session.record import Record
-from asgi_session.session import Session, Status
 from asgi_session.store import Distrusts
-from asgi_session.token import Token
 
 if TYPE_CHECKING:
-    from asgi_session.manager import SessionManager
+    from asgi_session._engine.manager import SessionManager
 
 logger: Final = logging.getLogger("asgi_session")
 

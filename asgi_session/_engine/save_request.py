@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from asgi_session.changes import Changes, Intent, Mark, Verdict
+from asgi_session._data.fold import Changes, Intent, Mark, Verdict
+from asgi_session._data.record import Record
+from asgi_session._data.token import Token
 from asgi_session.errors import SessionConflict, SessionGone, StoreUnavailable
-from asgi_session.record import Record
-from asgi_session.token import Token
 
 if TYPE_CHECKING:
-    from asgi_session.session import Session
+    from asgi_session._session.session import Session
 
 
 class Base(msgspec.Struct, frozen=True, gc=False):

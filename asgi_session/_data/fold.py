@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import iscoroutinefunction, signature
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from asgi_session import codec, lease
-from asgi_session import record as records
+from asgi_session._data import codec, lease
+from asgi_session._data import record as records
+from asgi_session._data.expiry import ENDED_FOR
+from asgi_session._data.record import GRACE, LOCK, MOVED, NOBODY, Record
 from asgi_session.errors import LockLost, SessionConflict, SessionError, SessionTooLarge
-from asgi_session.expiry import ENDED_FOR
-from asgi_session.record import GRACE, LOCK, MOVED, NOBODY, Record
 
 Changes: TypeAlias = dict[str, bytes | None]
 

@@ -18,8 +18,8 @@ import struct
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
+from asgi_session._data.record import LOCK, NOBODY, Record
 from asgi_session.errors import SessionCorrupt
-from asgi_session.record import LOCK, NOBODY, Record
 
 PROCESS_SIZE: Final = 8
 GRANT: Final = 2_000

@@ -14,23 +14,23 @@ from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, Unpack
 from weakref import WeakMethod, finalize
 
 from asgi_session import stores
-from asgi_session.changes import Policy, Rule, is_rule
+from asgi_session._data.fold import Policy, Rule, is_rule
+from asgi_session._data.record import Record
+from asgi_session._data.token import Tokens, is_selector, new_token
+from asgi_session._engine.committing import Committer
+from asgi_session._engine.loading import Loader
+from asgi_session._engine.lock_queue import OutsideLock, Rooms, SessionLock, Terms
+from asgi_session._engine.loops import Loops, LoopState
+from asgi_session._engine.save_queue import Lanes
+from asgi_session._engine.save_request import Backoff
+from asgi_session._engine.transactions import Transactor
+from asgi_session._failures import Failures
+from asgi_session._options import choice, milliseconds, seconds, unknown
+from asgi_session._secret import Wrapped, hidden, revealed, with_revealed
+from asgi_session._session.session import Session
 from asgi_session.clock import Clock, system_clock
-from asgi_session.committing import Committer
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.failures import Failures
-from asgi_session.lanes import Lanes
-from asgi_session.loading import Loader
-from asgi_session.lock import OutsideLock, Rooms, SessionLock, Terms
-from asgi_session.loops import Loops, LoopState
-from asgi_session.options import choice, milliseconds, seconds, unknown
-from asgi_session.pending import Backoff
-from asgi_session.record import Record
-from asgi_session.secret import Wrapped, hidden, revealed, with_revealed
-from asgi_session.session import Session
 from asgi_session.store import Back, Lost, Reconnected, Report, Reports, Store
-from asgi_session.token import Tokens, is_selector, new_token
-from asgi_session.transactions import Transactor
 
 logger: Final = logging.getLogger("asgi_session")
 

@@ -22,12 +22,12 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Final
 
-from asgi_session import lease
-from asgi_session import record as records
-from asgi_session.changes import ONE_APPLIED, Kind, Outcome, Verdict, fold, merge
-from asgi_session.errors import StoreUnavailable
-from asgi_session.expiry import expires_at
-from asgi_session.pending import (
+from asgi_session._data import lease
+from asgi_session._data import record as records
+from asgi_session._data.expiry import expires_at
+from asgi_session._data.fold import ONE_APPLIED, Kind, Outcome, Verdict, fold, merge
+from asgi_session._data.record import NOBODY, Applied, Record
+from asgi_session._engine.save_request import (
     NOT_USED,
     UNCONFIRMED,
     Backoff,
@@ -37,11 +37,11 @@ from asgi_session.pending import (
     outcome_unknown,
     shutting_down,
 )
-from asgi_session.record import NOBODY, Applied, Record
+from asgi_session.errors import StoreUnavailable
 from asgi_session.store import GONE, Conflict, Saved, SaveResult, Stored, WakesUp
 
 if TYPE_CHECKING:
-    from asgi_session.manager import SessionManager
+    from asgi_session._engine.manager import SessionManager
 
 
 _GIVES_UP: Final = 0.3

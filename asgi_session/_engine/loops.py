@@ -8,12 +8,12 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
+from asgi_session._data.lease import PROCESS_SIZE
 from asgi_session.errors import ConfigurationError
-from asgi_session.lease import PROCESS_SIZE
 
 if TYPE_CHECKING:
-    from asgi_session.lanes import Lanes
-    from asgi_session.lock import Rooms
+    from asgi_session._engine.lock_queue import Rooms
+    from asgi_session._engine.save_queue import Lanes
 
 
 def needs_asyncio() -> ConfigurationError:

@@ -12,16 +12,16 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from asgi_session.changes import Rule
+from asgi_session._data.fold import Rule
+from asgi_session._engine.loops import needs_asyncio
+from asgi_session._engine.manager import Key, OnEvent, SessionManager
+from asgi_session._options import unknown
+from asgi_session._secret import Hidden, Wrapped, hidden, revealed
+from asgi_session._session.session import Session
+from asgi_session._web.cookie import Cookie, SameSite
+from asgi_session._web.exchange import Exchange, HttpExchange, WebSocketExchange
 from asgi_session.clock import Clock
-from asgi_session.cookie import Cookie, SameSite
 from asgi_session.errors import ConfigurationError
-from asgi_session.exchange import Exchange, HttpExchange, WebSocketExchange
-from asgi_session.loops import needs_asyncio
-from asgi_session.manager import Key, OnEvent, SessionManager
-from asgi_session.options import unknown
-from asgi_session.secret import Hidden, Wrapped, hidden, revealed
-from asgi_session.session import Session
 from asgi_session.store import Store
 
 logger: Final = logging.getLogger("asgi_session")

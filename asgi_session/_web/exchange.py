@@ -20,13 +20,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from asgi_session.cookie import keep_out_of_caches, keep_private, vary_on_cookie
+from asgi_session._failures import close_code, status_of
+from asgi_session._session.session import Owed, Session
+from asgi_session._web.cookie import keep_out_of_caches, keep_private, vary_on_cookie
 from asgi_session.errors import REFUSED, SessionError
-from asgi_session.failures import close_code, status_of
-from asgi_session.session import Owed, Session
 
 if TYPE_CHECKING:
-    from asgi_session.middleware import SessionMiddleware
+    from asgi_session._web.middleware import SessionMiddleware
 
 logger: Final = logging.getLogger("asgi_session")
 

@@ -20,22 +20,22 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from asgi_session import lease as leases
-from asgi_session import record as records
-from asgi_session.changes import lock_lost
+from asgi_session._data import lease as leases
+from asgi_session._data import record as records
+from asgi_session._data.fold import lock_lost
+from asgi_session._data.lease import GRANT, Lease, Step
+from asgi_session._data.record import NOBODY, Applied
+from asgi_session._data.token import Token
+from asgi_session._engine.hints import Hints
+from asgi_session._engine.loading import drop, report_stale, settled, use_of
+from asgi_session._engine.save_request import NOT_USED, Base, Pending, Settled, gone, shutting_down
+from asgi_session._session.session import Session, Status
 from asgi_session.errors import LockLost, LockTimeout, SessionGone, StoreUnavailable
-from asgi_session.hints import Hints
-from asgi_session.lease import GRANT, Lease, Step
-from asgi_session.loading import drop, report_stale, settled, use_of
-from asgi_session.pending import NOT_USED, Base, Pending, Settled, gone, shutting_down
-from asgi_session.record import NOBODY, Applied
-from asgi_session.session import Session, Status
 from asgi_session.store import Stored, WakesUp
-from asgi_session.token import Token
 
 if TYPE_CHECKING:
-    from asgi_session.loops import LoopState
-    from asgi_session.manager import SessionManager
+    from asgi_session._engine.loops import LoopState
+    from asgi_session._engine.manager import SessionManager
 
 logger: Final = logging.getLogger("asgi_session")
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias
 
+from asgi_session._options import choice
 from asgi_session.errors import ConfigurationError
-from asgi_session.options import choice
 
 SameSite: TypeAlias = Literal["lax", "strict", "none"]
 

@@ -6,9 +6,9 @@ import enum
 from hmac import compare_digest
 from typing import Final
 
-from asgi_session import record as records
-from asgi_session.record import Record
-from asgi_session.token import Token, Tokens
+from asgi_session._data import record as records
+from asgi_session._data.record import Record
+from asgi_session._data.token import Token, Tokens
 
 
 class Fit(enum.Enum):

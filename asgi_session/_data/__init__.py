@@ -1,0 +1,1 @@
+"""Values, without any I/O: what a session, its record, token and lock are, and what becomes of them."""

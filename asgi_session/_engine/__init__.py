@@ -1,0 +1,1 @@
+"""This process's way to the store."""
