@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from asgi_session._data.record import LOCK, NOBODY, Record
 from asgi_session.errors import SessionCorrupt
@@ -36,7 +39,7 @@ Holder: TypeAlias = tuple[bytes, int]
 """A process and the fence that it was granted."""
 
 
-class Lease(NamedTuple):
+class Lease(msgspec.Struct, frozen=True, gc=False):
     """The field. Without a holder there is none: a lock that is free takes no room.
 
     Attributes:
@@ -95,7 +98,7 @@ def write(record: Record, lease: Lease | None) -> Record:
             lease.process, lease.fence, lease.until >> 32, lease.until & 0xFFFFFFFF, lease.length
         )
         parts[LOCK] = b"".join((field, *lease.queue))
-    return record._replace(parts=parts)
+    return replace(record, parts=parts)
 
 
 def step(record: Record, change: Step, now: int) -> Record:
@@ -161,7 +164,7 @@ def take(
     if process not in queue and len(queue) < MAX_QUEUE and lease.process != process:
         queue = (*queue, process)
     if lease.term != over:
-        return lease._replace(queue=queue)
+        return replace(lease, queue=queue)
     return new(queue[0], version, now, queue[1:]) if queue else new(process, version, now)
 
 
@@ -169,7 +172,7 @@ def renew(lease: Lease | None, version: int, now: int, *, holder: Holder, length
     """Extend the holder's lease to `length` ms from now."""
     if lease is None or (lease.process, lease.fence) != holder:
         return lease
-    return lease._replace(until=now + length, length=length)
+    return replace(lease, until=now + length, length=length)
 
 
 def release(
@@ -201,5 +204,5 @@ def leave(lease: Lease | None, version: int, now: int, *, process: bytes) -> Lea
         return None
     queue = tuple(one for one in lease.queue if one != process)
     if lease.process != process:
-        return lease._replace(queue=queue)
+        return replace(lease, queue=queue)
     return new(queue[0], version, now, queue[1:]) if queue else None

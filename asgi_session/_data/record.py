@@ -37,7 +37,7 @@ import enum
 import os
 import struct
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -64,7 +64,7 @@ _U48: Final = struct.Struct(">HI")
 _NO_PARTS: Final[dict[int, bytes]] = {}
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One version of a session's stored state. Treat the dicts in it as immutable."""
 
     version: int
@@ -121,27 +121,21 @@ def next_version(record: Record, now: int, entries: dict[str, bytes] | None = No
 
     With `entries` those take the place of the record's.
     """
-    version, nonce, epoch, created, idle, deadline, digest, check, ring, parts, own = record
-    if parts:
-        parts = {kind: part for kind, part in parts.items() if not _is_past(kind, part, now)}
-    # Not Record(...): the constructor of a NamedTuple takes twice as long, and this is every save.
-    return tuple.__new__(
-        Record,
-        (
-            version + 1,
-            # From the system each time, since two processes must never draw the same: a generator in this
-            # one would go on alike in both copies of a fork, or of a memory snapshot that is restored twice.
-            os.urandom(8),
-            epoch,
-            created,
-            idle,
-            deadline,
-            digest,
-            check,
-            (nonce[:4] + ring)[: 4 * RING_LENGTH],
-            parts,
-            own if entries is None else entries,
-        ),
+    parts = record.parts
+    return Record(
+        record.version + 1,
+        # From the system each time, since two processes must never draw the same: a generator in this
+        # one would go on alike in both copies of a fork, or of a memory snapshot that is restored twice.
+        os.urandom(8),
+        record.epoch,
+        record.created,
+        record.idle,
+        record.deadline,
+        record.digest,
+        record.check,
+        (record.nonce[:4] + record.ring)[: 4 * RING_LENGTH],
+        {kind: part for kind, part in parts.items() if not _is_past(kind, part, now)} if parts else parts,
+        record.entries if entries is None else entries,
     )
 
 
@@ -178,23 +172,29 @@ def moved_until(record: Record) -> int:
 
 def encode(record: Record) -> bytes:
     """Return the record's bytes."""
-    version, nonce, epoch, created, idle, deadline, digest, check, ring, parts, entries = record
+    created, idle, deadline, ring, parts = (
+        record.created,
+        record.idle,
+        record.deadline,
+        record.ring,
+        record.parts,
+    )
     header = _HEADER.pack(
-        version,
-        nonce,
+        record.version,
+        record.nonce,
         FORMAT,
-        epoch,
+        record.epoch,
         created >> 32,
         created & 0xFFFFFFFF,
         idle >> 32,
         idle & 0xFFFFFFFF,
         deadline >> 32,
         deadline & 0xFFFFFFFF,
-        digest,
-        check,
+        record.digest,
+        record.check,
         len(ring) // 4,
     )
-    body = _pack(entries)
+    body = _pack(record.entries)
     if not parts:
         return b"".join((header, ring, b"\0", body))
     encoded = b"".join(bytes((kind,)) + len(part).to_bytes(2, "big") + part for kind, part in parts.items())
@@ -235,22 +235,18 @@ def decode(data: bytes) -> Record:
         raise SessionCorrupt("the record cannot be read: it has not the form of format 1")
     if version > _MAX_VERSION or created > MAX_TIME or deadline > MAX_TIME:
         raise SessionCorrupt("the record cannot be read: a number in it is out of range")
-    # Not Record(...): the constructor of a NamedTuple takes twice as long, and this is every load.
-    return tuple.__new__(
-        Record,
-        (
-            version,
-            nonce,
-            epoch,
-            created,
-            idle_high << 32 | idle,
-            deadline,
-            digest,
-            check,
-            ring,
-            parts,
-            entries,
-        ),
+    return Record(
+        version,
+        nonce,
+        epoch,
+        created,
+        idle_high << 32 | idle,
+        deadline,
+        digest,
+        check,
+        ring,
+        parts,
+        entries,
     )
 
 

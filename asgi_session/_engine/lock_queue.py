@@ -20,6 +20,8 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import replace
+
 from asgi_session._data import lease as leases
 from asgi_session._data import record as records
 from asgi_session._data.fold import lock_lost
@@ -202,7 +204,7 @@ class Room:
         if lease is not None:
             if lease.process == name:
                 self._spent = lease.fence
-            self._lease = lease._replace(queue=tuple(one for one in lease.queue if one != name))
+            self._lease = replace(lease, queue=tuple(one for one in lease.queue if one != name))
 
     # ---------------------------------------------------------------- for the request
 

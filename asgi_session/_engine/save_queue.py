@@ -22,6 +22,8 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import replace
+
 from asgi_session._data import lease
 from asgi_session._data import record as records
 from asgi_session._data.expiry import expires_at
@@ -275,7 +277,8 @@ class Lanes:
             # may have lost that.
             base = _newest(batch, base)
         now = policy.clock()
-        record, lane.data, lane.verdicts = fold(base.record, batch, policy.folding, now)
+        folded = fold(base.record, batch, policy.folding, now)
+        record, lane.data, lane.verdicts = folded.record, folded.data, folded.outcomes
         lane.base, lane.record, lane.reply_lost = base, record, False
         if lane.verdicts is not ONE_APPLIED:
             self._leave_out(lane)
@@ -488,7 +491,7 @@ def _without_others(pending: Pending) -> Base:
     """Return a commit's base with its changes; the tag is past, so that the next commit finds out."""
     base = pending.base
     entries = merge(base.record.entries, pending.changes)
-    return Base(base.record._replace(entries=entries), base.tag, base.expires_at)
+    return Base(replace(base.record, entries=entries), base.tag, base.expires_at)
 
 
 def _newest(batch: Sequence[Pending], known: Base | None) -> Base:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from asgi_session import SessionManager
@@ -58,7 +59,7 @@ class Fleet:
         record = records.decode(stored.data)
         assert isinstance(role, str)
         entries = {"role": b"\xa5" + role.encode()}
-        data = records.encode(record._replace(version=record.version + ahead, entries=entries))
+        data = records.encode(replace(record, version=record.version + ahead, entries=entries))
         return stored.expires_at.to_bytes(8, "big") + data
 
     async def end(self) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from asgi_session._data import lease as leases
 from asgi_session._data import record as records
@@ -62,7 +63,7 @@ async def put(world: World, token: str, lease: Lease | None) -> None:
 
 
 async def held_by_somebody(world: World, token: str, length: int = 60_000, **fields: Any) -> Lease:
-    lease = Lease(SOMEBODY, 99, world.clock() + length, length)._replace(**fields)
+    lease = replace(Lease(SOMEBODY, 99, world.clock() + length, length), **fields)
     await put(world, token, lease)
     return lease
 
@@ -725,8 +726,8 @@ async def test_a_save_under_a_lock_that_has_passed_on_is_refused(world: World, n
             lease = await lease_of(world, token)
             assert lease is not None
             by = {
-                "somebody": lease._replace(process=SOMEBODY, fence=99),
-                "this process again": lease._replace(process=name, fence=lease.fence + 1),
+                "somebody": replace(lease, process=SOMEBODY, fence=99),
+                "this process again": replace(lease, process=name, fence=lease.fence + 1),
                 "nobody": None,
             }
             await put(world, token, by[new_holder])
@@ -929,7 +930,7 @@ async def test_a_waiter_that_died(world: World) -> None:
     tasks = [await line.queue("b", b), await line.queue("c", c)]
     lease = await lease_of(world, token)
     assert lease is not None
-    dead = lease._replace(fence=100, length=20, queue=lease.queue)
+    dead = replace(lease, fence=100, length=20, queue=lease.queue)
     await put(world, token, dead)
     for manager in (b, c):
         manager._loops.current().rooms._rooms[token[:22]].look_again()
@@ -1445,7 +1446,7 @@ async def test_a_malformed_lock_fails_who_waits(world: World) -> None:
     stored = await world.memory.load(token[:22], deadline=soon())
     assert stored is not None
     record = records.next_version(records.decode(stored.data), world.clock())
-    data = records.encode(record._replace(parts={records.LOCK: b"spoilt"}))
+    data = records.encode(replace(record, parts={records.LOCK: b"spoilt"}))
     await world.memory.save(token[:22], data, stored.expires_at, expect=stored.tag, deadline=soon())
     world.store.interrupt_wakeups()
     with pytest.raises(SessionCorrupt, match="lock"):

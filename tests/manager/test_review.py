@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from asgi_session import (
     SessionCorrupt,
@@ -272,7 +273,7 @@ async def test_numbers_out_of_range_are_corrupt(change: dict[str, int]) -> None:
     record = await world.record(token)
     assert record is not None
     with pytest.raises(SessionCorrupt, match="out of range"):
-        records.decode(records.encode(record._replace(**change)))
+        records.decode(records.encode(replace(record, **change)))
 
 
 async def test_iterating_across_a_commit_that_merges() -> None:

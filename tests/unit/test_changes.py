@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from asgi_session._data import record as records
 from asgi_session._data.expiry import ENDED_FOR
@@ -41,7 +42,7 @@ def base(content: dict[str, bytes] | None = None) -> Record:
     record = records.new_record(
         now=NOW - 500, idle=700, absolute=5000, digest=OLD, check=b"c" * 4, entries=content or {}
     )
-    return record._replace(parts={77: b"later"})
+    return replace(record, parts={77: b"later"})
 
 
 def folded(record: Record, *intents: Intent, max_size: int = ROOM, now: int = NOW) -> Fold:
@@ -173,7 +174,7 @@ def test_the_size_limit(
     result = folded(record, *intents, max_size=max_size)
     unchanged = len(records.encode(records.next_version(record, NOW)))
     if result.data:
-        assert len(records.encode(result.record._replace(parts=record.parts))) <= max(max_size, unchanged)
+        assert len(records.encode(replace(result.record, parts=record.parts))) <= max(max_size, unchanged)
     errors = [outcome for outcome in result.outcomes if isinstance(outcome, SessionTooLarge)]
     allowed = [
         one for one, outcome in zip(intents, result.outcomes, strict=True) if isinstance(outcome, Verdict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from asgi_session._data import record as records
 from asgi_session._data.fold import Intent, Kind, Mark, Policy, fold
@@ -28,8 +29,8 @@ def made(deadline: int = LATER, digest: bytes = TOKENS.digest(TOKEN), **parts: b
         check=TOKENS.check(TOKENS.key(TOKEN.selector)),
         entries={},
     )
-    return record._replace(
-        parts={{"grace": GRACE, "moved": MOVED}[name]: part for name, part in parts.items()}
+    return replace(
+        record, parts={{"grace": GRACE, "moved": MOVED}[name]: part for name, part in parts.items()}
     )
 
 

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from asgi_session._data import lease as leases
 from asgi_session._data import record as records
@@ -24,7 +25,7 @@ def a_record(**fields: object) -> Record:
     record = records.new_record(
         now=NOW, idle=700, absolute=5000, digest=b"o" * 16, check=b"c" * 4, entries={}
     )
-    return record._replace(**{"parts": {77: b"later"}, **fields})  # type: ignore[arg-type]
+    return replace(record, **{"parts": {77: b"later"}, **fields})  # type: ignore[arg-type]
 
 
 leases_of_any_kind = st.builds(
@@ -62,7 +63,7 @@ def test_take_a_free_lock() -> None:
 def test_take_a_lock_that_is_held() -> None:
     """Who comes later queues, once."""
     held = Lease(A, 7, NOW + 5, 5, (B,))
-    assert leases.take(held, 8, NOW, process=C) == held._replace(queue=(B, C))
+    assert leases.take(held, 8, NOW, process=C) == replace(held, queue=(B, C))
     assert leases.take(held, 8, NOW, process=B) == held
     assert leases.take(held, 8, NOW, process=A) == held
 
@@ -79,18 +80,18 @@ def test_take_over_from_one_that_is_dead() -> None:
     over = dead.term
     assert leases.take(dead, 8, NOW, process=C, over=over) == Lease(B, 8, NOW + GRANT, GRANT, (C,))
     assert leases.take(dead, 8, NOW, process=B, over=over) == Lease(B, 8, NOW + GRANT, GRANT, (C,))
-    alone = dead._replace(queue=())
+    alone = replace(dead, queue=())
     assert leases.take(alone, 8, NOW, process=C, over=over) == Lease(C, 8, NOW + GRANT, GRANT)
-    renewed = dead._replace(until=NOW + 9)
+    renewed = replace(dead, until=NOW + 9)
     assert leases.take(renewed, 8, NOW, process=C, over=over) == renewed
-    again = dead._replace(fence=8)
+    again = replace(dead, fence=8)
     assert leases.take(again, 9, NOW, process=C, over=over) == again
 
 
 def test_renew() -> None:
     """Only the holder renews, under its own fence."""
     held = Lease(A, 7, NOW + 5, 5, (B,))
-    assert leases.renew(held, 8, NOW, holder=(A, 7), length=90) == held._replace(until=NOW + 90, length=90)
+    assert leases.renew(held, 8, NOW, holder=(A, 7), length=90) == replace(held, until=NOW + 90, length=90)
     for other in [(A, 6), (A, 8), (B, 7)]:
         assert leases.renew(held, 8, NOW, holder=other, length=90) == held
     assert leases.renew(None, 8, NOW, holder=(A, 7), length=90) is None
@@ -119,9 +120,9 @@ def test_release(queue: tuple[bytes, ...], waiting: bool, turn: int, after: Leas
 def test_leave() -> None:
     """Who waits no longer is out of the queue; who was granted the lock meanwhile passes it on."""
     held = Lease(A, 7, NOW + 5, 5, (B, C))
-    assert leases.leave(held, 8, NOW, process=B) == held._replace(queue=(C,))
+    assert leases.leave(held, 8, NOW, process=B) == replace(held, queue=(C,))
     assert leases.leave(held, 8, NOW, process=A) == Lease(B, 8, NOW + GRANT, GRANT, (C,))
-    assert leases.leave(held._replace(queue=()), 8, NOW, process=A) is None
+    assert leases.leave(replace(held, queue=()), 8, NOW, process=A) is None
     assert leases.leave(None, 8, NOW, process=A) is None
 
 

@@ -12,6 +12,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from asgi_session._data import record as records
 from asgi_session._data.record import GRACE, MOVED, RING_LENGTH, Applied, Record
@@ -182,7 +183,7 @@ def test_was_applied_in_a_lineage_that_went_back() -> None:
 
 def test_was_applied_with_a_short_ring() -> None:
     """Promise 7: a version that the ring should know but does not is unknown, not refused."""
-    current = fresh()._replace(version=5, ring=b"aaaa")
+    current = replace(fresh(), version=5, ring=b"aaaa")
     assert records.was_applied(current, 4, b"aaaabbbb") is Applied.YES
     assert records.was_applied(current, 3, b"aaaabbbb") is Applied.UNKNOWN
 
@@ -275,7 +276,7 @@ def test_the_body_is_plain_msgpack(entries: dict[str, bytes]) -> None:
 @given(U48)
 def test_times_in_parts(time: int) -> None:
     """A part's 6 bytes give the time back."""
-    record = fresh()._replace(parts={GRACE: b"g" * 16 + records.until(time), MOVED: records.until(time)})
+    record = replace(fresh(), parts={GRACE: b"g" * 16 + records.until(time), MOVED: records.until(time)})
     assert records.grace(record) == (b"g" * 16, time)
     assert records.moved_until(record) == time
     empty: tuple[Any, int] = records.grace(fresh()), records.moved_until(fresh())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from asgi_session._data import record as records
 from asgi_session._data.record import GRACE, MOVED, NOBODY, Record
@@ -31,8 +32,9 @@ def ring(length: int) -> bytes:
 
 EXPECTED = {
     "plain": PLAIN,
-    "full_ring": PLAIN._replace(version=2**40 + 9, epoch=b"\0\0\0\2tlas", ring=ring(7)),
-    "grace_and_moved": PLAIN._replace(
+    "full_ring": replace(PLAIN, version=2**40 + 9, epoch=b"\0\0\0\2tlas", ring=ring(7)),
+    "grace_and_moved": replace(
+        PLAIN,
         version=5,
         ring=ring(4),
         parts={
@@ -40,13 +42,15 @@ EXPECTED = {
             MOVED: (CREATED + 75_000).to_bytes(6, "big"),
         },
     ),
-    "unknown_part": PLAIN._replace(
+    "unknown_part": replace(
+        PLAIN,
         version=3,
         ring=ring(2),
         parts={77: b"from the future", MOVED: (CREATED + 60_000).to_bytes(6, "big"), 200: b""},
     ),
-    "empty": PLAIN._replace(version=2, ring=ring(1), entries={}),
-    "ended": PLAIN._replace(
+    "empty": replace(PLAIN, version=2, ring=ring(1), entries={}),
+    "ended": replace(
+        PLAIN,
         version=4,
         epoch=b"\0\0\0\3ends",
         deadline=CREATED + 60_000,
