@@ -200,6 +200,10 @@ class Exchange:
         """Let the app receive a message."""
         self._incoming.put_nowait(message)
 
+    def hold_back(self) -> None:
+        """Have nothing of the request's body come yet."""
+        self._incoming = asyncio.Queue()
+
     def disconnect(self) -> None:
         """Let the client leave."""
         kind = self.scope["type"]
@@ -209,10 +213,10 @@ class Exchange:
             else {"type": "http.disconnect"}
         )
 
-    async def _receive(self) -> Message:
+    async def receive(self) -> Message:
         return await self._incoming.get()
 
-    async def _send(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
         if self.hook is not None:
             await self.hook(message)
         self.sent.append(message)
@@ -303,7 +307,7 @@ class Browser:
         exchange.hook = hook
 
         async def run() -> None:
-            await self.app(exchange.scope, exchange._receive, exchange._send)
+            await self.app(exchange.scope, exchange.receive, exchange.send)
 
         exchange.task = asyncio.create_task(run())
         return exchange

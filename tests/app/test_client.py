@@ -25,6 +25,7 @@ from asgi_session import (
 )
 from asgi_session.testing import SessionClient
 from tests.app.kit import World
+from tests.inside import manager_of
 
 
 async def handler(request: Request) -> Response:
@@ -230,7 +231,7 @@ def test_what_the_middleware_answers_with_5xx_is_raised() -> None:
         if request.url.path == "/gone":
             session["n"] = 1
             await session.commit()
-            await session._manager.revoke(session.id or "")
+            await manager_of(session).revoke(session.id or "")
             await session.refresh()
         return Response()
 

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from asgi_session import load_session
 from tests.app.kit import Browser, World, find_middleware
+from tests.inside import manager_of
 
 
 async def read(request: Request) -> Response:
@@ -63,7 +64,7 @@ async def create_commit_and_lose(request: Request) -> Response:
     session["n"] = 1
     await session.commit()
     assert session.id is not None
-    await session._manager.revoke(session.id)
+    await manager_of(session).revoke(session.id)
     session["n"] = 2
     return PlainTextResponse("lost")
 

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from asgi_session import SessionGone, load_session
 from tests.app.kit import Browser, World, answer
 from tests.app.test_commit_errors import Pass
+from tests.inside import manager_of
 
 
 class Broken(Exception):
@@ -182,7 +183,7 @@ async def test_an_explicit_commit_of_a_session_that_is_gone_is_409(world: World)
     async def handler(request: Request) -> Response:
         session = await load_session(request)
         assert session.id is not None
-        await session._manager.revoke(session.id)
+        await manager_of(session).revoke(session.id)
         session["n"] = 2
         await session.commit()
         raise AssertionError("commit() of a revoked session returned")
@@ -238,7 +239,7 @@ async def test_the_client_left_while_it_sent_its_body(world: World) -> None:
     app = world.starlette([Route("/", handler, methods=["POST"])])
     browser = await world.seed(app, n=1)
     exchange = browser.begin("POST", "/")
-    exchange._incoming = type(exchange._incoming)()  # nothing of the body has come
+    exchange.hold_back()
     exchange.disconnect()
     with pytest.raises(ClientDisconnect):
         await exchange.done()

@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from asgi_session import _failures as module
 from asgi_session import load_session
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Back, Lost
 from tests.app.kit import Browser, World, find_middleware
+from tests.inside import failure_log_goes_by, failures_of
 
 
 async def handler(request: Request) -> Response:
@@ -31,7 +31,7 @@ class Time:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(module, "monotonic", lambda: self.now)
+        failure_log_goes_by(monkeypatch, lambda: self.now)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -85,7 +85,7 @@ async def test_a_store_that_reports_its_servers(world: World, caplog: pytest.Log
     """Promise 18: a request's failure begins the outage, the server's return ends it: two lines."""
     app = world.starlette(ROUTES)
     browser = await world.seed(app, n=1)
-    failures = find_middleware(app).manager.failures
+    failures = failures_of(find_middleware(app).manager)
     world.store.fail("load", times=3)
     for _ in range(2):
         await browser.get("/")
@@ -104,7 +104,7 @@ async def test_a_store_that_reports_its_servers(world: World, caplog: pytest.Log
 
 async def test_several_servers(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Each is lost and back by itself; the outage is over with the last."""
-    failures = find_middleware(world.starlette(ROUTES)).manager.failures
+    failures = failures_of(find_middleware(world.starlette(ROUTES)).manager)
     for name in ("one", "two"):
         failures.lost(Lost(name, "no answer"))
     failures.log(StoreUnavailable("two"))

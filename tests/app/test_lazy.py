@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from starlette.requests import Request
@@ -12,9 +11,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from asgi_session import load_session
-from asgi_session._data.token import new_token
-from asgi_session._web.cookie import Cookie
 from tests.app.kit import Browser, World
+from tests.inside import fresh_id, refuse_to_parse_cookies
 
 
 async def untouched(request: Request) -> Response:
@@ -54,10 +52,7 @@ async def test_untouched_request_does_nothing(world: World, monkeypatch: pytest.
     app = world.starlette(ROUTES)
     browser = await world.seed(app, n=1)
 
-    def parsed(self: Cookie, headers: Any) -> list[str]:
-        raise AssertionError("the cookie was parsed")
-
-    monkeypatch.setattr(Cookie, "read", parsed)
+    refuse_to_parse_cookies(monkeypatch)
     answer = await browser.get("/untouched")
     assert (answer.body, world.calls(), world.events) == (b"hello", {}, [])
     assert answer.cookie is None
@@ -81,7 +76,7 @@ async def test_no_cookie_no_command(world: World) -> None:
         "é" * 43,
         "a" * 100_000,
         "..",
-        new_token().selector,
+        fresh_id(),
         "a" * 43 + "." + "b" * 22,
         '"' * 9,
     ],

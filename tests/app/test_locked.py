@@ -13,12 +13,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from asgi_session import LockTimeout, Session, SessionConflict, SessionError, SessionMiddleware, load_session
-from asgi_session._data import lease as leases
-from asgi_session._data import record as records
-from asgi_session._data.lease import Lease
 from asgi_session.fastapi import LockedSessionDep, SessionDep
-from asgi_session.store import Saved
 from tests.app.kit import Browser, World
+from tests.inside import Lease, decoded, lease_in, rewrite, with_lease
 from tests.manager.kit import soon
 
 
@@ -34,25 +31,15 @@ async def hold(world: World, browser: Browser, held: bool = True) -> None:
     """Have somebody else hold the lock, or nobody."""
     assert browser.cookie is not None
     key = browser.cookie[:22]
-    stored = await world.store.store.load(key, deadline=soon())
-    assert stored is not None
     lease = Lease(b"somebody", 99, world.clock() + 60_000, 60_000) if held else None
-    record = records.next_version(records.decode(stored.data), world.clock())
-    answer = await world.store.store.save(
-        key,
-        records.encode(leases.write(record, lease)),
-        stored.expires_at,
-        expect=stored.tag,
-        deadline=soon(),
-    )
-    assert isinstance(answer, Saved)
+    await rewrite(world.store.store, key, lambda record: with_lease(record, lease), world.clock())
 
 
 async def is_locked(world: World, browser: Browser) -> bool:
     assert browser.cookie is not None
     stored = await world.store.store.load(browser.cookie[:22], deadline=soon())
     assert stored is not None
-    return leases.read(records.decode(stored.data)) is not None
+    return lease_in(decoded(stored.data)) is not None
 
 
 async def test_locked_dependency(world: World) -> None:

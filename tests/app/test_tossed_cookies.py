@@ -6,15 +6,13 @@ from itertools import permutations
 
 import pytest
 
-from asgi_session._data.token import new_token
-from asgi_session._engine.loading import MAX_CANDIDATES
-from asgi_session._session.session import Session, Status
-from tests.manager.kit import COOKIE, World, credential, start
+from asgi_session import Session
+from tests.inside import MAX_CANDIDATES, fresh_token, new_session, status_of
+from tests.manager.kit import World, credential, start
 
 
 def carrying(world: World, *tokens: str) -> Session:
-    line = "; ".join(f"{COOKIE.name}={token}" for token in tokens).encode()
-    return Session(world.manager, COOKIE, [(b"cookie", line)])
+    return new_session(world.manager, *tokens)
 
 
 async def ended(world: World) -> str:
@@ -47,7 +45,7 @@ async def test_every_order_of_four() -> None:
     """What opens wins over what is retired, unknown or no token at all."""
     world = World()
     own, retired = await world.new(user="ada"), await ended(world)
-    unknown = world.manager.tokens.write(new_token())
+    unknown = fresh_token(world.manager)
     for tokens in permutations([own, retired, unknown, "junk"]):
         session = carrying(world, *tokens)
         assert await session.load() == {"user": "ada"}
@@ -56,10 +54,10 @@ async def test_every_order_of_four() -> None:
 async def test_no_more_than_four_are_looked_up() -> None:
     """Promise 15: however many cookies come, the store is asked for two from either end, each once."""
     world = World()
-    tokens = [world.manager.tokens.write(new_token()) for _ in range(500)]
+    tokens = [fresh_token(world.manager) for _ in range(500)]
     session = carrying(world, *tokens, *tokens)
     await session.load()
-    assert session._status is Status.NEW
+    assert status_of(session) == "new"
     assert [call.key for call in world.store.calls] == [token[:22] for token in [*tokens[:2], *tokens[-2:]]]
     assert MAX_CANDIDATES == 4
 

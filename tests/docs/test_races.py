@@ -17,6 +17,7 @@ from asgi_session.testing import FaultStore
 from tests.app.kit import find_middleware
 from tests.docs.pages import ROOT, python
 from tests.docs.test_examples import run
+from tests.inside import report_to, serve_from
 from tests.servers import ServerProcess
 
 PAGE = ROOT / "docs/races.md"
@@ -39,8 +40,8 @@ class Process:
         names[app].add_api_route("/session", show)
         names[app].add_api_route("/session", fill, methods=["PUT"])
         self.manager = find_middleware(names[app]).manager
-        self.manager.store = self.store = FaultStore(self.manager.store)
-        self.manager.on_event = self._note
+        self.store = serve_from(self.manager, FaultStore)
+        report_to(self.manager, self._note)
         self.events: list[str] = []
         self.lost = asyncio.Event()
         transport = httpx.ASGITransport(names[app], raise_app_exceptions=False)

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from asgi_session._data import lease as leases
-from asgi_session._session.session import Session
+from asgi_session import Session
+from tests.inside import lease_in, record_of
 from tests.locks.events import History, assemble, parse
 from tests.locks.faults import Failover, Network, strike
 from tests.locks.processes import Process
@@ -197,6 +197,7 @@ class Round:
 
 def _lock(session: Session) -> list[str]:
     """Return the names of the processes that hold the lock or wait for it."""
-    assert session._base is not None
-    lease = leases.read(session._base.record)
+    record = record_of(session)
+    assert record is not None
+    lease = lease_in(record)
     return [] if lease is None else [name.hex() for name in (lease.process, *lease.queue)]

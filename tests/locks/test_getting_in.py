@@ -8,10 +8,9 @@ import time
 
 import pytest
 
-from asgi_session._engine.manager import SessionManager
-from asgi_session._session.session import Session
+from asgi_session import Session, SessionManager
 from asgi_session.stores.redis import RedisStore
-from tests.locks.transacting import COOKIE
+from tests.inside import new_session
 from tests.manager.kit import credential
 from tests.servers import ServerProcess
 
@@ -24,8 +23,7 @@ class Process:
         self.manager = SessionManager(self.store, deadline=10)
 
     async def load(self, token: str) -> Session:
-        headers = [(b"cookie", f"{COOKIE.name}={token}".encode())]
-        return await Session(self.manager, COOKIE, headers).load()
+        return await new_session(self.manager, token).load()
 
     async def close(self) -> None:
         await self.manager.close()

@@ -50,7 +50,7 @@ class Crowd:
     async def new(self, **values: Any) -> None:
         """Go on with a session of these values, and with proxies that let everything through."""
         for proxy in self.proxies:
-            proxy._cuts.clear()
+            proxy.cut_no_more()
         session = await self.own.load("")
         session.update(values)
         await session.commit()

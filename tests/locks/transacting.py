@@ -13,14 +13,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from asgi_session._engine.manager import SessionManager
-from asgi_session._session.session import Session
-from asgi_session._web.cookie import Cookie
+from asgi_session import Session, SessionManager
 from asgi_session.errors import SessionConflict, StoreUnavailable
 from asgi_session.stores.redis import RedisStore
+from tests.inside import new_session
 from tests.locks.processes import orders
-
-COOKIE = Cookie()
 
 
 class Transacting:
@@ -31,8 +28,7 @@ class Transacting:
         self.manager = SessionManager(self.store, deadline=deadline)
 
     async def load(self, token: str) -> Session:
-        headers = [(b"cookie", f"{COOKIE.name}={token}".encode())]
-        return await Session(self.manager, COOKIE, headers).load()
+        return await new_session(self.manager, token).load()
 
     async def close(self) -> None:
         await self.manager.close()

@@ -12,16 +12,14 @@ import sys
 from collections.abc import Awaitable
 from typing import Any
 
-from asgi_session._engine.manager import SessionManager
-from asgi_session._session.session import Session
-from asgi_session._web.cookie import Cookie
+from asgi_session import Session, SessionManager
 from asgi_session.clock import system_clock
 from asgi_session.errors import LockLost, LockTimeout, SessionConflict, StoreUnavailable
 from asgi_session.stores.redis import RedisStore
+from tests.inside import new_session, process_name
 from tests.locks.processes import orders
 from tests.locks.recording import Record
 
-COOKIE = Cookie()
 LEASE = 3.0
 WAIT = 20.0
 
@@ -61,8 +59,7 @@ class Worker:
             self._fences[session_id] = info["fence"]
 
     async def load(self, token: str) -> Session:
-        headers = [(b"cookie", f"{COOKIE.name}={token}".encode())]
-        return await Session(self.manager, COOKIE, headers).load()
+        return await new_session(self.manager, token).load()
 
     async def close(self) -> None:
         await self.manager.close()
@@ -84,7 +81,7 @@ class Worker:
         self._stopping = True
         _, hanging = await asyncio.wait(self._clients, timeout=WAIT + 10)
         await self.manager.drain()
-        return {"hanging": len(hanging), "name": self.manager._loops.current().name().hex()}
+        return {"hanging": len(hanging), "name": process_name(self.manager).hex()}
 
     # ---------------------------------------------------------------- clients
 

@@ -13,13 +13,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
-from asgi_session._engine.manager import SessionManager
-from asgi_session._session.session import Session
-from asgi_session._web.middleware import SessionMiddleware
+from asgi_session import Session, SessionManager, SessionMiddleware
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import SaveResult, Stored
 from asgi_session.stores.memory import MemoryStore
-from tests.manager.kit import COOKIE, World
+from tests.inside import COOKIE_NAME, keys_in
+from tests.manager.kit import World
 
 T = TypeVar("T")
 Handler: TypeAlias = Callable[[Session], Awaitable[None]]
@@ -164,7 +163,7 @@ class Run:
 
     async def records(self) -> list[dict[str, bytes]]:
         """Return the entries of every stored record."""
-        found = [await self.world.record(key) for key in list(self.world.memory._records)]
+        found = [await self.world.record(key) for key in keys_in(self.world.memory)]
         return [record.entries for record in found if record is not None]
 
     def before(self, one: str, other: str) -> bool:
@@ -207,7 +206,7 @@ async def _serve(run: Run, name: str, token: str | None, handler: Handler, manag
     async def receive() -> Any:
         raise AssertionError("these handlers read no body")
 
-    headers = [] if token is None else [(b"cookie", f"{COOKIE.name}={token}".encode())]
+    headers = [] if token is None else [(b"cookie", f"{COOKIE_NAME}={token}".encode())]
     scope = {"type": "http", "method": "POST", "scheme": "https", "path": "/", "headers": headers}
     await SessionMiddleware(app, manager)(scope, receive, send)
     await run.steps.stop("respond")

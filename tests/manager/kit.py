@@ -7,16 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-from asgi_session._data import record as records
-from asgi_session._data.record import Record
-from asgi_session._engine.manager import SessionManager
-from asgi_session._session.session import Session, Status
-from asgi_session._web.cookie import Cookie
+from asgi_session import Session, SessionManager
 from asgi_session.store import Store
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import FaultStore, ManualClock
+from tests.inside import Record, credential, decoded, new_session, status_of
 
-COOKIE = Cookie()
 Event: TypeAlias = tuple[str, str | None, dict[str, Any]]
 
 
@@ -57,8 +53,7 @@ class World:
 
     def session(self, token: str | None = None, manager: SessionManager | None = None) -> Session:
         """Return the session of a new request that carries `token`."""
-        headers = [] if token is None else [(b"cookie", f"{COOKIE.name}={token}".encode())]
-        return Session(manager or self.manager, COOKIE, headers)
+        return new_session(manager or self.manager, *([] if token is None else [token]))
 
     async def load(self, token: str, manager: SessionManager | None = None) -> Session:
         return await self.session(token, manager).load()
@@ -80,12 +75,12 @@ class World:
         manager = SessionManager(self.memory, clock=self.clock)
         session = await self.session(token, manager).load()
         await manager.drain()
-        return dict(session) if session._status is Status.LIVE else None
+        return dict(session) if status_of(session) == "live" else None
 
     async def record(self, token: str) -> Record | None:
         """Return the stored record of a token or a selector, whoever may open it."""
         stored = await self.memory.load(token[:22], deadline=soon())
-        return records.decode(stored.data) if stored is not None else None
+        return decoded(stored.data) if stored is not None else None
 
     async def expiry(self, token: str) -> int:
         stored = await self.memory.load(token[:22], deadline=soon())
@@ -95,12 +90,6 @@ class World:
     def named(self, name: str) -> list[dict[str, Any]]:
         """Return the infos of the events of that name."""
         return [info for event, _, info in self.events if event == name]
-
-
-def credential(session: Session) -> str:
-    """Return the cookie's value for a session that has a record."""
-    assert session._token is not None
-    return session._manager.tokens.write(session._token)
 
 
 async def settle(ticks: int = 30) -> None:

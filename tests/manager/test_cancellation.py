@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from asgi_session._session.session import Session, Status
+from asgi_session import Session
 from asgi_session.testing import FaultStore
+from tests.inside import (
+    around_verbs,
+    is_committing,
+    manager_of,
+    saves_under_way,
+    shortest_pauses,
+    status_of,
+    tasks_of,
+)
 from tests.manager.kit import World, credential, start
 
 LIMIT = 400
@@ -21,9 +29,7 @@ LIMIT = 400
 @pytest.fixture(autouse=True)
 def _pauses_take_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause before a retry is measured in turns here, not in milliseconds."""
-    monkeypatch.setattr(
-        "asgi_session._engine.save_request.random", SimpleNamespace(uniform=lambda low, high: low)
-    )
+    shortest_pauses(monkeypatch)
 
 
 class SlowWorld(World):
@@ -31,9 +37,8 @@ class SlowWorld(World):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        run = self.store._run
 
-        async def slow(call: Any, verb: Callable[[], Awaitable[Any]]) -> Any:
+        async def slow(call: Any, verb: Callable[[], Awaitable[Any]], run: Callable[..., Any]) -> Any:
             async def turns() -> Any:
                 await asyncio.sleep(0)
                 result = await verb()
@@ -42,7 +47,7 @@ class SlowWorld(World):
 
             return await run(call, turns)
 
-        self.store._run = slow  # type: ignore[method-assign]
+        around_verbs(self.store, slow)
 
 
 async def cancel_after(turns: int, work: Awaitable[Any]) -> bool:
@@ -63,9 +68,9 @@ async def check_unharmed(world: World, token: str, session: Session) -> None:
         other["other"] = 1
         await other.commit()
         await world.manager.drain()
-        assert session._pending is None
-        assert not session._manager._loops.current().lanes._lanes
-        if session._status is not Status.ENDED:
+        assert not is_committing(session)
+        assert not saves_under_way(manager_of(session))
+        if status_of(session) != "ended":
             await session.load()
             session["again"] = 1
             await session.commit()
@@ -73,7 +78,7 @@ async def check_unharmed(world: World, token: str, session: Session) -> None:
             assert found is not None
             assert found["again"] == 1
         await world.manager.drain()
-        assert not session._manager._loops.current().tasks
+        assert not tasks_of(manager_of(session))
 
 
 async def walk(one: Callable[[int], Awaitable[bool]]) -> None:
@@ -298,7 +303,7 @@ async def test_shutdown_waits_for_commits_of_cancelled_requests() -> None:
         running = await cancel_after(turns, session.commit())
         async with asyncio.timeout(5):
             await world.manager.close()
-        assert session._pending is None
+        assert not is_committing(session)
         found = await world.read(token)
         assert found is not None
         assert turns == 0 or found["mine"] == 1

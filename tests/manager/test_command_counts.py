@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from asgi_session._session.session import Session
-from asgi_session._web.middleware import SessionMiddleware
+from asgi_session import Session, SessionMiddleware
 from asgi_session.stores.redis import RedisStore
 from asgi_session.testing import ManualClock
-from tests.manager.kit import COOKIE
+from tests.inside import COOKIE_NAME
 from tests.servers import ServerProcess
 
 KEY = "a secret of at least sixteen bytes"
@@ -44,7 +43,7 @@ class Site:
         async def send(message: Any) -> None:
             answered.append(message)
 
-        headers = [] if cookie is None else [(b"cookie", f"{COOKIE.name}={cookie}".encode())]
+        headers = [] if cookie is None else [(b"cookie", f"{COOKIE_NAME}={cookie}".encode())]
         scope = {"type": "http", "method": "GET", "scheme": "https", "path": "/", "headers": headers}
         await self.middleware(scope | {"handler": handler}, None, send)  # type: ignore[arg-type]
         assert answered[0]["status"] == 200

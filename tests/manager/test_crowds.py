@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from asgi_session import SessionManager, StoreUnavailable, merging
-from asgi_session._engine import save_queue as lanes
 from asgi_session.errors import LockTimeout
 from asgi_session.stores.memory import MemoryStore
+from tests.inside import locks_in_use, looks_under_way, note_folds, wake_up
 from tests.manager.kit import World, settle, start, until
 
 
@@ -63,15 +63,8 @@ async def test_writers() -> None:
 
 async def test_a_batch_is_bounded_and_the_loop_breathes(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many commits wait, no more than a hundred are folded without a pause; each has its result."""
-    folded: list[int] = []
+    folded = note_folds(monkeypatch)
     turns = 0
-    fold = lanes.fold
-
-    def counting(base: Any, intents: Sequence[Any], policy: Any, now: int) -> Any:
-        folded.append(len(intents))
-        return fold(base, intents, policy, now)
-
-    monkeypatch.setattr(lanes, "fold", counting)
     world = World()
     token = await world.new(n=0)
     sessions = [await world.load(token) for _ in range(1000)]
@@ -100,13 +93,6 @@ async def test_a_batch_is_bounded_and_the_loop_breathes(monkeypatch: pytest.Monk
 
 async def test_the_batch_stays_bounded_after_conflicts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What joins a batch after a conflict counts as well, and order of arrival is kept."""
-    folded: list[int] = []
-    fold = lanes.fold
-
-    def counting(base: Any, intents: Sequence[Any], policy: Any, now: int) -> Any:
-        folded.append(len(intents))
-        return fold(base, intents, policy, now)
-
     world = World()
     token = await world.new(n=0)
     sessions = [await world.load(token) for _ in range(350)]
@@ -114,7 +100,7 @@ async def test_the_batch_stays_bounded_after_conflicts(monkeypatch: pytest.Monke
         session["last"] = index
     other = await world.load(token, world.process())
     other["other"] = 1
-    monkeypatch.setattr(lanes, "fold", counting)
+    folded = note_folds(monkeypatch)
     gate = world.store.pause("save")
     commits = [start(session.commit()) for session in sessions]
     await gate.reached()
@@ -178,8 +164,7 @@ async def test_a_crowd_that_waits_for_a_lock() -> None:
         async with holder.lock():
             count = await steps(run)
         assert all(isinstance(result, LockTimeout) for result in results)
-        rooms = world.manager._loops.current().rooms
-        await until(lambda: rooms._rooms == {})
+        await until(lambda: locks_in_use(world.manager) == 0)
         return count
 
     few, many = await give_up(200), await give_up(800)
@@ -215,15 +200,14 @@ async def test_a_flood_of_wake_ups_does_not_keep_a_manager_open() -> None:
             return await super().load(key, deadline=deadline)
 
     manager = SessionManager(Slow(), deadline=1)
-    rooms = manager._loops.current().rooms
 
     async def flood() -> None:
         while True:
-            rooms._heard(secrets.token_urlsafe(16))
+            wake_up(manager, secrets.token_urlsafe(16))
             await asyncio.sleep(0.001)
 
     flooding = start(flood())
-    await until(lambda: bool(rooms.hints._tasks))
+    await until(lambda: looks_under_way(manager) > 0)
     async with asyncio.timeout(1):
         await manager.close()
     flooding.cancel()
@@ -237,7 +221,7 @@ async def test_leaving_a_lock_does_not_wait_long_for_a_load() -> None:
         async with session.lock():
             session["n"] = 2
             gate = world.store.hang("load")
-            world.manager._loops.current().rooms._heard(session.id)
+            wake_up(world.manager, session.id or "")
             await gate.reached()
     assert world.named("released")[-1]["committed"]
     gate.release()

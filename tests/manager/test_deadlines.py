@@ -10,6 +10,7 @@ import pytest
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import SaveResult
 from asgi_session.stores.memory import MemoryStore
+from tests.inside import pause_after_tries, use_up
 from tests.manager.kit import World, settle, start
 
 MARGIN = 0.4
@@ -61,7 +62,7 @@ async def test_the_rest_of_a_batch_goes_on_when_one_has_no_more_time() -> None:
     tasks = [start(first.commit())]
     await gate.reached()
     hasty["hasty"] = 1
-    hasty._waited = 4.9  # of 5
+    use_up(hasty, 4.9)  # of 5
     patient["patient"] = 1
     tasks += [start(hasty.commit()), start(patient.commit())]
     await settle()
@@ -124,7 +125,7 @@ async def test_each_of_many_waits_no_longer_than_its_own_deadline() -> None:
 
     async def commit(used: float) -> None:
         session = await world.load(token)
-        session._waited = used
+        use_up(session, used)
         session[f"k{used}"] = 1
         with pytest.raises(StoreUnavailable):
             await session.commit()
@@ -147,7 +148,7 @@ async def test_who_leads_a_save_waits_no_longer_than_the_others(fault: str) -> N
     began = time.monotonic()
     first = world.store.pause("save")
     hasty["hasty"] = 1
-    hasty._waited = 2.8
+    use_up(hasty, 2.8)
     leading = start(hasty.commit())
     await first.reached()
     patient["patient"] = 1
@@ -187,12 +188,8 @@ async def test_a_hung_save_holds_up_no_other_session() -> None:
 
 async def test_many_tries_within_a_long_deadline() -> None:
     """A pause between tries stays short and a number after thousands of tries."""
-    from asgi_session._engine.save_queue import Backoff
-
-    backoff = Backoff()
-    backoff._tries = 5_000
     began = time.monotonic()
-    await backoff.pause(began + 60)
+    await pause_after_tries(5_000, began + 60)
     assert time.monotonic() - began < 0.2 + MARGIN
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from asgi_session._session.session import Owed
 from asgi_session.errors import SessionError, SessionTooLarge, StoreUnavailable
+from tests.inside import commit, has_token, owed_by, seal
 from tests.manager.kit import World, credential, soon
 
 
@@ -18,8 +18,8 @@ async def change(world: World, token: str | None = None, **values: Any) -> str:
     """Have a request set `values`; return its token."""
     session = await world.session(token).load()
     session.update(values)
-    await world.manager._commit(session, explicit=False)
-    return credential(session) if session._token is not None else ""
+    await commit(world.manager, session, explicit=False)
+    return credential(session) if has_token(session) else ""
 
 
 async def created(world: World) -> None:
@@ -76,7 +76,7 @@ async def gone(world: World) -> None:
     session = await world.load(token)
     await world.memory.delete(token[:22], deadline=soon())
     session["a"] = 1
-    await world.manager._commit(session, explicit=False)
+    await commit(world.manager, session, explicit=False)
 
 
 async def overtaken(world: World) -> None:
@@ -86,7 +86,7 @@ async def overtaken(world: World) -> None:
     await other.commit()
     world.events.clear()
     session["a"] = 1
-    await world.manager._commit(session, explicit=False)
+    await commit(world.manager, session, explicit=False)
 
 
 async def _rotated_token(world: World, grace: float | None) -> str:
@@ -112,14 +112,14 @@ async def rotated_already(world: World) -> None:
 async def late(world: World) -> None:
     session = await world.session().load()
     session["a"] = 1
-    session._sealed = True
-    await world.manager._commit(session, explicit=False)
+    seal(session)
+    await commit(world.manager, session, explicit=False)
 
 
 async def error(world: World) -> None:
     session = await world.load(await world.new())
     session["a"] = 1
-    await world.manager._commit(session, explicit=False, only_destroy=True)
+    await commit(world.manager, session, explicit=False, only_destroy=True)
 
 
 async def stale_value(world: World) -> None:
@@ -245,7 +245,7 @@ async def test_what_on_event_raises_is_logged_and_no_more(caplog: pytest.LogCapt
         session = await world.load(token)
         session.rotate()
         await session.commit()
-        assert session._owed is Owed.COOKIE
+        assert owed_by(session) == "cookie"
         await world.load(token)
         await world.manager.drain()
     assert await world.read(credential(session)) == {"a": 1}

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from asgi_session._session.session import Status
+from tests.inside import seal, status_of
 from tests.manager.kit import World, credential, settle, start
 
 HOUR = 3_600_000
@@ -15,10 +15,10 @@ DAY = 24 * HOUR
 IDLE = 14 * DAY
 
 
-async def visit(world: World, token: str) -> Status:
+async def visit(world: World, token: str) -> str:
     session = await world.load(token)
     await world.manager.drain()
-    return session._status
+    return status_of(session)
 
 
 async def create(world: World) -> str:
@@ -35,7 +35,7 @@ async def test_an_unconfirmed_session_expires_after_its_own_timeout() -> None:
     assert await world.expiry(token) == world.clock() + 10 * 60_000
     world.clock.advance(timedelta(minutes=10))
     assert len(world.memory) == 0
-    assert await visit(world, token) is Status.NEW
+    assert await visit(world, token) == "new"
 
 
 async def test_the_first_return_confirms() -> None:
@@ -56,7 +56,7 @@ async def test_a_touch_at_most_once_per_five_percent() -> None:
     token = await world.new()
     for _ in range(20 * 6):  # 20 hours, a visit every ten minutes
         world.clock.advance(timedelta(minutes=10))
-        assert await visit(world, token) is Status.LIVE
+        assert await visit(world, token) == "live"
     touches = world.store.counts()["touch"]
     assert 15 <= touches <= 20
     assert await world.expiry(token) >= world.clock() + 19 * HOUR
@@ -82,9 +82,9 @@ async def test_an_idle_session_expires() -> None:
     world = World()
     token = await world.new()
     world.clock.advance(timedelta(milliseconds=IDLE * 0.94))
-    assert await visit(world, token) is Status.LIVE
+    assert await visit(world, token) == "live"
     world.clock.advance(timedelta(milliseconds=IDLE))
-    assert await visit(world, token) is Status.NEW
+    assert await visit(world, token) == "new"
     assert await world.record(token) is None
 
 
@@ -95,14 +95,14 @@ async def test_the_absolute_timeout_ends_a_session_in_use() -> None:
     token = await world.new()
     while world.clock() < begin + 25 * DAY - HOUR:
         session = await world.load(token)
-        assert session._status is Status.LIVE
+        assert status_of(session) == "live"
         session["n"] = world.clock()
         await session.commit()
         await world.manager.drain()
         assert await world.expiry(token) <= begin + 25 * DAY
         world.clock.advance(timedelta(hours=30))
     world.clock.ms = begin + 25 * DAY
-    assert await visit(world, token) is Status.NEW
+    assert await visit(world, token) == "new"
 
 
 async def test_a_touch_never_revives_or_shortens() -> None:
@@ -149,7 +149,7 @@ async def test_a_late_commit_does_not_unconfirm() -> None:
     session["a"] = 1
     await session.commit()
     token = credential(session)
-    session._sealed = True  # the response has started: its cookie may come back from now on
+    seal(session)  # the response has started: its cookie may come back from now on
     world.clock.advance(30)
     await visit(world, token)
     confirmed = await world.expiry(token)
@@ -178,7 +178,7 @@ async def test_what_a_websocket_does_counts_as_use(by: str) -> None:
     world = World()
     token = await world.new()
     session = await world.load(token)
-    session._sealed = True
+    seal(session)
     world.clock.advance(timedelta(days=3))
     await (session.commit() if by == "commit" else session.refresh())
     await world.manager.drain()

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from asgi_session.errors import StoreUnavailable
+from tests.inside import saves_under_way
 from tests.manager.kit import World
 
 
@@ -35,11 +36,11 @@ async def test_an_error_that_cannot_be_copied(error: Exception, monkeypatch: pyt
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.manager.store, "save", fail)
+        patch.setattr(world.store, "save", fail)
         session["a"] = 1
         with pytest.raises(type(error)):
             await asyncio.wait_for(session.commit(), 3)
-    assert not world.manager._loops.current().lanes._lanes
+    assert not saves_under_way(world.manager)
     await asyncio.wait_for(session.commit(), 3)
     assert dict(await world.load(token))["a"] == 1
     await asyncio.wait_for(world.manager.drain(), 3)

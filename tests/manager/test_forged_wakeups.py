@@ -11,11 +11,9 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from asgi_session import SessionManager
-from asgi_session._data import record as records
-from asgi_session._engine.hints import IN_FLIGHT, PER_SECOND
-from asgi_session._session.session import Session
 from asgi_session.stores.redis import RedisStore
 from asgi_session.testing import FaultStore
+from tests.inside import HINTS_IN_FLIGHT, HINTS_PER_SECOND, changed, decoded, encoded, listen, new_session
 from tests.manager.kit import soon, start, until
 from tests.servers import ServerProcess, start_redis62, start_valkey
 
@@ -41,7 +39,7 @@ class Fleet:
         self.id = ""
 
     async def begin(self) -> None:
-        session = await Session(self.here).load()
+        session = await new_session(self.here).load()
         session["role"] = "user"
         await session.commit()
         self.id = session.id or ""
@@ -56,10 +54,10 @@ class Fleet:
         """Return the value of a version that was never saved, with the lock granted to nobody."""
         stored = await self.stores[0].store.load(self.id, deadline=soon())
         assert stored is not None
-        record = records.decode(stored.data)
+        record = decoded(stored.data)
         assert isinstance(role, str)
         entries = {"role": b"\xa5" + role.encode()}
-        data = records.encode(replace(record, version=record.version + ahead, entries=entries))
+        data = encoded(changed(record, version=record.version + ahead, entries=entries))
         return stored.expires_at.to_bytes(8, "big") + data
 
     async def end(self) -> None:
@@ -83,7 +81,7 @@ async def test_a_forged_record_is_neither_read_nor_saved(server: ServerProcess, 
 
     async with fleet.here.lock(fleet.id) as session:
         waiting = start(wait())
-        fleet.here._loops.current().rooms.listens()
+        listen(fleet.here)
         for channel in await fleet.listening():
             value = await fleet.forged("admin", ahead=ahead)
             for message in (fleet.id.encode() + value, fleet.id.encode()):
@@ -108,7 +106,7 @@ async def test_a_flood_is_few_loads_and_the_lock_goes_on(server: ServerProcess) 
 
     async with fleet.here.lock(fleet.id):
         waiting = start(wait())
-        fleet.here._loops.current().rooms.listens()
+        listen(fleet.here)
         channels = await fleet.listening()
         for store in fleet.stores:
             await until(lambda store=store: "listen" not in store.counts())  # type: ignore[misc]
@@ -128,5 +126,5 @@ async def test_a_flood_is_few_loads_and_the_lock_goes_on(server: ServerProcess) 
     assert order == ["out", "in"]
     for store in fleet.stores:
         # Besides, hints that bring something new are free: two saves of the other process, at most.
-        assert store.counts().get("load", 0) <= PER_SECOND * (1 + seconds) + IN_FLIGHT + 2
+        assert store.counts().get("load", 0) <= HINTS_PER_SECOND * (1 + seconds) + HINTS_IN_FLIGHT + 2
     await fleet.end()

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from asgi_session import SessionMiddleware, load_session
-from asgi_session._session.session import Owed, Session, Status
+from asgi_session import Session, SessionMiddleware, load_session
 from asgi_session.errors import SessionGone, StoreUnavailable
 from asgi_session.stores.redis import RedisStore
 from asgi_session.testing import SessionClient
+from tests.inside import fail_no_more, owed_by, status_of
 from tests.manager.kit import World, credential, settle, start
 from tests.servers import ServerProcess, start_redis62, start_valkey
 
@@ -50,10 +50,10 @@ async def test_an_ending_deletes_instead(world: World, end: Callable[[Session], 
     session_id = session.id
     await session.commit()
     assert await world.record(token) is None
-    assert session._owed is Owed.DELETION
+    assert owed_by(session) == "deletion"
     assert world.store.counts() == {"load": 1, "save": 1, "delete": 1}
     assert [(name, who) for name, who, _ in world.events] == [("ended", session_id)]
-    assert (await world.load(token))._status is Status.NEW
+    assert status_of(await world.load(token)) == "new"
 
 
 async def test_nothing_else_deletes(world: World) -> None:
@@ -101,7 +101,7 @@ async def test_a_login_meanwhile_is_not_killed(world: World) -> None:
     with pytest.raises(SessionGone):
         await commit
     assert await world.read(credential(login)) == {"cart": 1, "user": "ada"}
-    assert session._owed is Owed.NOTHING
+    assert owed_by(session) == "nothing"
     assert world.named("dropped") == [{"reason": "overtaken", "keys": []}]
 
 
@@ -116,14 +116,14 @@ async def test_a_save_meanwhile_is_ended_too(world: World) -> None:
     await gate.reached()
     other = await world.load(token, world.process())
     other["n"] = 1
-    world.store._failures.clear()
+    fail_no_more(world.store)
     await other.commit()
     fill(world)
     gate.release()
     await commit
     assert world.store.counts()["delete"] == 2
     assert await world.record(token) is None
-    assert session._owed is Owed.DELETION
+    assert owed_by(session) == "deletion"
 
 
 async def test_gone_meanwhile(world: World) -> None:
@@ -139,7 +139,7 @@ async def test_gone_meanwhile(world: World) -> None:
     gate.release()
     with pytest.raises(SessionGone):
         await commit
-    assert session._owed is Owed.NOTHING
+    assert owed_by(session) == "nothing"
 
 
 async def test_gone_after_a_look_that_failed(world: World) -> None:
@@ -153,7 +153,7 @@ async def test_gone_after_a_look_that_failed(world: World) -> None:
     await gate.reached()
     other = await world.load(token, world.process())
     other["n"] = 1
-    world.store._failures.clear()
+    fail_no_more(world.store)
     await other.commit()
     world.store.fail("load", "lost reply")
     retry = world.store.pause("save")
@@ -163,7 +163,7 @@ async def test_gone_after_a_look_that_failed(world: World) -> None:
     retry.release()
     with pytest.raises(SessionGone):
         await commit
-    assert session._owed is Owed.NOTHING
+    assert owed_by(session) == "nothing"
 
 
 @pytest.mark.parametrize("fault", ["lost reply", "lost request"])
@@ -180,7 +180,7 @@ async def test_a_lost_reply_to_the_delete(world: World, fault: str, times: int, 
     stored = await world.record(token)
     assert stored is None or not stays_full
     assert await world.read(token) is None
-    assert session._owed is Owed.DELETION
+    assert owed_by(session) == "deletion"
     assert [name for name, _, _ in world.events] == ["ended"]
 
 
@@ -194,7 +194,7 @@ async def test_a_lost_reply_to_the_save_before_the_store_is_full(world: World) -
     await session.commit()
     assert world.store.counts() == {"load": 2, "save": 2, "delete": 1}
     assert await world.record(token) is not None
-    assert session._owed is Owed.DELETION
+    assert owed_by(session) == "deletion"
     assert [name for name, _, _ in world.events] == ["ended"]
 
 
@@ -211,7 +211,7 @@ async def test_what_fails_on_the_way_is_told(world: World, verb: str) -> None:
         await gate.reached()
         other = await world.load(token, world.process())
         other["n"] = 1
-        world.store._failures.clear()
+        fail_no_more(world.store)
         await other.commit()
         fill(world)
     else:
@@ -283,7 +283,7 @@ async def test_under_the_lock(world: World) -> None:
         await waiting
     assert not entered.is_set()
     assert await world.record(token) is None
-    assert holder._owed is Owed.DELETION
+    assert owed_by(holder) == "deletion"
 
 
 @pytest.fixture(params=[start_valkey, start_redis62], ids=["valkey", "redis62"])

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from asgi_session._session.session import Owed, Session
+from asgi_session import Session
+from tests.inside import commit, owed_by
 from tests.manager.kit import World, credential, settle, start
 
 
@@ -48,11 +49,11 @@ async def test_a_write_in_the_same_save_as_a_move(move: Callable[[Session], None
 
     assert "user" not in writer, "the other identity's data"
     writer["late"] = 1
-    await world.manager._commit(writer, explicit=False)
+    await commit(world.manager, writer, explicit=False)
     stored = await world.record(token)
     assert stored is not None
     assert "late" not in stored.entries
-    assert writer._owed is Owed.NOTHING
+    assert owed_by(writer) == "nothing"
     assert world.named("dropped")[-1]["keys"] == ["late"]
 
 
@@ -66,17 +67,17 @@ async def test_a_move_between_a_lost_reply_and_its_retry(move: Callable[[Session
     world.store.fail("save", "lost reply")
     retry = world.store.pause("save", nth=2)
     writer["writer"] = 1
-    commit = start(writer.commit())
+    writing = start(writer.commit())
     await retry.reached()
     move(mover)
     await mover.commit()
     moved = await world.record(token)
     retry.release()
-    await commit
+    await writing
     assert "user" not in writer
     assert writer["writer"] == 1
     writer["late"] = 1
-    await world.manager._commit(writer, explicit=False)
+    await commit(world.manager, writer, explicit=False)
     assert await world.record(token) == moved
 
 
@@ -107,8 +108,8 @@ async def test_a_grace_rotation_that_a_login_has_undone_gets_no_cookie(together:
         await login.commit()
         retry.release()
         await commit
-    assert login._owed is Owed.COOKIE
-    assert rotating._owed is Owed.NOTHING
+    assert owed_by(login) == "cookie"
+    assert owed_by(rotating) == "nothing"
     assert await world.read(credential(login)) is not None
     assert await world.read(token) is None
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from asgi_session._session.session import Session
+from asgi_session import Session
+from tests.inside import commit, manager_of, no_pauses
 from tests.manager.explorer import Explorer, Handler, Run
 from tests.manager.kit import World
 
@@ -17,7 +18,7 @@ PROCESSES = pytest.mark.parametrize("one_process", [True, False], ids=["one proc
 @pytest.fixture(autouse=True)
 def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between tries end at once, or the orders could not be repeated."""
-    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)
+    no_pauses(monkeypatch)
 
 
 async def prepare(world: World) -> str:
@@ -145,7 +146,7 @@ async def test_what_a_handler_sees_and_does_after_its_commit(move: Handler, one_
     async def slow(session: Session) -> None:
         await session.load()
         session["slow"] = "slow"
-        await session._manager._commit(session, explicit=False)
+        await commit(manager_of(session), session, explicit=False)
         seen.append(dict(session))
         session["late"] = "late"
 
@@ -175,7 +176,7 @@ async def test_lost_replies_beside_a_login(login: Handler, lost: set[str], one_p
     async def slow(session: Session) -> None:
         await session.load()
         session["slow"] = "slow"
-        await session._manager._commit(session, explicit=False)
+        await commit(manager_of(session), session, explicit=False)
         seen.append(dict(session))
         session["late"] = "late"
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from asgi_session._session.session import Session
+from asgi_session import Session
 from asgi_session.errors import SessionGone, SessionSerializationError, SessionTooLarge, StoreUnavailable
+from tests.inside import around_verbs, use_up
 from tests.manager.kit import World, settle, soon, start
 
 
@@ -128,7 +129,7 @@ async def test_a_queued_commit_whose_time_is_over_is_not_saved_later() -> None:
     gate = world.store.pause("save")
     leading = start(first.commit())
     await gate.reached()
-    hasty._waited = 4.9
+    use_up(hasty, 4.9)
     waiting, staying = start(hasty.commit()), start(patient.commit())
     with pytest.raises(StoreUnavailable) as caught:
         await waiting
@@ -136,7 +137,7 @@ async def test_a_queued_commit_whose_time_is_over_is_not_saved_later() -> None:
     gate.release()
     await asyncio.gather(leading, staying)
     assert await world.read(token) == {"old": 1, "first": 1, "patient": 1}
-    hasty._waited = 0  # as one that waits for no response any more
+    use_up(hasty, 0)  # as one that waits for no response any more
     await hasty.commit()
     assert (await world.read(token) or {})["hasty"] == 1, "it can commit again"
 
@@ -144,16 +145,15 @@ async def test_a_queued_commit_whose_time_is_over_is_not_saved_later() -> None:
 async def test_two_processes_with_thirty_two_writers_each() -> None:
     """Promise 4: every write survives, and nobody needs more than a handful of tries."""
     world = World()
-    real = world.store._run
 
-    async def slow(call: Any, verb: Any) -> Any:
+    async def slow(call: Any, verb: Any, real: Any) -> Any:
         await asyncio.sleep(0)
         try:
             return await real(call, verb)
         finally:
             await asyncio.sleep(0)
 
-    world.store._run = slow  # type: ignore[method-assign]
+    around_verbs(world.store, slow)
     token = await world.new()
     sessions = await many(world, token, 64, processes=2)
     for turn in range(5):

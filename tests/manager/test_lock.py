@@ -10,12 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from asgi_session._data import lease as leases
-from asgi_session._data import record as records
-from asgi_session._data.lease import Lease
-from asgi_session._engine import lock_queue as locks
-from asgi_session._engine.manager import SessionManager
-from asgi_session._session.session import Session
+from asgi_session import Session, SessionManager
 from asgi_session.errors import (
     LockLost,
     LockTimeout,
@@ -29,6 +24,28 @@ from asgi_session.errors import (
 from asgi_session.store import Saved
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import FaultStore
+from tests.inside import (
+    MAX_SKEW,
+    Lease,
+    changed,
+    end_turn,
+    holds_lock,
+    is_busy_with,
+    is_granted,
+    is_listening,
+    lease_in,
+    listen,
+    locks_in_use,
+    look_again,
+    process_name,
+    renew_early,
+    rewrite,
+    seal,
+    tasks_of,
+    waiters_for,
+    with_lease,
+    with_spoilt_lease,
+)
 from tests.manager.kit import World, credential, settle, soon, start, until
 
 SOMEBODY = b"somebody"
@@ -42,28 +59,22 @@ def world() -> World:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Renew, and look again, after milliseconds."""
-    monkeypatch.setattr(locks, "_FIRST_RENEWAL", 0.005)
-    monkeypatch.setattr(locks, "_LOOK_AGAIN", 0.01)
+    renew_early(monkeypatch)
 
 
 async def lease_of(world: World, token: str) -> Lease | None:
     record = await world.record(token)
     assert record is not None
-    return leases.read(record)
+    return lease_in(record)
 
 
 async def put(world: World, token: str, lease: Lease | None) -> None:
     """Write a lock into the record, as another process would have."""
-    stored = await world.memory.load(token[:22], deadline=soon())
-    assert stored is not None
-    record = records.next_version(records.decode(stored.data), world.clock())
-    data = records.encode(leases.write(record, lease))
-    answer = await world.memory.save(token[:22], data, stored.expires_at, expect=stored.tag, deadline=soon())
-    assert isinstance(answer, Saved)
+    await rewrite(world.memory, token[:22], lambda record: with_lease(record, lease), world.clock())
 
 
 async def held_by_somebody(world: World, token: str, length: int = 60_000, **fields: Any) -> Lease:
-    lease = replace(Lease(SOMEBODY, 99, world.clock() + length, length), **fields)
+    lease: Lease = changed(Lease(SOMEBODY, 99, world.clock() + length, length), **fields)
     await put(world, token, lease)
     return lease
 
@@ -92,19 +103,12 @@ class Line:
 
     async def queue(self, name: str, manager: SessionManager) -> asyncio.Task[None]:
         """Start a client, and wait until it stands in line."""
-        rooms = manager._loops.current().rooms
-        before = self._waiting(rooms)
+        before = waiters_for(manager, self.token)
         task = start(self.client(name, manager))
-        await until(lambda: self._waiting(rooms) > before and not self._busy(rooms))
+        await until(
+            lambda: waiters_for(manager, self.token) > before and not is_busy_with(manager, self.token)
+        )
         return task
-
-    def _waiting(self, rooms: locks.Rooms) -> int:
-        room = rooms._rooms.get(self.token[:22])
-        return len(room.waiters) if room is not None else 0
-
-    def _busy(self, rooms: locks.Rooms) -> bool:
-        room = rooms._rooms.get(self.token[:22])
-        return room is not None and room._busy
 
 
 # ---------------------------------------------------------------- the ordinary way
@@ -119,7 +123,7 @@ async def test_a_locked_change_is_two_saves(world: World) -> None:
         assert inside is session
         lease = await lease_of(world, token)
         assert lease is not None
-        assert lease.process == world.manager._loops.current().name()
+        assert lease.process == process_name(world.manager)
         session["n"] += 1
     assert world.store.counts() == {"save": 2}
     assert await lease_of(world, token) is None
@@ -135,9 +139,8 @@ async def test_nothing_is_left_behind(world: World) -> None:
         async with (await world.load(token)).lock():
             pass
         await world.manager.drain()
-    state = world.manager._loops.current()
-    assert state.rooms._rooms == {}
-    assert not state.tasks
+    assert locks_in_use(world.manager) == 0
+    assert not tasks_of(world.manager)
 
 
 async def test_on_entry_what_is_pending_is_committed_and_the_session_is_the_newest(world: World) -> None:
@@ -226,7 +229,7 @@ async def test_processes_take_turns_of_four(world: World) -> None:
     await until(lambda: line.inside == 1)
     tasks += [await line.queue("a", a) for _ in range(5)]
     tasks += [await line.queue("b", b) for _ in range(6)]
-    await until(lambda: b._loops.current().rooms._stop is not None)
+    await until(lambda: is_listening(b))
     await settle()
     world.store.calls.clear()
     gate.set()
@@ -245,7 +248,7 @@ async def test_the_lock_of_another_process_is_waited_for_without_asking(world: W
     line = Line(world, token)
     async with holder.lock():
         waiter = await line.queue("b", other)
-        await until(lambda: other._loops.current().rooms._stop is not None)
+        await until(lambda: is_listening(other))
         await settle()
         world.store.calls.clear()
         await settle(300)
@@ -469,7 +472,7 @@ async def test_the_wait_is_exceeded(world: World) -> None:
         lease = await lease_of(world, token)
         assert lease is not None
         assert lease.queue == ()
-        assert other._loops.current().rooms._rooms == {}
+        assert locks_in_use(other) == 0
     assert world.named("lock_timeout") == [{}]
 
 
@@ -517,7 +520,7 @@ async def test_cancelled_while_it_takes_the_lock(world: World, others: bool) -> 
     assert taking.cancelled()
     assert line.entered == (["b"] if others else [])
     assert await lease_of(world, token) is None
-    assert world.manager._loops.current().rooms._rooms == {}
+    assert locks_in_use(world.manager) == 0
 
 
 async def start_waiting(line: Line, name: str, manager: SessionManager) -> asyncio.Task[None]:
@@ -534,9 +537,8 @@ async def test_cancelled_at_the_moment_it_is_let_in(world: World) -> None:
     await until(lambda: line.inside == 1)
     second = await line.queue("b", world.manager)
     third = await line.queue("c", world.manager)
-    room = world.manager._loops.current().rooms._rooms[token[:22]]
     gate.set()
-    while len(room.waiters) > 1:
+    while waiters_for(world.manager, token) > 1:
         await asyncio.sleep(0)
     assert line.entered == ["a"], "it has been let in, and does not know it yet"
     second.cancel()
@@ -553,7 +555,7 @@ async def test_a_grant_to_a_process_where_nobody_waits_any_more_is_passed_on(wor
     first = start(line.client("a", world.manager, gate))
     await until(lambda: line.inside == 1)
     leaving = await line.queue("b", b)
-    await until(lambda: b._loops.current().rooms._stop is not None)
+    await until(lambda: is_listening(b))
     staying = await line.queue("c", c)
     await settle()
     world.store.fail("save")
@@ -720,14 +722,14 @@ async def test_a_save_under_a_lock_that_has_passed_on_is_refused(world: World, n
     """Promise 12: nothing written, no merge; also when the process holds the lock again."""
     token = await world.new(n=1)
     session = await world.load(token)
-    name = world.manager._loops.current().name()
+    name = process_name(world.manager)
     with pytest.raises(LockLost):
         async with session.lock():
             lease = await lease_of(world, token)
             assert lease is not None
             by = {
-                "somebody": replace(lease, process=SOMEBODY, fence=99),
-                "this process again": replace(lease, process=name, fence=lease.fence + 1),
+                "somebody": changed(lease, process=SOMEBODY, fence=99),
+                "this process again": changed(lease, process=name, fence=lease.fence + 1),
                 "nobody": None,
             }
             await put(world, token, by[new_holder])
@@ -830,20 +832,17 @@ async def test_a_wake_up_that_overtakes_the_reply_to_the_exit(world: World) -> N
     tasks = [start(line.client("a", a, gate))]
     await until(lambda: line.inside == 1)
     tasks += [await line.queue("b", b)]
-    await until(lambda: b._loops.current().rooms._stop is not None)
+    await until(lambda: is_listening(b))
     # a waits in line again behind b, so that it listens and is told of b's exit.
-    room = a._loops.current().rooms._rooms[token[:22]]
-    room.rooms.listens()
-    await until(lambda: room.rooms._stop is not None)
+    listen(a)
+    await until(lambda: is_listening(a))
     tasks += [await line.queue("a", a)]
-    room.turn = leases.TURNS
+    end_turn(a, token)
     reply = world.store.pause("save", when="after")
     gate.set()
     await reply.reached()
     await until(lambda: line.entered == ["a", "b"] and line.inside == 0)
-    await until(lambda: room._lease is not None and room._lease.fence > room._spent)
-    assert room._lease is not None
-    assert room._lease.process == room.rooms.name, "a was granted the lock again, and has heard of it"
+    await until(lambda: is_granted(a, token))  # again, and it has heard of it
     reply.release()
     async with asyncio.timeout(1):
         await asyncio.gather(*tasks)
@@ -894,7 +893,7 @@ async def test_a_holder_that_died_long_ago(world: World) -> None:
     """Its lease is over by any clock: nobody waits for it."""
     token = await world.new(n=1)
     dead = await held_by_somebody(world, token)
-    world.clock.ms = dead.until + leases.MAX_SKEW + 1
+    world.clock.ms = dead.until + MAX_SKEW + 1
     async with (await world.load(token)).lock(wait=1) as session:
         session["n"] = 2
     assert await world.read(token) == {"n": 2}
@@ -903,7 +902,7 @@ async def test_a_holder_that_died_long_ago(world: World) -> None:
 async def test_clocks_that_differ_end_nobody_s_lease(world: World) -> None:
     """A clock that is ahead does not make a lease shorter: it is watched for its length."""
     token = await world.new(n=1)
-    lease = await held_by_somebody(world, token, until=world.clock() - leases.MAX_SKEW + 100)
+    lease = await held_by_somebody(world, token, until=world.clock() - MAX_SKEW + 100)
     world.clock.ms += 50
     with pytest.raises(LockTimeout):
         async with (await world.load(token)).lock(wait=0.05):
@@ -930,10 +929,10 @@ async def test_a_waiter_that_died(world: World) -> None:
     tasks = [await line.queue("b", b), await line.queue("c", c)]
     lease = await lease_of(world, token)
     assert lease is not None
-    dead = replace(lease, fence=100, length=20, queue=lease.queue)
+    dead = changed(lease, fence=100, length=20, queue=lease.queue)
     await put(world, token, dead)
     for manager in (b, c):
-        manager._loops.current().rooms._rooms[token[:22]].look_again()
+        look_again(manager, token)
     await asyncio.gather(*tasks)
     assert line.entered == ["b", "c"]
     assert await world.read(token) == {"n": 2}
@@ -948,7 +947,7 @@ async def test_a_wake_up_that_was_lost(world: World) -> None:
     first = start(line.client("a", world.manager, gate))
     await until(lambda: line.inside == 1)
     second = await line.queue("b", other)
-    await until(lambda: other._loops.current().rooms._stop is not None)
+    await until(lambda: is_listening(other))
     world.store.lose_wakeups()
     gate.set()
     await asyncio.gather(first, second)
@@ -964,7 +963,7 @@ async def test_wake_ups_may_have_been_lost(world: World) -> None:
     first = start(line.client("a", world.manager, gate))
     await until(lambda: line.inside == 1)
     second = await line.queue("b", other)
-    await until(lambda: other._loops.current().rooms._stop is not None)
+    await until(lambda: is_listening(other))
     await settle()
     world.store.lose_wakeups()
     gate.set()
@@ -1090,7 +1089,7 @@ async def test_who_waits_is_told_that_the_session_has_ended(world: World, end: s
         await session.commit()
         if end == "rotate":  # the lock is still somebody's; its end is what the waiter waits for
             await put(world, credential(session), None)
-            world.manager._loops.current().rooms.look_again(token[:22])
+            look_again(world.manager, token)
     async with asyncio.timeout(1):
         with pytest.raises(SessionGone):
             await waiter
@@ -1350,7 +1349,7 @@ async def test_a_wake_up_that_overtakes_the_reply_to_another_commit(
         writing = start(writer.commit())
         await answered.wait()
     await settle()
-    assert waiter._hold is None, "it has left, and its commit queues behind the other one"
+    assert not holds_lock(waiter), "it has left, and its commit queues behind the other one"
     delivered.set()
     await asyncio.gather(waiting, writing)
     assert await world.read(token) == {"n": 1, "newer": 1, "note": 1}
@@ -1420,7 +1419,7 @@ async def test_data_that_comes_too_late_for_its_cookie(world: World) -> None:
     """At the end of a block it is called that, as by `commit`."""
     session = world.session()
     await session.load()
-    session._sealed = True
+    seal(session)
     with pytest.raises(SessionError, match="after the response had started"):
         async with session.lock():
             session["x"] = 1
@@ -1441,13 +1440,9 @@ async def test_a_malformed_lock_fails_who_waits(world: World) -> None:
     token = await world.new(n=1)
     await held_by_somebody(world, token)
     waiting = start(self_increment(await world.load(token)))
-    await until(lambda: world.manager._loops.current().rooms._stop is not None)
+    await until(lambda: is_listening(world.manager))
     await settle()
-    stored = await world.memory.load(token[:22], deadline=soon())
-    assert stored is not None
-    record = records.next_version(records.decode(stored.data), world.clock())
-    data = records.encode(replace(record, parts={records.LOCK: b"spoilt"}))
-    await world.memory.save(token[:22], data, stored.expires_at, expect=stored.tag, deadline=soon())
+    await rewrite(world.memory, token[:22], with_spoilt_lease, world.clock())
     world.store.interrupt_wakeups()
     with pytest.raises(SessionCorrupt, match="lock"):
         async with asyncio.timeout(5):

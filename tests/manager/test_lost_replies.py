@@ -6,11 +6,13 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from asgi_session._session.session import Owed, Session, Status
+from asgi_session import Session
 from asgi_session.errors import SessionConflict, SessionGone, StoreUnavailable
+from tests.inside import around_verbs, commit, forget_change, is_committing, owed_by, status_of, use_up
 from tests.manager.kit import World, credential, settle, soon, start
 
 BETWEEN = pytest.mark.parametrize("between", [0, 1, 6, 7, 8, 20])
@@ -58,7 +60,7 @@ async def test_save(between: int, fault: str) -> None:
         with pytest.raises(SessionConflict) as caught:
             await commit
         assert caught.value.outcome_unknown
-        assert session._pending is None
+        assert not is_committing(session)
         found = await world.read(token)
         assert found is not None
         assert ("mine" in found) == (fault == "lost reply")
@@ -125,10 +127,10 @@ async def test_moves(move: Callable[[Session], None], fault: str, times: int) ->
     assert record.version == before.version + 1
     assert await world.read(token) is None
     if move is destroy:
-        assert session._owed is Owed.DELETION
-        assert session._status is Status.ENDED
+        assert owed_by(session) == "deletion"
+        assert status_of(session) == "ended"
     else:
-        assert session._owed is Owed.COOKIE
+        assert owed_by(session) == "cookie"
         expected = {"user": "bob"} if move is clear else {"old": 1, "user": "bob"}
         assert await world.read(credential(session)) == expected
 
@@ -161,11 +163,11 @@ async def test_a_lost_destroy_that_expires_before_the_retry() -> None:
     session.destroy()
     world.store.fail("save", "lost reply")
     retry = world.store.pause("save", nth=2)
-    commit = start(world.manager._commit(session, explicit=False))
+    committing = start(commit(world.manager, session, explicit=False))
     await retry.reached()
     world.clock.advance(61)
     retry.release()
-    await commit
+    await committing
     assert await world.record(token) is None
 
 
@@ -179,7 +181,7 @@ async def test_members_with_different_deadlines() -> None:
     tasks = [start(first.commit())]
     await gate.reached()
     hasty["hasty"], patient["patient"] = 1, 1
-    hasty._waited = 2.7
+    use_up(hasty, 2.7)
     tasks += [start(hasty.commit()), start(patient.commit())]
     await settle()
     world.store.fail("save", "lost reply")  # the batch: executed, and nobody knows
@@ -234,10 +236,9 @@ async def random_faults(seed: int) -> list[str]:
     world = World(deadline=1.0)
     token = await world.new()
     managers = [world.manager, world.process()]
-    real = world.store._run
     state: dict[str, str] = {}  # key: what its commit said
 
-    async def faulty(call, verb):  # type: ignore[no-untyped-def]
+    async def faulty(call: Any, verb: Any, real: Any) -> Any:
         if call.verb == "save":
             for _ in range(rng.randrange(4)):
                 await asyncio.sleep(0)
@@ -246,7 +247,7 @@ async def random_faults(seed: int) -> list[str]:
                 world.store.fail("save", fault, match=lambda one: one is call)
         return await real(call, verb)
 
-    world.store._run = faulty  # type: ignore[method-assign]
+    around_verbs(world.store, faulty)
 
     async def work(number: int) -> None:
         session = await world.load(token, rng.choice(managers))
@@ -258,10 +259,10 @@ async def random_faults(seed: int) -> list[str]:
             except StoreUnavailable as error:
                 state[key] = "not" if error.executed is False else "unknown"
                 del session[key]
-                session._watched.pop(key, None)
+                forget_change(session, key)
             except SessionConflict:
                 state[key] = "unknown"
-                session._watched.pop(key, None)
+                forget_change(session, key)
             else:
                 state[key] = "saved"
 

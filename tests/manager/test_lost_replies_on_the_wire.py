@@ -6,15 +6,15 @@ import asyncio
 
 import pytest
 
-from asgi_session import SessionConflict, SessionManager
-from asgi_session._session.session import Session
+from asgi_session import Session, SessionConflict, SessionManager
 from asgi_session.stores import RedisStore
-from tests.manager.kit import COOKIE, credential
+from tests.inside import new_session
+from tests.manager.kit import credential
 from tests.servers import LossyProxy, ServerProcess, named
 
 
 async def request(manager: SessionManager, token: str) -> Session:
-    return await Session(manager, COOKIE, [(b"cookie", f"{COOKIE.name}={token}".encode())]).load()
+    return await new_session(manager, token).load()
 
 
 @pytest.mark.parametrize(("others", "known"), [(0, True), (1, True), (7, True), (8, False), (20, False)])
@@ -26,7 +26,7 @@ async def test_a_lost_reply_with_others_before_the_retry(
     async with LossyProxy(valkey) as proxy:
         near = SessionManager(RedisStore.from_url(valkey.url))
         far = SessionManager(RedisStore.from_url(proxy.url), deadline=20)
-        session = await Session(near, COOKIE).load()
+        session = await new_session(near).load()
         for value in (None, 0):  # the second is a save: the server knows the script from now on
             session["mine"] = value
             await session.commit()

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from asgi_session._engine.manager import SessionManager
-from asgi_session._session.session import Session
+from asgi_session import Session, SessionManager
+from tests.inside import commit, manager_of, no_pauses, record_of
 from tests.manager.explorer import Explorer, Handler
 from tests.manager.kit import World
 from tests.manager.test_interleavings import (
@@ -24,7 +24,7 @@ from tests.manager.test_interleavings import (
 
 @pytest.fixture(autouse=True)
 def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)
+    no_pauses(monkeypatch)
 
 
 def _rotate(session: Session) -> None:
@@ -135,8 +135,8 @@ async def test_a_planted_token(login: Handler, one_process: bool) -> None:
     async def attack(session: Session) -> None:
         await session.load()
         session["planted"] = 1
-        await session._manager._commit(session, explicit=False)
-        if session._base is not None:
+        await commit(manager_of(session), session, explicit=False)
+        if record_of(session) is not None:
             try:
                 await session.refresh()
             except Exception:
@@ -350,4 +350,6 @@ async def test_a_retired_token_once_nobody_knows_it_any_more() -> None:
     await session.commit()
     assert session.id != token[:22]
     assert await world.read(token) is None
-    assert (await world.record(token) or login._base.record).entries.keys() == {"old", "user"}  # type: ignore[union-attr]
+    stored = await world.record(token)
+    assert stored is not None
+    assert stored.entries.keys() == {"old", "user"}

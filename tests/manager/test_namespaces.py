@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from asgi_session import SessionGone
-from asgi_session._session.session import Session
+from asgi_session import Session, SessionGone
+from tests.inside import is_listening, key_of
 from tests.manager.kit import World, credential, soon, start, until
 
 
@@ -43,7 +43,7 @@ async def test_from_outside_a_request(world: World) -> None:
 async def test_the_key_is_not_the_id(world: World) -> None:
     """Promise 17: no verb is called with another key than the derived one; events go by the id."""
     session = await made(world)
-    token, key = credential(session), world.manager.tokens.key(session.id or "")
+    token, key = credential(session), key_of(world.manager, session.id or "")
     again = await world.load(token)  # touches
     await world.manager.drain()
     again["n"] = 2
@@ -75,7 +75,7 @@ async def test_a_lock_is_waited_for(world: World) -> None:
 
     async with holder.lock():
         task = start(wait())
-        await until(lambda: other._loops.current().rooms._stop is not None)
+        await until(lambda: is_listening(other))
         order.append("out")
     async with asyncio.timeout(1):
         await task

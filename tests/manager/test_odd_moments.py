@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from asgi_session._session.session import Owed, Status
 from asgi_session.errors import SessionCorrupt, SessionGone, StoreUnavailable
+from tests.inside import commit, is_committing, owed_by, seal, status_of
 from tests.manager.kit import World, credential, settle, soon, start
 
 
@@ -29,8 +29,8 @@ async def test_refresh_beside_a_rotation_of_ones_own() -> None:
     await settle()
     saving.release()
     await asyncio.gather(committing, refreshing)
-    assert session._status is Status.LIVE
-    assert session._owed is Owed.COOKIE
+    assert status_of(session) == "live"
+    assert owed_by(session) == "cookie"
     assert dict(session) == {"old": 1, "user": "bob"}
     assert await world.read(credential(session)) == {"old": 1, "user": "bob"}
 
@@ -159,7 +159,7 @@ async def test_unreadable_bytes_in_a_conflict() -> None:
     session["mine"] = 1
     with pytest.raises(SessionCorrupt, match=token[:22]):
         await session.commit()
-    assert session._pending is None
+    assert not is_committing(session)
     stored = await world.memory.load(token[:22], deadline=soon())
     assert stored is not None
     assert stored.data == b"x" * 40
@@ -211,11 +211,11 @@ async def test_a_rotation_whose_response_will_never_leave() -> None:
     session = await world.load(token)
     session.rotate()
     session["user"] = "bob"
-    session._sealed = True  # as when the request was cancelled before its response started
-    await world.manager._commit(session, explicit=False)
+    seal(session)  # as when the request was cancelled before its response started
+    await commit(world.manager, session, explicit=False)
     assert await world.read(token) == {"old": 1}
     assert world.named("dropped")[-1]["reason"] == "late"
-    await world.manager._commit(session, explicit=False)
+    await commit(world.manager, session, explicit=False)
     assert await world.read(token) == {"old": 1}
 
 
@@ -240,7 +240,7 @@ async def test_an_anonymous_session_refuses_changes(change: str) -> None:
             session["a"] = 1
     for explicit in (True, False):
         with pytest.raises(StoreUnavailable):
-            await world.manager._commit(session, explicit=explicit)
+            await commit(world.manager, session, explicit=explicit)
     assert world.store.counts().get("save", 0) == world.store.counts().get("create", 0) == 0
     world.store.heal()
     assert await world.read(token) == {"old": 1}
@@ -283,7 +283,7 @@ async def test_a_login_that_fails_to_begin_anew_can_be_tried_again() -> None:
     world.store.fail("create")
     with pytest.raises(StoreUnavailable):
         await session.commit()
-    assert session._owed is Owed.NOTHING
+    assert owed_by(session) == "nothing"
     await session.commit()
     assert await world.read(credential(session)) == {"user": "bob"}
     assert dict(session) == {"user": "bob"}, "nothing of the identity that has ended"

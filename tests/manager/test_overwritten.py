@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from asgi_session._engine import committing
-from asgi_session._session.session import Session
+from asgi_session import Session
 from asgi_session.merging import counter
+from tests.inside import credential, forget_told
 from tests.manager.kit import World, start
 
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(committing, "_told_of", set())
+    forget_told(monkeypatch)
 
 
 async def two(world: World, **values: Any) -> tuple[Session, Session]:
@@ -52,7 +52,7 @@ async def test_what_is_lost(
     world = World()
     first, second = await two(world, a=1, b=1)
     if together:
-        token = world.manager.tokens.write(first._token)  # type: ignore[arg-type]
+        token = credential(first)  # type: ignore[arg-type]
         second = await world.load(token)
         blocker = await world.load(token)
         gate = world.store.pause("save")

@@ -13,9 +13,7 @@ from typing import Any
 
 import pytest
 
-from asgi_session._data import record as records
-from asgi_session._data.record import NOBODY
-from asgi_session._session.session import Status
+from tests.inside import NOBODY, decoded, status_of
 from tests.manager.kit import credential, soon
 from tests.manager.worker import Worker
 from tests.servers import Cluster
@@ -105,10 +103,10 @@ async def test_a_destroy_that_races_writes(cluster: Cluster, processes: list[Pro
         for process in processes:
             told.update(await process.answer())
         for token in tokens:
-            assert (await worker.load(token))._status in (Status.DETACHED, Status.NEW)
+            assert status_of(await worker.load(token)) in ("detached", "new")
             stored = await worker.store.load(token[:22], deadline=soon())
             assert stored is not None
-            record = records.decode(stored.data)
+            record = decoded(stored.data)
             assert record.digest == NOBODY
             assert record.entries == {}
     assert told["saved"] > 500, "nobody was early"

@@ -17,10 +17,23 @@ from asgi_session import (
     SessionManager,
     StoreUnavailable,
 )
-from asgi_session._data import record as records
-from asgi_session._session.session import Owed, Session, Status
 from asgi_session.stores.memory import MemoryStore
-from tests.manager.kit import COOKIE, World, credential, soon
+from tests.inside import (
+    MAX_TIME,
+    changed,
+    credential,
+    decoded,
+    encoded,
+    new_session,
+    owed_by,
+    replaced_values,
+    rewrite,
+    seal,
+    state_of,
+    status_of,
+    tasks_of,
+)
+from tests.manager.kit import World, soon
 
 
 async def test_a_cookie_of_another_namespace_is_simply_unknown() -> None:
@@ -30,9 +43,9 @@ async def test_a_cookie_of_another_namespace_is_simply_unknown() -> None:
     session = await world.session(manager=staging).load()
     session["a"] = 1
     await session.commit()
-    token = staging.tokens.write(session._token)  # type: ignore[arg-type]
+    token = credential(session)  # type: ignore[arg-type]
     found = await world.load(token)
-    assert (found._status, dict(found)) == (Status.NEW, {})
+    assert (status_of(found), dict(found)) == ("new", {})
     assert world.store.distrusted == []
 
 
@@ -96,14 +109,14 @@ async def test_ending_what_one_created_deletes_nobodys_cookie() -> None:
     login.rotate()
     await login.commit()
     late = await world.load(token)
-    assert late._status is Status.DETACHED
+    assert status_of(late) == "detached"
     late.clear()
     late["tmp"] = 1
     await late.commit()
-    assert late._owed is Owed.COOKIE
+    assert owed_by(late) == "cookie"
     late.destroy()
     await late.commit()
-    assert late._owed is Owed.NOTHING
+    assert owed_by(late) == "nothing"
 
 
 async def test_two_commits_confirm_nothing() -> None:
@@ -131,7 +144,7 @@ async def test_refreshing_for_ever_keeps_nothing() -> None:
         await other.commit()
         await socket.refresh()
         assert socket["log"] == [number + 1]
-    assert len(socket._replaced) <= 1
+    assert replaced_values(socket) <= 1
 
 
 async def test_a_create_cancelled_in_its_pause_has_a_result() -> None:
@@ -143,7 +156,7 @@ async def test_a_create_cancelled_in_its_pause_has_a_result() -> None:
     saving = asyncio.create_task(session.commit())
     while world.store.counts().get("create", 0) < 3:
         await asyncio.sleep(0)
-    for task in list(world.manager._loops.current().tasks):
+    for task in tasks_of(world.manager):
         task.cancel()
     with pytest.raises(StoreUnavailable):
         await asyncio.wait_for(saving, 5)
@@ -187,7 +200,7 @@ async def test_an_anonymous_session_recovers() -> None:
     token = await world.new(user="alice")
     world.store.fail("load", times=2)
     session = await world.load(token)
-    assert (session._status, dict(session)) == (Status.ANONYMOUS, {})
+    assert (status_of(session), dict(session)) == ("anonymous", {})
     with pytest.raises(StoreUnavailable):
         await session.refresh()
     session["mine"] = 1
@@ -203,10 +216,8 @@ async def test_a_corrupt_cookie_beside_a_good_one() -> None:
     selector = bad[:22]
     stored = await world.memory.load(selector, deadline=soon())
     assert stored is not None
-    junk = stored.data[:16] + b"\xff" + stored.data[17:]
-    await world.memory.save(selector, junk, stored.expires_at, expect=stored.tag, deadline=soon())
-    line = f"{COOKIE.name}={bad}; {COOKIE.name}={good}".encode()
-    assert await Session(world.manager, COOKIE, [(b"cookie", line)]).load() == {"b": 2}
+    await rewrite(world.memory, selector, stored.data[:16] + b"\xff" + stored.data[17:])
+    assert await new_session(world.manager, bad, good).load() == {"b": 2}
     with pytest.raises(SessionCorrupt):
         await world.load(bad)
 
@@ -215,8 +226,7 @@ async def test_malformed_cookies_do_not_hide_the_good_one() -> None:
     """Three planted cookies that are none cost nothing, so the fourth is still looked at."""
     world = World()
     token = await world.new(a=1)
-    line = "; ".join([f"{COOKIE.name}=junk"] * 3 + [f"{COOKIE.name}={token}"]).encode()
-    assert await Session(world.manager, COOKIE, [(b"cookie", line)]).load() == {"a": 1}
+    assert await new_session(world.manager, "junk", "junk", "junk", token).load() == {"a": 1}
 
 
 async def test_each_request_gets_an_error_of_its_own() -> None:
@@ -245,7 +255,7 @@ async def test_commit_of_a_new_session_after_the_headers() -> None:
     """The error says what to do, not that a session had ended which never was."""
     world = World()
     session = await world.session().load()
-    session._sealed = True
+    seal(session)
     session["a"] = 1
     with pytest.raises(SessionError, match="needs a new cookie") as caught:
         await session.commit()
@@ -264,7 +274,7 @@ async def test_destroying_twice_is_destroying_once() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"version": 2**64 - 1}, {"created": records.MAX_TIME + 1}, {"deadline": records.MAX_TIME + 1}],
+    [{"version": 2**64 - 1}, {"created": MAX_TIME + 1}, {"deadline": MAX_TIME + 1}],
 )
 async def test_numbers_out_of_range_are_corrupt(change: dict[str, int]) -> None:
     """Promise 10: a record whose numbers nothing can work with is corrupt, not a crash later on."""
@@ -273,7 +283,7 @@ async def test_numbers_out_of_range_are_corrupt(change: dict[str, int]) -> None:
     record = await world.record(token)
     assert record is not None
     with pytest.raises(SessionCorrupt, match="out of range"):
-        records.decode(records.encode(replace(record, **change)))
+        decoded(encoded(changed(record, **change)))
 
 
 async def test_iterating_across_a_commit_that_merges() -> None:
@@ -302,15 +312,14 @@ def test_a_loop_closed_with_a_task_in_it_is_let_go() -> None:
     manager = SessionManager(TouchesForEver())
 
     async def leave_a_touch_behind() -> None:
-        session = await Session(manager, COOKIE).load()
+        session = await new_session(manager).load()
         session["a"] = 1
         await session.commit()
-        cookie = f"{COOKIE.name}={credential(session)}".encode()
-        await Session(manager, COOKIE, [(b"cookie", cookie)]).load()
+        await new_session(manager, credential(session)).load()
 
     async def meet_another_loop() -> None:
-        await Session(manager, COOKIE).load()
-        manager._loops.current()
+        await new_session(manager).load()
+        state_of(manager)
 
     loops = []
     for _ in range(3):

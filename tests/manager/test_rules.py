@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from asgi_session import merging
-from asgi_session._engine.manager import SessionManager
-from asgi_session._session.session import Session
+from asgi_session import Session, SessionManager, merging
 from asgi_session.errors import ConfigurationError, SessionConflict, SessionSerializationError
 from asgi_session.stores.memory import MemoryStore
+from tests.inside import commits_queued
 from tests.manager.kit import World, start, until
 
 
@@ -168,7 +167,7 @@ async def test_a_rule_that_fails_fails_its_commit_alone() -> None:
     await gate.reached()
     theirs["key"], first["key"], second["c"] = 1, 2, 3
     tasks += [start(session.commit()) for session in (theirs, first, second)]
-    await until(lambda: len(world.manager._loops.current().lanes._lanes[token[:22]].queue) == 3)
+    await until(lambda: commits_queued(world.manager, token) == 3)
     gate.release()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [type(None), type(None), ZeroDivisionError, type(None)]

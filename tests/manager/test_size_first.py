@@ -7,22 +7,14 @@ from typing import Any
 import pytest
 
 from asgi_session import SessionTooLarge
-from asgi_session._data import codec
+from tests.inside import note_checks
 from tests.manager.kit import World
 
 
 @pytest.fixture
 def walked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys whose values were walked."""
-    keys: list[str] = []
-    check = codec.check
-
-    def noted(value: Any, key: str) -> None:
-        keys.append(key)
-        check(value, key)
-
-    monkeypatch.setattr(codec, "check", noted)
-    return keys
+    return note_checks(monkeypatch)
 
 
 SHAPES: list[Any] = ["x" * 5000, [""] * 5000, {"k": {f"{n}": [n] for n in range(1000)}}, list(range(3000))]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asgi_session._session.session import Session
+from asgi_session import Session
 from asgi_session.errors import (
     SessionConflict,
     SessionError,
@@ -18,6 +18,7 @@ from asgi_session.errors import (
     SessionTooLarge,
     StoreUnavailable,
 )
+from tests.inside import is_committing
 from tests.manager.kit import World, credential, settle, start, until
 
 
@@ -429,4 +430,4 @@ async def test_it_waits_for_a_commit_on_its_way(world: World) -> None:
     gate.release()
     await asyncio.gather(committing, task)
     assert await world.read(token) == {"stock": 4, "a": 1}
-    await until(lambda: session._pending is None)
+    await until(lambda: not is_committing(session))

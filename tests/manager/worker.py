@@ -11,13 +11,10 @@ import random
 import sys
 from typing import Any
 
-from asgi_session._engine.manager import SessionManager
-from asgi_session._session.session import Session
-from asgi_session._web.cookie import Cookie
+from asgi_session import Session, SessionManager
 from asgi_session.errors import SessionGone
 from asgi_session.stores.redis import RedisStore
-
-COOKIE = Cookie()
+from tests.inside import new_session
 
 
 class Worker:
@@ -28,8 +25,7 @@ class Worker:
         self.manager = SessionManager(self.store, max_size=1 << 20, deadline=30)
 
     async def load(self, token: str) -> Session:
-        headers = [(b"cookie", f"{COOKIE.name}={token}".encode())]
-        return await Session(self.manager, COOKIE, headers).load()
+        return await new_session(self.manager, token).load()
 
     async def write(self, token: str, prefix: str, clients: int, each: int) -> dict[str, Any]:
         """Have so many clients write keys of their own, with a request for each."""

@@ -148,6 +148,10 @@ class LossyProxy:
         """Drop the connection instead of passing on the nth command that matches from now on."""
         return self._add(_Cut(match, nth, before=True))
 
+    def cut_no_more(self) -> None:
+        """Let everything through from now on."""
+        self._cuts.clear()
+
     def _add(self, cut: _Cut) -> asyncio.Event:
         self._cuts.append(cut)
         return cut.done

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgi_session._engine import hints as module
-from asgi_session._engine.hints import IN_FLIGHT, PER_SECOND, Hints
+from tests.inside import HINTS_IN_FLIGHT, HINTS_PER_SECOND, Hints
 
 
 class Looks:
@@ -19,10 +18,7 @@ class Looks:
         self.now = 100.0
         self.looked: list[str] = []
         self.open: list[tuple[str, asyncio.Future[bool]]] = []
-        self.hints = Hints(self._look)
-        self.hints._since = self.now
-        if monkeypatch is not None:
-            monkeypatch.setattr(module, "monotonic", lambda: self.now)
+        self.hints = Hints(self._look, lambda: self.now, monkeypatch)
 
     async def _look(self, key: str) -> bool:
         self.looked.append(key)
@@ -43,7 +39,7 @@ class Looks:
 
     async def pass_time(self, seconds: float) -> None:
         self.now += seconds
-        self.hints._time_has_come()
+        self.hints.time_has_come()
         await self.run()
 
 
@@ -54,13 +50,13 @@ async def test_a_flood_of_hints_is_few_loads(monkeypatch: pytest.MonkeyPatch) ->
         looks.hints.take(f"key {number}", needed=False)
         await looks.run()
         await looks.end(news=False)
-    assert len(looks.looked) == PER_SECOND
+    assert len(looks.looked) == HINTS_PER_SECOND
     looks.now += 0.5
     for number in range(10_000):
         looks.hints.take(f"key {number}", needed=False)
         await looks.run()
         await looks.end(news=False)
-    assert len(looks.looked) == PER_SECOND + PER_SECOND // 2
+    assert len(looks.looked) == HINTS_PER_SECOND + HINTS_PER_SECOND // 2
 
 
 async def test_a_flood_for_one_key_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,36 +66,36 @@ async def test_a_flood_for_one_key_that_is_needed(monkeypatch: pytest.MonkeyPatc
         looks.hints.take("key", needed=True)
         await looks.run()
         await looks.end(news=False)
-    assert len(looks.looked) == PER_SECOND
+    assert len(looks.looked) == HINTS_PER_SECOND
     await looks.pass_time(0.01)
-    assert len(looks.looked) == PER_SECOND + 1, "the last one was not forgotten"
+    assert len(looks.looked) == HINTS_PER_SECOND + 1, "the last one was not forgotten"
     looks.hints.close()
 
 
 async def test_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not needed is dropped then; what is needed follows when one is done, in order."""
     looks = Looks(monkeypatch)
-    for number in range(IN_FLIGHT):
+    for number in range(HINTS_IN_FLIGHT):
         assert looks.hints.take(f"{number}", needed=False)
     await looks.run()
     assert not looks.hints.take("dropped", needed=False)
     assert not looks.hints.take("first", needed=True)
     assert not looks.hints.take("second", needed=True)
     await looks.run()
-    assert len(looks.looked) == IN_FLIGHT
+    assert len(looks.looked) == HINTS_IN_FLIGHT
     await looks.end(news=True)
-    assert looks.looked[IN_FLIGHT:] == ["first", "second"]
+    assert looks.looked[HINTS_IN_FLIGHT:] == ["first", "second"]
     await looks.end(news=True)
 
 
 async def test_news_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy lock is handed over thousands of times a second: hints that are true are not held back."""
     looks = Looks(monkeypatch)
-    for _ in range(50 * PER_SECOND):
+    for _ in range(50 * HINTS_PER_SECOND):
         assert looks.hints.take("key", needed=True)
         await looks.run()
         await looks.end(news=True)
-    assert len(looks.looked) == 50 * PER_SECOND
+    assert len(looks.looked) == 50 * HINTS_PER_SECOND
 
 
 async def test_a_hint_while_its_key_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,13 +109,13 @@ async def test_a_hint_while_its_key_is_looked_at(monkeypatch: pytest.MonkeyPatch
     assert looks.looked == ["key", "key"]
     await looks.end(news=True)
     assert looks.looked == ["key", "key"]
-    assert not looks.hints._tasks
+    assert looks.hints.tasks == 0
 
 
 async def test_strangers_do_not_come_before_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the budget used up, what is needed waits; a flood takes nothing of what grows back."""
     looks = Looks(monkeypatch)
-    looks.hints._left = 0.0
+    looks.hints.leave(0.0)
     assert not looks.hints.take("needed", needed=True)
     for _ in range(100):
         looks.now += 0.001
@@ -133,7 +129,7 @@ async def test_strangers_do_not_come_before_who_waits(monkeypatch: pytest.Monkey
 async def test_a_needed_hint_starts_what_waits_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """In order of arrival, as soon as there is room."""
     looks = Looks(monkeypatch)
-    looks.hints._left = 0.0
+    looks.hints.leave(0.0)
     looks.hints.take("first", needed=True)
     looks.now += 0.05
     assert looks.hints.take("second", needed=True)
@@ -150,7 +146,7 @@ async def test_closing_ends_what_runs() -> None:
     await looks.run()
     looks.hints.close()
     await looks.run()
-    assert not looks.hints._tasks
+    assert looks.hints.tasks == 0
 
 
 Step = st.one_of(
@@ -167,7 +163,7 @@ def test_no_needed_hint_is_forgotten(steps: list[tuple[str, str, bool]]) -> None
     async def run() -> None:
         with pytest.MonkeyPatch.context() as patch:
             looks = Looks(patch)
-            looks.hints._left = 3.0
+            looks.hints.leave(3.0)
             due: dict[str, int] = {}
             for what, key, flag in steps:
                 if what == "take":
@@ -178,7 +174,7 @@ def test_no_needed_hint_is_forgotten(steps: list[tuple[str, str, bool]]) -> None
                     await looks.end(news=flag)
                 else:
                     await looks.pass_time(0.015 if flag else 0.001)
-                assert len(looks.open) <= IN_FLIGHT
+                assert len(looks.open) <= HINTS_IN_FLIGHT
             for _ in range(len(steps) + 5):
                 await looks.end(news=False)
                 await looks.pass_time(0.02)

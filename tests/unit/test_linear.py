@@ -7,6 +7,7 @@ memory that is in use at a time. No time is measured.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -16,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from asgi_session import SessionSerializationError
+from asgi_session import Session, SessionSerializationError
 from asgi_session._data import codec
 from asgi_session._data.token import Tokens, new_token
-from asgi_session._session.session import Session
 from asgi_session._web.cookie import Cookie
+from tests.inside import changes_of
 from tests.unit.world import World
 
 
@@ -98,7 +99,7 @@ def is_linear(costs: list[int], sizes: list[int]) -> bool:
 
 @pytest.fixture
 def session() -> Session:
-    return World(max_size=100_000_000).request()
+    return asyncio.run(World(max_size=100_000_000).load())
 
 
 @pytest.mark.parametrize("measure", [steps, peak])
@@ -113,10 +114,8 @@ def test_what_a_commit_does_with_a_value(
         sizes.append(len(codec.encode(value, "k")))
 
         def commit(value: Any = value) -> None:
-            session._status = type(session._status).NEW
-            session._opened = True
             session["draft"] = value
-            assert session._changes(100_000_000)
+            assert changes_of(session, 100_000_000)
 
         commit()
         costs.append(measure(commit))

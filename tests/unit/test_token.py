@@ -215,3 +215,11 @@ def test_keys_are_bytes_or_text_of_any_length() -> None:
     assert Tokens("n", ["ä" * 8]).write(token) == Tokens("n", ["ä".encode() * 8]).write(token)
     long = b"x" * 1000
     assert Tokens("n", [long + b"1"]).read(Tokens("n", [long + b"2"]).write(token)) is None
+
+
+def test_a_token_shows_its_public_half_only() -> None:
+    """Nor can it be walked through, as error trackers do with tuples."""
+    token = new_token()
+    assert token.verifier not in repr(token) + str(token) + repr([token]) + repr(token.__rich_repr__())
+    with pytest.raises(TypeError):
+        iter(token)  # type: ignore[call-overload]

@@ -8,12 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from asgi_session import Session, SessionManager
-from asgi_session._session.session import Owed
-from asgi_session._web.cookie import Cookie
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import FaultStore, ManualClock
+from tests.inside import commit, credential, new_session, owed_by, seal
 
-COOKIE = Cookie(name="session", https_only=False)
 START = 1_790_000_000_000
 
 
@@ -36,8 +34,7 @@ class World:
 
     def request(self, cookie: str | None = None) -> Session:
         """Return the session of a new request that carries `cookie`."""
-        headers = [(b"cookie", f"session={cookie}".encode())] if cookie is not None else []
-        return Session(self.manager, COOKIE, headers)
+        return new_session(self.manager, *([] if cookie is None else [cookie]))
 
     async def load(self, cookie: str | None = None) -> Session:
         """Return the loaded session of a new request."""
@@ -45,27 +42,26 @@ class World:
 
     async def respond(self, session: Session) -> None:
         """Do what happens when the request's response starts."""
-        await self.manager._commit(session, explicit=False)
+        await commit(self.manager, session, explicit=False)
 
     def seal(self, session: Session) -> None:
         """Have the headers leave."""
-        session._sealed = True
+        seal(session)
 
     def cookie(self, session: Session) -> str:
         """Return the cookie that a response would set for this session."""
-        assert session._token is not None
-        return self.manager.tokens.write(session._token)
+        return credential(session)
 
     def owed(self, session: Session) -> str:
         """Return which Set-Cookie the response carries: "nothing", "cookie" or "deletion"."""
-        return session._owed.value
+        return owed_by(session)
 
     async def create(self, **values: Any) -> str:
         """Create a session with `values`, as another client's request; return its cookie."""
         session = await self.load()
         session.update(values)
         await session.commit()
-        assert session._owed is Owed.COOKIE
+        assert owed_by(session) == "cookie"
         cookie = self.cookie(session)
         await self.load(cookie)  # the first visit confirms it
         await self.manager.drain()

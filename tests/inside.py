@@ -1,0 +1,547 @@
+"""What tests may ask of the library's inside: the only file of the tests that knows the core's own names.
+
+What can be seen from outside (events, the store's content, what a session shows) is looked at there. The
+rest is asked here, in the tests' words, so that the core may be laid out anew without touching a test. The
+unit tests of pure modules import those directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from asgi_session import Session, SessionManager, _failures
+from asgi_session._data import codec, token
+from asgi_session._data import lease as leases
+from asgi_session._data import record as records
+from asgi_session._data.expiry import ENDED_FOR
+from asgi_session._data.lease import MAX_SKEW, Lease
+from asgi_session._data.record import MAX_TIME, NOBODY, Record
+from asgi_session._engine import committing, hints, lock_queue, save_queue, save_request
+from asgi_session._engine.loading import MAX_CANDIDATES
+from asgi_session._session.session import UNDECODED, Owed, Status
+from asgi_session._web.cookie import Cookie
+from asgi_session._web.middleware import ManagerOptions
+from asgi_session.store import Saved, Store
+from asgi_session.stores.memory import MemoryStore
+from asgi_session.stores.redis import RedisStore
+from asgi_session.testing import FaultStore
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = [
+    # values
+    "ENDED_FOR", "MAX_CANDIDATES", "MAX_SKEW", "MAX_TIME", "NOBODY", "COOKIE_NAME", "Lease", "Record",
+    "changed", "decoded", "encoded", "lease_in", "with_lease", "with_spoilt_lease", "record_format",
+    "fresh_token", "fresh_id", "as_token", "reads_token", "key_of",
+    # a session
+    "new_session", "status_of", "owed_by", "has_token", "credential", "record_of", "manager_of", "is_sealed",
+    "seal", "use_up", "is_committing", "holds_lock", "replaced_values", "changes_of", "forget_change",
+    "has_connection", "is_placeholder",
+    # a manager
+    "commit", "tasks_of", "state_of", "saves_under_way", "commits_queued", "failures_of", "serve_from",
+    "report_to",
+    # its locks
+    "process_name", "listen", "is_listening", "wake_up", "looks_under_way", "look_again", "locks_in_use",
+    "waiters_for", "is_busy_with", "is_granted", "end_turn",
+    # stores
+    "rewrite", "keys_in", "around_verbs", "fail_no_more", "password_of",
+    # the edge
+    "http_status", "manager_options", "refuse_to_parse_cookies",
+    # chance, time and what is noted on the way
+    "shortest_pauses", "no_pauses", "renew_early", "note_folds", "note_checks", "note_verifiers",
+    "note_failures", "failure_log_goes_by", "forget_told", "pause_after_tries",
+    # wake-ups' budget
+    "Hints", "HINTS_IN_FLIGHT", "HINTS_PER_SECOND",
+]  # fmt: skip
+
+T = TypeVar("T")
+_COOKIE: Final = Cookie()
+COOKIE_NAME: Final = _COOKIE.name
+HINTS_IN_FLIGHT: Final = hints.IN_FLIGHT
+HINTS_PER_SECOND: Final = hints.PER_SECOND
+
+
+# ---------------------------------------------------------------- values
+
+
+def changed(value: Any, **fields: Any) -> Any:
+    """Return a record or a lease with other fields."""
+    return value._replace(**fields)
+
+
+def decoded(data: bytes) -> Record:
+    """Return the record that the store's bytes stand for."""
+    return records.decode(data)
+
+
+def encoded(record: Record) -> bytes:
+    """Return the store's bytes of a record."""
+    return records.encode(record)
+
+
+def lease_in(record: Record) -> Lease | None:
+    """Return the lock that a record has."""
+    return leases.read(record)
+
+
+def with_lease(record: Record, lease: Lease | None) -> Record:
+    """Return a record with this lock, or with none."""
+    return leases.write(record, lease)
+
+
+def with_spoilt_lease(record: Record) -> Record:
+    """Return a record whose lock nobody can read."""
+    return record._replace(parts={records.LOCK: b"spoilt"})
+
+
+def record_format() -> str:
+    """Return the code's specification of the record."""
+    return records.__doc__ or ""
+
+
+def fresh_token(manager: SessionManager) -> str:
+    """Return a cookie's value that is well formed, and of no session."""
+    return manager.tokens.write(token.new_token())
+
+
+def fresh_id() -> str:
+    """Return the id of no session."""
+    return token.new_token().selector
+
+
+def as_token(manager: SessionManager, seed: str) -> str:
+    """Return how a manager writes the token whose halves are `seed`, twice 22 characters."""
+    return manager.tokens.write(token.Token(seed[:22], seed[22:]))
+
+
+def reads_token(manager: SessionManager, text: str) -> bool:
+    """Tell whether a manager takes this for a token."""
+    return manager.tokens.read(text) is not None
+
+
+def key_of(manager: SessionManager, session_id: str) -> str:
+    """Return the store's key of a session."""
+    return manager.tokens.key(session_id)
+
+
+# ---------------------------------------------------------------- a session
+
+
+def new_session(manager: SessionManager, *cookies: str, name: str = COOKIE_NAME) -> Session:
+    """Return the session of a new request that carries these cookies, in one header."""
+    line = "; ".join(f"{name}={cookie}" for cookie in cookies).encode()
+    return Session(manager, _COOKIE, [(b"cookie", line)] if cookies else [])
+
+
+def status_of(session: Session) -> str:
+    """Return "unloaded", "blank", "new", "live", "detached", "anonymous" or "ended"."""
+    status: Status = session._status
+    return status.value
+
+
+def owed_by(session: Session) -> str:
+    """Return which Set-Cookie the response must carry: "nothing", "cookie" or "deletion"."""
+    owed: Owed = session._owed
+    return owed.value
+
+
+def has_token(session: Session) -> bool:
+    """Tell whether a session has a credential."""
+    return session._token is not None
+
+
+def credential(session: Session) -> str:
+    """Return the cookie's value for a session that has a record."""
+    assert session._token is not None
+    return session._manager.tokens.write(session._token)
+
+
+def record_of(session: Session) -> Record | None:
+    """Return the record that a session was loaded from or last committed to."""
+    return session._base.record if session._base is not None else None
+
+
+def manager_of(session: Session) -> SessionManager:
+    """Return the manager whose session it is."""
+    return session._manager
+
+
+def is_sealed(session: Session) -> bool:
+    """Tell whether the response's headers have left."""
+    return session._sealed
+
+
+def seal(session: Session) -> None:
+    """Have the response's headers leave."""
+    session._sealed = True
+
+
+def use_up(session: Session, seconds: float) -> None:
+    """Have so many seconds of the request's deadline used up."""
+    session._waited = seconds
+
+
+def is_committing(session: Session) -> bool:
+    """Tell whether a commit of a session is on its way."""
+    return session._pending is not None
+
+
+def holds_lock(session: Session) -> bool:
+    """Tell whether a session is in a block of its lock, as far as it knows."""
+    return session._hold is not None
+
+
+def replaced_values(session: Session) -> int:
+    """Return how many values are kept that a refresh has replaced."""
+    return len(session._replaced)
+
+
+def changes_of(session: Session, max_size: int) -> dict[str, bytes | None]:
+    """Return what a commit would save, checked as a commit does."""
+    return session._changes(max_size)
+
+
+def forget_change(session: Session, key: str) -> None:
+    """Have a key that was changed taken for unchanged."""
+    session._watched.pop(key, None)
+
+
+def has_connection(session: Session) -> bool:
+    """Tell whether a session still knows its request."""
+    return session._connection is not None
+
+
+def is_placeholder(value: object) -> bool:
+    """Tell whether this is what stands for a value that nobody has looked at yet."""
+    return value is UNDECODED
+
+
+# ---------------------------------------------------------------- a manager
+
+
+def commit(
+    manager: SessionManager, session: Session, *, explicit: bool = False, only_destroy: bool = False
+) -> Coroutine[Any, Any, None]:
+    """Commit as the middleware does when a response starts; `explicit`: as `Session.commit` does.
+
+    Args:
+        manager: commits.
+        session: of the request.
+        explicit: whether what cannot be saved is an error.
+        only_destroy: whether the request has failed, so that nothing but an ending is saved.
+    """
+    return manager._commit(session, explicit=explicit, only_destroy=only_destroy)
+
+
+def state_of(manager: SessionManager) -> object:
+    """Return what a manager keeps for the running event loop, made if need be."""
+    return manager._loops.current()
+
+
+def tasks_of(manager: SessionManager) -> list[asyncio.Task[None]]:
+    """Return the tasks that a manager has in this event loop."""
+    return list(manager._loops.current().tasks)
+
+
+def saves_under_way(manager: SessionManager) -> int:
+    """Return of how many sessions something is being saved."""
+    return len(manager._loops.current().lanes._lanes)
+
+
+def commits_queued(manager: SessionManager, token: str) -> int:
+    """Return how many commits wait while one save of that session is on its way."""
+    lane = manager._loops.current().lanes._lanes.get(token[:22])
+    return len(lane.queue) if lane is not None else 0
+
+
+def failures_of(manager: SessionManager) -> _failures.Failures:
+    """Return what notes failures for the log."""
+    return manager.failures
+
+
+def serve_from(manager: SessionManager, wrap: Callable[[Store], T]) -> T:
+    """Put another store around a manager's; return that."""
+    store = wrap(manager.store)
+    manager.store = store  # type: ignore[assignment]
+    return store
+
+
+def report_to(manager: SessionManager, on_event: Callable[..., None]) -> None:
+    """Have a manager tell its events to somebody else."""
+    manager.on_event = on_event
+
+
+# ---------------------------------------------------------------- its locks
+
+
+def _rooms(manager: SessionManager) -> lock_queue.Rooms:
+    return manager._loops.current().rooms
+
+
+def _room(manager: SessionManager, token: str) -> lock_queue.Room | None:
+    return _rooms(manager)._rooms.get(token[:22])
+
+
+def process_name(manager: SessionManager) -> bytes:
+    """Return the name under which a manager holds locks in this event loop."""
+    return manager._loops.current().name()
+
+
+def listen(manager: SessionManager) -> None:
+    """Have a manager begin to listen for wake-ups."""
+    _rooms(manager).listens()
+
+
+def is_listening(manager: SessionManager) -> bool:
+    """Tell whether a manager hears wake-ups."""
+    return _rooms(manager)._stop is not None
+
+
+def wake_up(manager: SessionManager, key: str) -> None:
+    """Have a wake-up arrive."""
+    _rooms(manager)._heard(key)
+
+
+def looks_under_way(manager: SessionManager) -> int:
+    """Return how many loads go on that wake-ups have caused."""
+    return len(_rooms(manager).hints._tasks)
+
+
+def look_again(manager: SessionManager, token: str) -> None:
+    """Have those who wait for a session's lock look at the record."""
+    _rooms(manager).look_again(token[:22])
+
+
+def locks_in_use(manager: SessionManager) -> int:
+    """Return of how many sessions somebody here holds the lock or waits for it."""
+    return len(_rooms(manager)._rooms)
+
+
+def waiters_for(manager: SessionManager, token: str) -> int:
+    """Return how many wait here for a session's lock."""
+    room = _room(manager, token)
+    return len(room.waiters) if room is not None else 0
+
+
+def is_busy_with(manager: SessionManager, token: str) -> bool:
+    """Tell whether a lock's queue waits for the store."""
+    room = _room(manager, token)
+    return room is not None and room._busy
+
+
+def is_granted(manager: SessionManager, token: str) -> bool:
+    """Tell whether the lock was granted to this manager, for somebody who is not in yet."""
+    room = _room(manager, token)
+    if room is None or room._lease is None or room._lease.fence <= room._spent:
+        return False
+    return room._lease.process == process_name(manager)
+
+
+def end_turn(manager: SessionManager, token: str) -> None:
+    """Have as many let in here in a row as may be while another process waits."""
+    room = _room(manager, token)
+    assert room is not None
+    room.turn = leases.TURNS
+
+
+# ---------------------------------------------------------------- stores
+
+
+async def rewrite(store: Store, key: str, change: Callable[[Record], Record] | bytes, now: int = 0) -> None:
+    """Change a stored record as another process would have, or put other bytes there.
+
+    Args:
+        store: has the record.
+        key: of the record.
+        change: makes the new record of the next version; or bytes, which are stored as they are.
+        now: the time, for the version's nonce.
+    """
+    deadline = time.monotonic() + 30
+    stored = await store.load(key, deadline=deadline)
+    assert stored is not None
+    if isinstance(change, bytes):
+        data = change
+    else:
+        data = encoded(change(records.next_version(decoded(stored.data), now)))
+    answer = await store.save(key, data, stored.expires_at, expect=stored.tag, deadline=deadline)
+    assert isinstance(answer, Saved)
+
+
+def keys_in(memory: MemoryStore) -> list[str]:
+    """Return the keys of everything that is stored, expired or not."""
+    return list(memory._records)
+
+
+def around_verbs(
+    store: FaultStore, wrap: Callable[[Any, Callable[[], Awaitable[Any]], Callable[..., Any]], Awaitable[Any]]
+) -> None:
+    """Have each verb run by ``await wrap(call, verb, run)``, where ``run(call, verb)`` is as before."""
+    run = store._run
+
+    async def wrapped(call: Any, verb: Callable[[], Awaitable[Any]]) -> Any:
+        return await wrap(call, verb, run)
+
+    store._run = wrapped  # type: ignore[method-assign]
+
+
+def fail_no_more(store: FaultStore) -> None:
+    """Take back the failures that are still to come; what is paused stays paused."""
+    store._failures.clear()
+
+
+def password_of(store: RedisStore) -> object:
+    """Return the password with which a store signs in."""
+    return store._target.dialect.settings["password"]
+
+
+# ---------------------------------------------------------------- the edge
+
+
+def http_status(error: Exception) -> int:
+    """Return the status of the response that an error of the library becomes."""
+    return _failures.status_of(error)
+
+
+def manager_options() -> set[str]:
+    """Return the options that the middleware takes for its manager."""
+    return set(ManagerOptions.__annotations__)
+
+
+def refuse_to_parse_cookies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have it be an error to look at a request's cookies."""
+
+    def read(self: Cookie, headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
+        raise AssertionError("the cookie was parsed")
+
+    monkeypatch.setattr(Cookie, "read", read)
+
+
+# ---------------------------------------------------------------- chance, time and what is noted on the way
+
+
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every jittered pause, of whatever length, end at once."""
+    monkeypatch.setattr(random, "uniform", lambda low, high: 0.0)
+
+
+def shortest_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each pause before a retry take its least: one turn of the event loop."""
+    monkeypatch.setattr(save_request, "random", SimpleNamespace(uniform=lambda low, high: low))
+
+
+def renew_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have locks renewed, and looked at again, after milliseconds."""
+    monkeypatch.setattr(lock_queue, "_FIRST_RENEWAL", 0.005)
+    monkeypatch.setattr(lock_queue, "_LOOK_AGAIN", 0.01)
+
+
+def note_folds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets, for each fold, how many commits were in it."""
+    folded: list[int] = []
+    fold = save_queue.fold  # type: ignore[attr-defined]
+
+    def noted(base: Any, intents: Sequence[Any], policy: Any, now: int) -> Any:
+        folded.append(len(intents))
+        return fold(base, intents, policy, now)
+
+    monkeypatch.setattr(save_queue, "fold", noted)
+    return folded
+
+
+def note_checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the key of every value that is walked to see whether it can be read back."""
+    keys: list[str] = []
+    check = codec.check
+
+    def noted(value: Any, key: str) -> None:
+        keys.append(key)
+        check(value, key)
+
+    monkeypatch.setattr(codec, "check", noted)
+    return keys
+
+
+def note_verifiers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the secret half of every token that is drawn."""
+    verifiers: list[str] = []
+    new = token.new_token
+
+    def noted(selector: str | None = None) -> token.Token:
+        drawn = new(selector)
+        verifiers.append(drawn.verifier)
+        return drawn
+
+    for module in (committing, token):
+        monkeypatch.setattr(module, "new_token", noted)
+    return verifiers
+
+
+def note_failures(monkeypatch: pytest.MonkeyPatch, note: Callable[[Exception], None]) -> None:
+    """Have failures noted instead of logged."""
+
+    def log(self: _failures.Failures, error: Exception, what: str = "") -> None:
+        note(error)
+
+    monkeypatch.setattr(_failures.Failures, "log", log)
+
+
+def failure_log_goes_by(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], float]) -> None:
+    """Have the log of failures go by another clock, in seconds."""
+    monkeypatch.setattr(_failures, "monotonic", clock)
+
+
+def forget_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no lost change of any key told in the log yet."""
+    monkeypatch.setattr(committing, "_told_of", set())
+
+
+async def pause_after_tries(tries: int, deadline: float) -> None:
+    """Pause as before the next try, after so many."""
+    backoff = save_request.Backoff()
+    backoff._tries = tries
+    await backoff.pause(deadline)
+
+
+# ---------------------------------------------------------------- wake-ups' budget
+
+
+class Hints:
+    """The loads that wake-ups cause, by a clock of the test's own.
+
+    Args:
+        look: loads the record of a key; whether there was anything new.
+        clock: in seconds.
+        monkeypatch: has them go by `clock`; None: they go by the true time, and only begin with `clock`.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[str], Awaitable[bool]],
+        clock: Callable[[], float],
+        monkeypatch: pytest.MonkeyPatch | None,
+    ) -> None:
+        self._hints = hints.Hints(look)
+        self._hints._since = clock()
+        if monkeypatch is not None:
+            monkeypatch.setattr(hints, "monotonic", clock)
+        self.take = self._hints.take
+        self.close = self._hints.close
+
+    def leave(self, budget: float) -> None:
+        """Have only so many loads left that may be for nothing."""
+        self._hints._left = budget
+
+    def time_has_come(self) -> None:
+        """Have the timer be due that waits for the budget to grow."""
+        self._hints._time_has_come()
+
+    @property
+    def tasks(self) -> int:
+        """How many loads go on."""
+        return len(self._hints._tasks)
