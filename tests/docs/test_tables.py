@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from asgi_session import SessionManager, SessionMiddleware, errors
-from asgi_session._web.middleware import ManagerOptions
 from asgi_session.clock import system_clock
 from tests.docs.pages import PAGES, ROOT, blocks, name, table
+from tests.inside import http_status, manager_options, record_format
 
 UNITS = {"days": timedelta(days=1), "hour": timedelta(hours=1), "s": timedelta(seconds=1)}
 
@@ -44,19 +44,17 @@ def test_options() -> None:
         if option not in ("app", "manager", "options")
     }
     assert shown == real
-    assert ManagerOptions.__annotations__.keys() <= shown.keys()
+    assert manager_options() <= shown.keys()
 
 
 def test_errors() -> None:
     """The table error -> status has every error that can come out of a session, with its status."""
-    from asgi_session._web.exchange import status_of
-
     examples: dict[str, Exception] = {
         "SessionTooLarge": errors.SessionTooLarge("", size=1, max_size=1),
     }
     shown = {row[0].strip("`"): int(row[1]) for row in table(ROOT / "docs/requests.md", "error")}
     for error, status in shown.items():
-        assert status_of(examples.get(error) or getattr(errors, error)("")) == status
+        assert http_status(examples.get(error) or getattr(errors, error)("")) == status
     apart = {"SessionError", "ConfigurationError"}
     known = {key for key, value in vars(errors).items() if isinstance(value, type) and key[0].isupper()}
     assert shown.keys() == known - apart
@@ -65,7 +63,7 @@ def test_errors() -> None:
 def emitted() -> dict[str, set[str]]:
     """Return each event that the code emits, with the names of its info."""
     events: dict[str, set[str]] = {}
-    for path in (ROOT / "asgi_session").glob("*.py"):
+    for path in (ROOT / "asgi_session").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if (
                 isinstance(node, ast.Call)
@@ -92,9 +90,7 @@ def test_events() -> None:
 
 def test_record_format() -> None:
     """The page on the record has the layout that the code's docstring has."""
-    from asgi_session._data import record
-
-    squeezed = " ".join((record.__doc__ or "").split())
+    squeezed = " ".join(record_format().split())
     (layout,) = (block for block in blocks(ROOT / "docs/record-format.md") if block.language == "text")
     assert " ".join(layout.text.split()) in squeezed
 
