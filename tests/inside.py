@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from msgspec.structs import replace
+
 from asgi_session import Session, SessionManager, _failures
 from asgi_session._data import codec, token
 from asgi_session._data import lease as leases
@@ -72,7 +74,7 @@ HINTS_PER_SECOND: Final = hints.PER_SECOND
 
 def changed(value: Any, **fields: Any) -> Any:
     """Return a record or a lease with other fields."""
-    return value._replace(**fields)
+    return replace(value, **fields)
 
 
 def decoded(data: bytes) -> Record:
@@ -97,7 +99,7 @@ def with_lease(record: Record, lease: Lease | None) -> Record:
 
 def with_spoilt_lease(record: Record) -> Record:
     """Return a record whose lock nobody can read."""
-    return record._replace(parts={records.LOCK: b"spoilt"})
+    return replace(record, parts={records.LOCK: b"spoilt"})
 
 
 def record_format() -> str:

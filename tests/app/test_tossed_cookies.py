@@ -6,9 +6,9 @@ from itertools import permutations
 
 import pytest
 
-from asgi_session import Session
-from tests.inside import MAX_CANDIDATES, fresh_token, new_session, status_of
-from tests.manager.kit import World, credential, start
+from asgi_session import Session, SessionCorrupt
+from tests.inside import MAX_CANDIDATES, credential, fresh_token, new_session, rewrite, status_of
+from tests.manager.kit import World, soon, start
 
 
 def carrying(world: World, *tokens: str) -> Session:
@@ -90,3 +90,23 @@ async def test_one_cookie_is_not_ambiguous() -> None:
     await task
     assert world.events == []
     assert world.loaded[-1] == token[:22]
+
+
+async def test_a_corrupt_cookie_beside_a_good_one() -> None:
+    """Of duplicate cookies the first that verifies counts, whatever the one before it led to."""
+    world = World()
+    bad, good = await world.new(a=1), await world.new(b=2)
+    selector = bad[:22]
+    stored = await world.memory.load(selector, deadline=soon())
+    assert stored is not None
+    await rewrite(world.memory, selector, stored.data[:16] + b"\xff" + stored.data[17:])
+    assert await new_session(world.manager, bad, good).load() == {"b": 2}
+    with pytest.raises(SessionCorrupt):
+        await world.load(bad)
+
+
+async def test_malformed_cookies_do_not_hide_the_good_one() -> None:
+    """Three planted cookies that are none cost nothing, so the fourth is still looked at."""
+    world = World()
+    token = await world.new(a=1)
+    assert await new_session(world.manager, "junk", "junk", "junk", token).load() == {"a": 1}

@@ -108,3 +108,20 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 def start(work: Awaitable[Any]) -> asyncio.Task[Any]:
     """Run `work` beside the test."""
     return asyncio.ensure_future(work)  # type: ignore[return-value]
+
+
+def take_one(draft: Session) -> bool:
+    """Decrement if above zero."""
+    if draft["stock"] <= 0:
+        return False
+    draft["stock"] -= 1
+    return True
+
+
+async def take_one_slowly(draft: Session) -> bool:
+    stock = draft["stock"]
+    await asyncio.sleep(0)
+    if stock <= 0:
+        return False
+    draft["stock"] = stock - 1
+    return True

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from asgi_session import SessionGone, StoreUnavailable
 from asgi_session.merging import counter
-from tests.manager.kit import World, credential, start
+from tests.inside import credential, owed_by, status_of
+from tests.manager.kit import World, settle, start
 
 
 @pytest.mark.parametrize("loaded", [True, False])
@@ -78,3 +81,76 @@ async def test_what_a_transaction_has_set_goes_along(asynchronous: bool) -> None
     session["fresh"] = 1
     await session.commit()
     assert await world.read(credential(session)) == {"user": "me", "fresh": 1}
+
+
+async def test_ending_what_one_created_deletes_nobodys_cookie() -> None:
+    """Promise 14: a detached request that creates and destroys leaves the newer cookie alone."""
+    world = World()
+    token = await world.new(user="alice")
+    login = await world.load(token)
+    login.rotate()
+    await login.commit()
+    late = await world.load(token)
+    assert status_of(late) == "detached"
+    late.clear()
+    late["tmp"] = 1
+    await late.commit()
+    assert owed_by(late) == "cookie"
+    late.destroy()
+    await late.commit()
+    assert owed_by(late) == "nothing"
+
+
+async def test_clear_and_commit_while_a_load_is_on_its_way() -> None:
+    """What is set after clear() stays, though a load that began before ends after it."""
+    world = World()
+    token = await world.new()
+    session = world.session(token)
+    slow = world.store.pause("load")
+    loading = start(session.load())
+    await slow.reached()
+    session.clear()
+    session["user"] = "bob"
+    committing = start(session.commit())
+    await settle()
+    slow.release()
+    await asyncio.gather(loading, committing)
+    assert dict(session) == {"user": "bob"}
+    assert await world.read(credential(session)) == {"user": "bob"}
+    assert not session.modified
+
+
+async def test_a_login_while_a_commit_finds_the_session_gone() -> None:
+    """clear() and what follows are not lost with a commit on its way that turns out to be too late."""
+    world = World()
+    token = await world.new()
+    session = await world.load(token)
+    await world.manager.revoke(token[:22])
+    saving = world.store.pause("save")
+    session["late"] = 1
+    committing = start(session.commit())
+    await saving.reached()
+    session.clear()
+    session["user"] = "bob"
+    saving.release()
+    with pytest.raises(SessionGone):
+        await committing
+    await session.commit()
+    assert await world.read(credential(session)) == {"user": "bob"}
+
+
+async def test_a_login_that_fails_to_begin_anew_can_be_tried_again() -> None:
+    """Promise 5: a login whose session ended, and whose new one could not be stored, is not half done."""
+    world = World()
+    token = await world.new()
+    session = await world.load(token)
+    await world.manager.revoke(token[:22])
+    session.rotate()
+    session["user"] = "bob"
+    world.store.fail("create")
+    with pytest.raises(StoreUnavailable):
+        await session.commit()
+    assert owed_by(session) == "nothing"
+    await session.commit()
+    assert await world.read(credential(session)) == {"user": "bob"}
+    assert dict(session) == {"user": "bob"}, "nothing of the identity that has ended"

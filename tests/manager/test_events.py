@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from asgi_session.errors import SessionError, SessionTooLarge, StoreUnavailable
-from tests.inside import commit, has_token, owed_by, seal
-from tests.manager.kit import World, credential, soon
+from asgi_session import SessionError, StoreUnavailable
+from asgi_session.errors import SessionTooLarge
+from tests.inside import commit, credential, has_token, owed_by, seal
+from tests.manager.kit import World, soon
 
 
 async def change(world: World, token: str | None = None, **values: Any) -> str:
@@ -252,3 +254,17 @@ async def test_what_on_event_raises_is_logged_and_no_more(caplog: pytest.LogCapt
     logged = [record for record in caplog.records if "on_event" in record.getMessage()]
     assert len(logged) >= 4
     assert all(record.exc_info is not None for record in logged)
+
+
+async def test_an_event_hook_may_raise_what_it_likes() -> None:
+    """Even a CancelledError, from a future that the hook looks at."""
+
+    def on_event(name: str, session_id: str | None, **info: Any) -> None:
+        raise asyncio.CancelledError
+
+    world = World(on_event=on_event)
+    session = await world.session().load()
+    for number in range(3):
+        session["n"] = number
+        await session.commit()
+    assert await world.read(credential(session)) == {"n": 2}

@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from tests.inside import seal, status_of
-from tests.manager.kit import World, credential, settle, start
+from tests.inside import credential, seal, status_of
+from tests.manager.kit import World, settle, start
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -200,3 +200,17 @@ async def test_unchanged_data_is_never_written() -> None:
     del session["new"]
     await session.commit()
     assert world.store.counts() == {"load": 1}
+
+
+async def test_two_commits_confirm_nothing() -> None:
+    """A crawler whose first request commits twice must not fill the store for two weeks."""
+    world = World()
+    session = await world.session().load()
+    session["a"] = 1
+    await session.commit()
+    session["b"] = 2
+    await session.commit()
+    await session.commit()
+    await session.refresh()
+    await world.manager.drain()
+    assert await world.expiry(credential(session)) == world.clock() + 3_600_000

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable, Iterator
 
 import pytest
-from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from asgi_session import SessionManager

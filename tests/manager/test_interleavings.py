@@ -1,76 +1,27 @@
-"""Identity races, each in every order of loads, saves, replies and responses."""
+"""Logins and logouts beside each other and beside writes, in every order of their steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from asgi_session import Session
-from tests.inside import commit, manager_of, no_pauses
-from tests.manager.explorer import Explorer, Handler, Run
-from tests.manager.kit import World
+from tests.inside import commit, manager_of
+from tests.manager.explorer import Handler
+from tests.manager.races import (
+    LOGIN_BY_CLEAR,
+    LOGIN_BY_ROTATION,
+    LOGIN_UNLOADED,
+    LOGOUTS,
+    PROCESSES,
+    check_answers,
+    explore,
+    handler,
+    write,
+)
 
-PROCESSES = pytest.mark.parametrize("one_process", [True, False], ids=["one process", "two processes"])
-
-
-@pytest.fixture(autouse=True)
-def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses between tries end at once, or the orders could not be repeated."""
-    no_pauses(monkeypatch)
-
-
-async def prepare(world: World) -> str:
-    return await world.new(old=1)
-
-
-def handler(change: Callable[[Session], Any], *, load: bool = True) -> Handler:
-    async def run(session: Session) -> None:
-        if load:
-            await session.load()
-        change(session)
-
-    return run
-
-
-def write(key: str) -> Handler:
-    return handler(lambda session: session.__setitem__(key, key))
-
-
-def _rotate_and_set(session: Session) -> None:
-    session.rotate()
-    session["user"] = "bob"
-
-
-def _clear_and_set(session: Session) -> None:
-    session.clear()
-    session["user"] = "bob"
-
-
-LOGIN_BY_ROTATION = handler(_rotate_and_set)
-LOGIN_BY_CLEAR = handler(_clear_and_set)
-LOGIN_UNLOADED = handler(_clear_and_set, load=False)
-LOGOUTS = {
-    "destroy": handler(lambda session: session.destroy()),
-    "destroy unloaded": handler(lambda session: session.destroy(), load=False),
-    "clear": handler(lambda session: session.clear()),
-    "clear unloaded": handler(lambda session: session.clear(), load=False),
-}
-
-
-async def check_answers(run: Run) -> None:
-    """What holds in every order: no request failed, no cookie undid one that is still good."""
-    assert set(run.status.values()) == {200}
-    living = await run.living()
-    if living:
-        assert run.jar == living[-1], "a response's cookie undid a newer one"
-
-
-async def explore(requests: dict[str, Handler], one_process: bool, **options: Any) -> list[Run]:
-    runs = await Explorer(prepare, requests, one_process=one_process, **options).runs()
-    assert len(runs) > 10
-    return runs
+pytestmark = pytest.mark.usefixtures("no_jitter")
 
 
 @PROCESSES
@@ -199,11 +150,50 @@ async def test_lost_replies_beside_a_login(login: Handler, lost: set[str], one_p
 
 
 @PROCESSES
-async def test_lost_replies_of_parallel_writers(one_process: bool) -> None:
-    """Promises 4 and 7: two writers whose replies are lost are both saved, in every order."""
-    requests = {"a": write("a"), "b": write("b")}
-    for run in await explore(requests, one_process, lost={"a", "b"}):
+@pytest.mark.parametrize("login", [LOGIN_BY_ROTATION, LOGIN_BY_CLEAR], ids=["rotate", "clear"])
+async def test_a_logout_beside_a_login(login: Handler, one_process: bool) -> None:
+    """Promise 14: beyond reach is only a logout saved before the login whose response arrives after it."""
+    beyond = 0
+    runs = await explore({"out": handler(lambda session: session.destroy()), "in": login}, one_process)
+    for run in runs:
         with run:
-            await check_answers(run)
-            assert await run.found() == {"old": 1, "a": "a", "b": "b"}
-            assert len(run.world.named("saved")) == 2
+            assert set(run.status.values()) == {200}
+            assert await run.world.read(run.first) is None
+            (living,) = await run.living()
+            found = await run.world.read(living)
+            if [name for name, _ in run.arrived] == ["in"]:  # the login came first and is what counts
+                assert found in ({"user": "bob"}, {"old": 1, "user": "bob"})
+            else:  # what was logged out does not come back
+                assert found == {"user": "bob"}
+            if run.jar != living:
+                beyond += 1
+                assert run.jar is None
+                assert run.before("out save", "in respond")
+                assert run.before("in respond", "out respond")
+    assert 0 < beyond < len(runs) / 2
+
+
+@PROCESSES
+async def test_two_logins_of_different_people(one_process: bool) -> None:
+    """Promise 8: logins that race each other end in a session each, and nobody's data in the other's."""
+
+    def eve(session: Session) -> None:
+        session.clear()
+        session["user"] = "eve"
+        session["eve"] = 1
+
+    def bob(session: Session) -> None:
+        session.rotate()
+        session["user"] = "bob"
+        session["bob"] = 1
+
+    for run in await explore({"eve": handler(eve), "bob": handler(bob)}, one_process):
+        with run:
+            assert set(run.status.values()) == {200}
+            found = [await run.world.read(token) for token in await run.living()]
+            assert len(found) == 2
+            for one in found:
+                assert one is not None
+                assert one.keys() - {"old"} == {"user", one["user"]}
+            assert {"user": "eve", "eve": 1} in found
+            assert await run.found() in found

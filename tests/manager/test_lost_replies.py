@@ -10,10 +10,19 @@ from typing import Any
 
 import pytest
 
-from asgi_session import Session
-from asgi_session.errors import SessionConflict, SessionGone, StoreUnavailable
-from tests.inside import around_verbs, commit, forget_change, is_committing, owed_by, status_of, use_up
-from tests.manager.kit import World, credential, settle, soon, start
+from asgi_session import Session, SessionGone, StoreUnavailable
+from asgi_session.errors import SessionConflict
+from tests.inside import (
+    around_verbs,
+    commit,
+    credential,
+    forget_change,
+    is_committing,
+    owed_by,
+    status_of,
+    use_up,
+)
+from tests.manager.kit import World, settle, soon, start
 
 BETWEEN = pytest.mark.parametrize("between", [0, 1, 6, 7, 8, 20])
 
@@ -276,3 +285,12 @@ async def random_faults(seed: int) -> list[str]:
         if said != "unknown":
             assert (key in found) == (said == "saved"), f"seed {seed}: {key} was reported as {said}"
     return list(state.values())
+
+
+async def test_revoke_after_a_lost_reply() -> None:
+    """Promise 7: a delete whose reply was lost is reported as one."""
+    world = World()
+    token = await world.new()
+    world.store.fail("delete", "lost reply")
+    assert await world.manager.revoke(token[:22]) is True
+    assert "revoked" in [name for name, _, _ in world.events]

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from asgi_session import Session, SessionGone
-from tests.inside import is_listening, key_of
-from tests.manager.kit import World, credential, soon, start, until
+from tests.inside import credential, is_listening, key_of, status_of
+from tests.manager.kit import World, soon, start, until
 
 
 @pytest.fixture
@@ -81,3 +81,16 @@ async def test_a_lock_is_waited_for(world: World) -> None:
         await task
     assert order == ["out", "in"]
     assert {event_id for _, event_id, _ in world.events} == {session.id}
+
+
+async def test_a_cookie_of_another_namespace_is_simply_unknown() -> None:
+    """Promise 8: staging's cookie is no error in production, and costs no connection."""
+    world = World()
+    staging = world.process(namespace="staging")
+    session = await world.session(manager=staging).load()
+    session["a"] = 1
+    await session.commit()
+    token = credential(session)  # type: ignore[arg-type]
+    found = await world.load(token)
+    assert (status_of(found), dict(found)) == ("new", {})
+    assert world.store.distrusted == []

@@ -3,46 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from asgi_session import Session
-from asgi_session.errors import (
-    SessionConflict,
-    SessionError,
-    SessionGone,
-    SessionSerializationError,
-    SessionTooLarge,
-    StoreUnavailable,
-)
+from asgi_session.errors import SessionConflict, SessionGone, StoreUnavailable
 from tests.inside import is_committing
-from tests.manager.kit import World, credential, settle, start, until
-
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-def take_one(draft: Session) -> bool:
-    """Decrement if above zero."""
-    if draft["stock"] <= 0:
-        return False
-    draft["stock"] -= 1
-    return True
-
-
-async def take_one_slowly(draft: Session) -> bool:
-    stock = draft["stock"]
-    await asyncio.sleep(0)
-    if stock <= 0:
-        return False
-    draft["stock"] = stock - 1
-    return True
-
+from tests.manager.kit import World, credential, settle, start, take_one, take_one_slowly, until
 
 both = pytest.mark.parametrize("function", [take_one, take_one_slowly])
 
@@ -320,30 +289,6 @@ async def test_it_is_rotated_while_the_save_is_on_its_way(world: World) -> None:
     assert await world.read(credential(login)) == {"stock": 1}
 
 
-@pytest.mark.parametrize(
-    ("value", "error"), [("x" * 90_000, SessionTooLarge), (object(), SessionSerializationError)]
-)
-@pytest.mark.parametrize("asynchronous", [False, True])
-async def test_what_cannot_be_stored(
-    world: World, value: Any, error: type[Exception], asynchronous: bool
-) -> None:
-    """An error, nothing written, and the session is as it was."""
-
-    def spoil(draft: Session) -> None:
-        draft["stock"] = value
-
-    async def spoil_slowly(draft: Session) -> None:
-        spoil(draft)
-
-    token = await world.new(stock=1)
-    session = await world.load(token)
-    with pytest.raises(error):
-        await session.transact(spoil_slowly if asynchronous else spoil)
-    assert session["stock"] == 1
-    assert not session.modified
-    assert await world.read(token) == {"stock": 1}
-
-
 async def test_the_store_is_away(world: World) -> None:
     """Nothing is written, and it is told."""
     token = await world.new(stock=1)
@@ -366,55 +311,6 @@ async def test_the_look_at_the_newest_data_is_lost(world: World) -> None:
     with pytest.raises(StoreUnavailable):
         await session.transact(lambda draft: draft["stock"])
     assert await session.transact(lambda draft: draft["stock"]) == 1
-
-
-@pytest.mark.parametrize("name", ["rotate", "clear", "destroy", "commit", "refresh", "lock", "transact"])
-async def test_a_draft_is_only_data(world: World, name: str) -> None:
-    """What would be done more than once, or wait for itself, is refused by name."""
-
-    def misuse(draft: Session) -> Any:
-        return getattr(draft, name)(*([len] if name == "transact" else []))
-
-    async def misuse_slowly(draft: Session) -> Any:
-        return await misuse(draft)
-
-    token = await world.new(stock=1)
-    session = await world.load(token)
-    awaited = name in ("commit", "refresh", "transact")
-    with pytest.raises(SessionError, match=rf"Call {name}\(\) on the session itself"):
-        await session.transact(misuse_slowly if awaited else misuse)
-    assert await world.read(token) == {"stock": 1}
-
-
-async def test_functions_of_other_kinds(world: World) -> None:
-    """Partials, methods, callable objects, async ones too; one that returns an awaitable is refused."""
-
-    class Takes:
-        def plain(self, draft: Session) -> bool:
-            return take_one(draft)
-
-        async def __call__(self, draft: Session) -> bool:
-            return await take_one_slowly(draft)
-
-    async def with_amount(amount: int, draft: Session) -> bool:
-        draft["stock"] -= amount
-        return True
-
-    token = await world.new(stock=9)
-    session = await world.load(token)
-    for function in (
-        Takes().plain,
-        Takes(),
-        functools.partial(with_amount, 1),
-        lambda draft: take_one(draft),
-    ):
-        assert await session.transact(function) is True
-    assert await world.read(token) == {"stock": 5}
-    with pytest.raises(TypeError, match="async def"):
-        await session.transact(lambda draft: take_one_slowly(draft))
-    with pytest.raises(TypeError, match="takes a function"):
-        await session.transact(3)  # type: ignore[call-overload]
-    assert await world.read(token) == {"stock": 5}
 
 
 async def test_it_waits_for_a_commit_on_its_way(world: World) -> None:

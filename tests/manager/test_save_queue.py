@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from asgi_session import Session
-from asgi_session.errors import SessionGone, SessionSerializationError, SessionTooLarge, StoreUnavailable
+from asgi_session import Session, SessionGone, StoreUnavailable
+from asgi_session.errors import SessionSerializationError, SessionTooLarge
 from tests.inside import around_verbs, use_up
 from tests.manager.kit import World, settle, soon, start
 
@@ -222,3 +222,16 @@ async def test_a_session_that_fell_behind_by_a_failover_is_saved_on_what_the_sto
     session["mine"], other["other"] = 1, 1
     assert await results([session, other]) == [None, None]
     assert await world.read(token) == {"old": 1, "mine": 1, "other": 1}
+
+
+async def test_each_request_gets_an_error_of_its_own() -> None:
+    """A failed batch raises no exception object twice: tracebacks belong to one request."""
+    world = World()
+    token = await world.new()
+    sessions = [await world.load(token) for _ in range(5)]
+    world.store.fail("save", "refused", times=5)
+    for number, session in enumerate(sessions):
+        session[f"k{number}"] = 1
+    results = await asyncio.gather(*(one.commit() for one in sessions), return_exceptions=True)
+    assert all(isinstance(result, StoreUnavailable) for result in results)
+    assert len({id(result) for result in results}) == len(results)

@@ -1,0 +1,127 @@
+"""Rotations, with grace and without, and tokens that they have retired, in every order of their steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from asgi_session import Session
+from tests.manager.explorer import Explorer
+from tests.manager.kit import World
+from tests.manager.races import (
+    GRACE,
+    LOGIN_BY_ROTATION,
+    PLAIN,
+    PROCESSES,
+    check_answers,
+    explore,
+    prepare,
+    write,
+)
+
+pytestmark = pytest.mark.usefixtures("no_jitter")
+
+
+@PROCESSES
+async def test_parallel_plain_rotations(one_process: bool) -> None:
+    """Promises 8 and 14: of two rotations one takes place; the other sets no cookie."""
+    for run in await explore({"a": PLAIN, "b": PLAIN}, one_process):
+        with run:
+            await check_answers(run)
+            assert len(run.arrived) == 1
+            assert await run.found() == {"old": 1}
+            assert await run.world.read(run.first) is None
+
+
+@PROCESSES
+async def test_parallel_rotations_with_grace(one_process: bool) -> None:
+    """Promise 14: both responses arrive, one with a cookie; the old token is good until the grace ends."""
+    for run in await explore({"a": GRACE, "b": GRACE}, one_process):
+        with run:
+            assert set(run.status.values()) == {200}
+            assert len(run.arrived) == 1
+            assert await run.found() == {"old": 1, "seen": 1}
+            assert await run.world.read(run.first) == {"old": 1, "seen": 1}
+            run.world.clock.advance(15)
+            assert await run.world.read(run.first) is None
+            assert await run.found() == {"old": 1, "seen": 1}
+
+
+@PROCESSES
+async def test_rotations_with_grace_once_the_grace_is_over(one_process: bool) -> None:
+    """Promise 8: with a token whose grace is over nobody reads, writes or rotates."""
+
+    async def prepare_rotated(world: World) -> str:
+        token = await prepare(world)
+        session = await world.load(token)
+        session.rotate(grace=15)
+        await session.commit()
+        world.clock.advance(15)
+        return token
+
+    explorer = Explorer(prepare_rotated, {"a": GRACE, "b": write("slow")}, one_process=one_process)
+    for run in await explorer.runs():
+        with run:
+            assert set(run.status.values()) == {200}
+            assert run.arrived == []
+            assert run.dropped() == {"seen", "slow"}
+            assert [set(entries) for entries in await run.records()] == [{"old"}]
+
+
+@PROCESSES
+async def test_a_grace_rotation_beside_a_login(one_process: bool) -> None:
+    """Promise 14: beyond reach is only a grace rotation saved before the login that arrives after it."""
+    beyond = 0
+    runs = await explore({"grace": GRACE, "in": LOGIN_BY_ROTATION}, one_process)
+    for run in runs:
+        with run:
+            assert set(run.status.values()) == {200}
+            (living,) = await run.living()
+            assert (await run.world.read(living) or {})["user"] == "bob"
+            if run.jar != living:
+                beyond += 1
+                assert run.before("grace save", "in save")
+                assert run.before("in respond", "grace respond")
+                assert len(run.arrived) == 2
+    assert 0 < beyond < len(runs) / 2
+
+
+@PROCESSES
+async def test_a_request_that_loads_with_the_retired_token(one_process: bool) -> None:
+    """Promises 8 and 14: what comes after a login with the old token reads nothing and sets no cookie."""
+    seen: list[dict[str, object]] = []
+
+    async def look(session: Session) -> None:
+        await session.load()
+        seen.append(dict(session))
+        session["late"] = 1
+
+    for run in await explore({"in": LOGIN_BY_ROTATION, "late": look}, one_process):
+        with run:
+            await check_answers(run)
+            assert [name for name, _ in run.arrived] == ["in"]
+            if run.before("in save", "late load"):
+                assert seen[-1] in ({}, {"old": 1})
+                assert "late" in run.dropped()
+    assert {} in seen
+    assert {"old": 1} in seen
+    assert not any("user" in values for values in seen)
+
+
+async def test_a_retired_token_once_nobody_knows_it_any_more() -> None:
+    """Promise 8: a minute after a login its old token is simply unknown, and adopts nothing."""
+    world = World()
+    token = await prepare(world)
+    login = await world.load(token)
+    login.rotate()
+    login["user"] = "bob"
+    await login.commit()
+    world.clock.advance(61)
+    session = await world.load(token)
+    assert dict(session) == {}
+    session["a"] = 1
+    await session.commit()
+    assert session.id != token[:22]
+    assert await world.read(token) is None
+    stored = await world.record(token)
+    assert stored is not None
+    assert stored.entries.keys() == {"old", "user"}
