@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any
@@ -16,15 +17,12 @@ def milliseconds(name: str, value: float | timedelta) -> int:
         name: of the option, for the error.
         value: a timedelta, or seconds.
     """
-    if isinstance(value, timedelta):
-        seconds = value.total_seconds()
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = value
-    else:
+    number = as_seconds(value)
+    if number is None:
         raise ConfigurationError(f"{name}={value!r}: give a timedelta or a number of seconds")
-    if not 0.001 <= seconds <= 100 * 366 * 86400:  # nor is NaN
+    if not 0.001 <= number <= 100 * 366 * 86400:  # nor is NaN
         raise ConfigurationError(f"{name}={value!r}: give a duration of at least 1 ms and at most 100 years")
-    return round(seconds * 1000)
+    return round(number * 1000)
 
 
 def seconds(name: str, value: float | timedelta, *, least: float, most: float) -> float:
@@ -39,11 +37,17 @@ def seconds(name: str, value: float | timedelta, *, least: float, most: float) -
     Raises:
         ValueError: it is no duration, or none between `least` and `most`.
     """
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+    number = as_seconds(value)
+    if number is None or not least <= number <= most:  # nor is NaN
         raise ValueError(f"{name}={value!r}: give a timedelta or seconds, from {least:g} to {most:g}")
-    return float(value)
+    return float(number)
+
+
+def as_seconds(value: Any) -> float | None:
+    """Return a timedelta, or a number of seconds, as seconds; None for anything else."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -75,9 +79,12 @@ def unknown(owner: str, names: list[str], known: list[str]) -> ConfigurationErro
     """Return the error for options that `owner` does not have, naming the ones that were meant."""
     parts = []
     for name in names:
-        close = get_close_matches(name, known, n=1)
-        if name in _ELSEWHERE:
-            parts.append(f"{name!r} (here it is {_ELSEWHERE[name]})")
-        else:
-            parts.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+        hint = f" (here it is {_ELSEWHERE[name]})" if name in _ELSEWHERE else meant(name, known)
+        parts.append(f"{name!r}{hint}")
     return ConfigurationError(f"{owner} has no option {', '.join(parts)}. It has: {', '.join(sorted(known))}")
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'that'?)" for a name that resembles a known one, else nothing."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

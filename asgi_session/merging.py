@@ -22,7 +22,7 @@ from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 from asgi_session._data import codec
-from asgi_session._data.fold import Rule, is_rule
+from asgi_session._data.rules import Rule, is_rule
 from asgi_session.errors import ConfigurationError
 
 _Number: TypeAlias = int | float | Decimal | None

@@ -14,8 +14,10 @@ from redis.asyncio import Redis
 
 from asgi_session import SessionManager
 from asgi_session._data import codec, record
-from asgi_session._data.fold import Intent, Policy, fold
+from asgi_session._data.change import Change
+from asgi_session._data.fold import fold
 from asgi_session._data.record import Record
+from asgi_session._data.rules import Rules
 from asgi_session._data.token import Tokens, new_token
 from asgi_session._session.session import Session
 from asgi_session._web.cookie import Cookie
@@ -63,13 +65,13 @@ async def stored_session(size: int) -> tuple[Stored, list[tuple[bytes, bytes]]]:
     """Return a session of `size` bytes as a store has it, and the headers that open it."""
     store, cookie = MemoryStore(), Cookie()
     manager = SessionManager(store)
-    session = await Session(manager, cookie).load()
+    session = await Session(manager._engine, cookie).load()
     session.update(session_of_size(size))
     await session.commit()
     assert session.id is not None and session._token is not None
     value = f"{cookie.name}={manager.tokens.write(session._token)}"
     headers = [(b"host", b"example.org"), (b"accept", b"*/*"), (b"cookie", value.encode())]
-    await Session(manager, cookie, headers).load()  # confirms it: else every load would send a touch
+    await Session(manager._engine, cookie, headers).load()  # confirms it: else every load would send a touch
     await manager.drain()
     stored = await store.load(session.id, deadline=time.monotonic() + 5)
     assert stored is not None
@@ -115,18 +117,18 @@ def sized_cases(stored: Stored, headers: list[tuple[bytes, bytes]], size: int) -
     names = {"record": record, "data": stored.data, "read": read}
     yield "record", "decode", "record.decode(data)", names
     yield "record", "encode", "record.encode(read)", names
-    intent = Intent({"count": codec.encode(1, "count")}, read.epoch)
-    names = {"fold": fold, "read": read, "intent": intent, "policy": Policy(1, 1, 1 << 20)}
-    merge = "fold(read, (intent,), policy, 1)"
+    change = Change({"count": codec.encode(1, "count")}, read.epoch)
+    names = {"fold": fold, "read": read, "change": change, "rules": Rules()}
+    merge = "fold(read, (change,), rules, 1 << 20, 1)"
     yield "changes", "apply one changed key, encode the record", merge, names
     names = {
         "finish": _finish,
         "Session": Session,
-        "manager": SessionManager(Ready(stored)),
+        "engine": SessionManager(Ready(stored))._engine,
         "cookie": Cookie(),
         "headers": headers,
     }
-    load = "session = Session(manager, cookie, headers); finish(session.load())"
+    load = "session = Session(engine, cookie, headers); finish(session.load())"
     yield "session", "load", load, names
     yield "session", "load, read one key", f"{load}; session['{KEY}']", names
     yield "session", "load, read every key", f"{load}; dict(session)", names

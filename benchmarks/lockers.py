@@ -67,7 +67,7 @@ class Ours:
         self._manager = SessionManager(self._store)
 
     async def create(self) -> str:
-        session = await Session(self._manager, self._cookie).load()
+        session = await Session(self._manager._engine, self._cookie).load()
         session.update(session_of_size(USUAL))
         await session.commit()
         assert session._token is not None
@@ -78,7 +78,7 @@ class Ours:
 
     async def _load(self, token: str) -> Session:
         headers = [(b"cookie", f"{self._cookie.name}={token}".encode())]
-        return await Session(self._manager, self._cookie, headers).load()
+        return await Session(self._manager._engine, self._cookie, headers).load()
 
     async def waiter(self, record: str) -> Operation:
         async def operate(times: Times, hold: float) -> None:

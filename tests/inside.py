@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import replace
 
-from asgi_session import Session, SessionManager, _failures
+from asgi_session import Session, SessionManager, _backoff, _failures
 from asgi_session._data import codec, token
 from asgi_session._data import lease as leases
 from asgi_session._data import record as records
 from asgi_session._data.expiry import ENDED_FOR
 from asgi_session._data.lease import MAX_SKEW, Lease
 from asgi_session._data.record import MAX_TIME, NOBODY, Record
-from asgi_session._engine import committing, hints, lock_queue, save_queue, save_request
+from asgi_session._engine import batch, committing, creating, lock_hints, lock_queue, lock_wakeups
+from asgi_session._engine.engine import Engine
 from asgi_session._engine.loading import MAX_CANDIDATES
-from asgi_session._session.session import UNDECODED, Owed, Status
+from asgi_session._policy import Policy
+from asgi_session._session.contents import UNDECODED
 from asgi_session._web.cookie import Cookie
 from asgi_session._web.middleware import ManagerOptions
 from asgi_session.store import Saved, Store
@@ -65,8 +67,8 @@ __all__ = [
 T = TypeVar("T")
 _COOKIE: Final = Cookie()
 COOKIE_NAME: Final = _COOKIE.name
-HINTS_IN_FLIGHT: Final = hints.IN_FLIGHT
-HINTS_PER_SECOND: Final = hints.PER_SECOND
+HINTS_IN_FLIGHT: Final = lock_hints.IN_FLIGHT
+HINTS_PER_SECOND: Final = lock_hints.PER_SECOND
 
 
 # ---------------------------------------------------------------- values
@@ -107,9 +109,13 @@ def record_format() -> str:
     return records.__doc__ or ""
 
 
+def _policy(manager: SessionManager) -> Policy:
+    return manager._policy
+
+
 def fresh_token(manager: SessionManager) -> str:
     """Return a cookie's value that is well formed, and of no session."""
-    return manager.tokens.write(token.new_token())
+    return _policy(manager).tokens.write(token.new_token())
 
 
 def fresh_id() -> str:
@@ -119,17 +125,17 @@ def fresh_id() -> str:
 
 def as_token(manager: SessionManager, seed: str) -> str:
     """Return how a manager writes the token whose halves are `seed`, twice 22 characters."""
-    return manager.tokens.write(token.Token(seed[:22], seed[22:]))
+    return _policy(manager).tokens.write(token.Token(seed[:22], seed[22:]))
 
 
 def reads_token(manager: SessionManager, text: str) -> bool:
     """Tell whether a manager takes this for a token."""
-    return manager.tokens.read(text) is not None
+    return _policy(manager).tokens.read(text) is not None
 
 
 def key_of(manager: SessionManager, session_id: str) -> str:
     """Return the store's key of a session."""
-    return manager.tokens.key(session_id)
+    return _policy(manager).tokens.key(session_id)
 
 
 # ---------------------------------------------------------------- a session
@@ -138,19 +144,17 @@ def key_of(manager: SessionManager, session_id: str) -> str:
 def new_session(manager: SessionManager, *cookies: str, name: str = COOKIE_NAME) -> Session:
     """Return the session of a new request that carries these cookies, in one header."""
     line = "; ".join(f"{name}={cookie}" for cookie in cookies).encode()
-    return Session(manager, _COOKIE, [(b"cookie", line)] if cookies else [])
+    return Session(manager._engine, _COOKIE, [(b"cookie", line)] if cookies else [])
 
 
 def status_of(session: Session) -> str:
     """Return "unloaded", "blank", "new", "live", "detached", "anonymous" or "ended"."""
-    status: Status = session._status
-    return status.value
+    return session._status
 
 
 def owed_by(session: Session) -> str:
     """Return which Set-Cookie the response must carry: "nothing", "cookie" or "deletion"."""
-    owed: Owed = session._owed
-    return owed.value
+    return session._owed
 
 
 def has_token(session: Session) -> bool:
@@ -161,17 +165,25 @@ def has_token(session: Session) -> bool:
 def credential(session: Session) -> str:
     """Return the cookie's value for a session that has a record."""
     assert session._token is not None
-    return session._manager.tokens.write(session._token)
+    return _engine(session).policy.tokens.write(session._token)
 
 
 def record_of(session: Session) -> Record | None:
     """Return the record that a session was loaded from or last committed to."""
-    return session._base.record if session._base is not None else None
+    return session._version.record if session._version is not None else None
+
+
+def _engine(session: Session) -> Engine:
+    assert isinstance(session._engine, Engine)
+    return session._engine
 
 
 def manager_of(session: Session) -> SessionManager:
-    """Return the manager whose session it is."""
-    return session._manager
+    """Return a manager with the engine of the session's own."""
+    manager = SessionManager.__new__(SessionManager)
+    manager._engine = _engine(session)
+    manager._policy = manager._engine.policy
+    return manager
 
 
 def is_sealed(session: Session) -> bool:
@@ -181,7 +193,7 @@ def is_sealed(session: Session) -> bool:
 
 def seal(session: Session) -> None:
     """Have the response's headers leave."""
-    session._sealed = True
+    session._seal()
 
 
 def use_up(session: Session, seconds: float) -> None:
@@ -191,7 +203,7 @@ def use_up(session: Session, seconds: float) -> None:
 
 def is_committing(session: Session) -> bool:
     """Tell whether a commit of a session is on its way."""
-    return session._pending is not None
+    return session._commit is not None
 
 
 def holds_lock(session: Session) -> bool:
@@ -238,118 +250,116 @@ def commit(
         explicit: whether what cannot be saved is an error.
         only_destroy: whether the request has failed, so that nothing but an ending is saved.
     """
-    return manager._commit(session, explicit=explicit, only_destroy=only_destroy)
+    return manager._engine.commit(session, explicit=explicit, only_destroy=only_destroy)
 
 
 def state_of(manager: SessionManager) -> object:
     """Return what a manager keeps for the running event loop, made if need be."""
-    return manager._loops.current()
+    return manager._engine.loops.current()
 
 
 def tasks_of(manager: SessionManager) -> list[asyncio.Task[None]]:
     """Return the tasks that a manager has in this event loop."""
-    return list(manager._loops.current().tasks)
+    return list(manager._engine.loops.current().tasks.running)
 
 
 def saves_under_way(manager: SessionManager) -> int:
     """Return of how many sessions something is being saved."""
-    return len(manager._loops.current().lanes._lanes)
+    return len(manager._engine.loops.current().saves._queues)
 
 
 def commits_queued(manager: SessionManager, token: str) -> int:
     """Return how many commits wait while one save of that session is on its way."""
-    lane = manager._loops.current().lanes._lanes.get(token[:22])
-    return len(lane.queue) if lane is not None else 0
+    queue = manager._engine.loops.current().saves._queues.get(token[:22])
+    return len(queue.waiting) if queue is not None else 0
 
 
 def failures_of(manager: SessionManager) -> _failures.Failures:
     """Return what notes failures for the log."""
-    return manager.failures
+    return _policy(manager).failures
 
 
 def serve_from(manager: SessionManager, wrap: Callable[[Store], T]) -> T:
     """Put another store around a manager's; return that."""
     store = wrap(manager.store)
-    manager.store = store  # type: ignore[assignment]
+    _policy(manager).store = store  # type: ignore[assignment]
     return store
 
 
 def report_to(manager: SessionManager, on_event: Callable[..., None]) -> None:
     """Have a manager tell its events to somebody else."""
-    manager.on_event = on_event
+    _policy(manager).on_event = on_event
 
 
 # ---------------------------------------------------------------- its locks
 
 
-def _rooms(manager: SessionManager) -> lock_queue.Rooms:
-    return manager._loops.current().rooms
+def _locks(manager: SessionManager) -> lock_wakeups.LockQueues:
+    return manager._engine.loops.current().locks
 
 
-def _room(manager: SessionManager, token: str) -> lock_queue.Room | None:
-    return _rooms(manager)._rooms.get(token[:22])
+def _queue(manager: SessionManager, token: str) -> lock_queue.LockQueue | None:
+    return _locks(manager)._queues.get(token[:22])
 
 
 def process_name(manager: SessionManager) -> bytes:
     """Return the name under which a manager holds locks in this event loop."""
-    return manager._loops.current().name()
+    return manager._engine.loops.current().tasks.name
 
 
 def listen(manager: SessionManager) -> None:
     """Have a manager begin to listen for wake-ups."""
-    _rooms(manager).listens()
+    _locks(manager).listens()
 
 
 def is_listening(manager: SessionManager) -> bool:
     """Tell whether a manager hears wake-ups."""
-    return _rooms(manager)._stop is not None
+    return _locks(manager)._stop is not None
 
 
 def wake_up(manager: SessionManager, key: str) -> None:
     """Have a wake-up arrive."""
-    _rooms(manager)._heard(key)
+    _locks(manager)._heard(key)
 
 
 def looks_under_way(manager: SessionManager) -> int:
     """Return how many loads go on that wake-ups have caused."""
-    return len(_rooms(manager).hints._tasks)
+    return len(_locks(manager).hints._tasks)
 
 
 def look_again(manager: SessionManager, token: str) -> None:
     """Have those who wait for a session's lock look at the record."""
-    _rooms(manager).look_again(token[:22])
+    _locks(manager).look_again(token[:22])
 
 
 def locks_in_use(manager: SessionManager) -> int:
     """Return of how many sessions somebody here holds the lock or waits for it."""
-    return len(_rooms(manager)._rooms)
+    return len(_locks(manager)._queues)
 
 
 def waiters_for(manager: SessionManager, token: str) -> int:
     """Return how many wait here for a session's lock."""
-    room = _room(manager, token)
-    return len(room.waiters) if room is not None else 0
+    queue = _queue(manager, token)
+    return len(queue.waiters) if queue is not None else 0
 
 
 def is_busy_with(manager: SessionManager, token: str) -> bool:
     """Tell whether a lock's queue waits for the store."""
-    room = _room(manager, token)
-    return room is not None and room._busy
+    queue = _queue(manager, token)
+    return queue is not None and queue._busy
 
 
 def is_granted(manager: SessionManager, token: str) -> bool:
     """Tell whether the lock was granted to this manager, for somebody who is not in yet."""
-    room = _room(manager, token)
-    if room is None or room._lease is None or room._lease.fence <= room._spent:
-        return False
-    return room._lease.process == process_name(manager)
+    queue = _queue(manager, token)
+    return queue is not None and queue.state.is_granted
 
 
 def end_turn(manager: SessionManager, token: str) -> None:
     """Have as many let in here in a row as may be while another process waits."""
-    room = _room(manager, token)
-    assert room is not None
-    room.turn = leases.TURNS
+    queue = _queue(manager, token)
+    assert queue is not None
+    queue.state.turn = leases.TURNS
 
 
 # ---------------------------------------------------------------- stores
@@ -434,7 +444,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shortest_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have each pause before a retry take its least: one turn of the event loop."""
-    monkeypatch.setattr(save_request, "random", SimpleNamespace(uniform=lambda low, high: low))
+    monkeypatch.setattr(_backoff, "random", SimpleNamespace(uniform=lambda low, high: low))
 
 
 def renew_early(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,13 +456,13 @@ def renew_early(monkeypatch: pytest.MonkeyPatch) -> None:
 def note_folds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that gets, for each fold, how many commits were in it."""
     folded: list[int] = []
-    fold = save_queue.fold  # type: ignore[attr-defined]
+    fold = batch.fold  # type: ignore[attr-defined]
 
-    def noted(base: Any, intents: Sequence[Any], policy: Any, now: int) -> Any:
-        folded.append(len(intents))
-        return fold(base, intents, policy, now)
+    def noted(base: Any, changes: Sequence[Any], *rest: Any) -> Any:
+        folded.append(len(changes))
+        return fold(base, changes, *rest)
 
-    monkeypatch.setattr(save_queue, "fold", noted)
+    monkeypatch.setattr(batch, "fold", noted)
     return folded
 
 
@@ -479,7 +489,7 @@ def note_verifiers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         verifiers.append(drawn.verifier)
         return drawn
 
-    for module in (committing, token):
+    for module in (committing, creating, token):
         monkeypatch.setattr(module, "new_token", noted)
     return verifiers
 
@@ -505,7 +515,7 @@ def forget_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def pause_after_tries(tries: int, deadline: float) -> None:
     """Pause as before the next try, after so many."""
-    backoff = save_request.Backoff()
+    backoff = _backoff.Backoff()
     backoff._tries = tries
     await backoff.pause(deadline)
 
@@ -528,10 +538,10 @@ class Hints:
         clock: Callable[[], float],
         monkeypatch: pytest.MonkeyPatch | None,
     ) -> None:
-        self._hints = hints.Hints(look)
+        self._hints = lock_hints.Hints(look)
         self._hints._since = clock()
         if monkeypatch is not None:
-            monkeypatch.setattr(hints, "monotonic", clock)
+            monkeypatch.setattr(lock_hints, "monotonic", clock)
         self.take = self._hints.take
         self.close = self._hints.close
 

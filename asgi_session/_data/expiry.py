@@ -26,3 +26,11 @@ def touch_due(stored: int, now: int, idle: int, deadline: int) -> int | None:
     if right > deadline:
         right = deadline
     return right if (right - stored) * _TOUCH_FRACTION > idle else None
+
+
+# What a save says about the use of a session; of several in one save the least counts.
+USED: Final = 0
+UNCONFIRMED: Final = 1
+"""Used, by a request whose cookie has not come back yet."""
+NOT_USED: Final = 2
+"""Worked on from outside a request, which is no use by its client."""

@@ -38,6 +38,9 @@ _FIELD: Final = struct.Struct(">8sQHII")
 Holder: TypeAlias = tuple[bytes, int]
 """A process and the fence that it was granted."""
 
+Term: TypeAlias = tuple[bytes, int, int]
+"""Process, fence and end: what a renewal, a release or a grant changes."""
+
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
     """The field. Without a holder there is none: a lock that is free takes no room.
@@ -57,7 +60,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     queue: tuple[bytes, ...] = ()
 
     @property
-    def term(self) -> tuple[bytes, int, int]:
+    def term(self) -> Term:
         """What a renewal, a release or a grant changes: while it stays the same, nobody was heard of."""
         return self.process, self.fence, self.until
 
@@ -147,7 +150,7 @@ def take(
     now: int,
     *,
     process: bytes,
-    over: tuple[bytes, int, int] | None = None,
+    over: Term | None = None,
 ) -> Lease | None:
     """Have `process` hold the lock if it is free, else wait for it in the queue.
 

@@ -42,6 +42,7 @@ from typing import Final
 import msgspec
 
 from asgi_session.errors import SessionCorrupt
+from asgi_session.store import Stored
 
 FORMAT: Final = 1
 NOBODY: Final = bytes(16)
@@ -78,6 +79,22 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     ring: bytes
     parts: dict[int, bytes]
     entries: dict[str, bytes]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the session has ended, and the record stays only to tell so."""
+        return self.digest == NOBODY
+
+
+class Version(msgspec.Struct, frozen=True, gc=False):
+    """A version of a record as the store has it; it keeps the bytes, which the next save may have to show."""
+
+    record: Record
+    stored: Stored
+
+    def expiring(self, expires_at: int) -> Version:
+        """Return the same version as the store has it after a touch; ms."""
+        return Version(self.record, Stored(self.stored.data, self.stored.tag, expires_at))
 
 
 class Applied(enum.Enum):

@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from asgi_session._data import codec, lease
-from asgi_session._data import record as records
-from asgi_session._data.expiry import expires_at
-from asgi_session._data.fold import Changes, Kind, Mark, Verdict, lock_lost, own_keys, too_large
+from asgi_session._data import codec
+from asgi_session._data.change import NO_CHANGES, Changes, Kind, Mark, Reason, gone, lock_lost, own_keys
 from asgi_session._data.token import Token, new_token
-from asgi_session._engine.loading import (
-    Loader,
-    begin_wait,
-    drop,
-    end_wait,
-    report_stale,
-    settled,
-    use_of,
-)
+from asgi_session._engine.creating import Creator, New
+from asgi_session._engine.hold import Hold, hold_of
+from asgi_session._engine.loading import Loader
 from asgi_session._engine.loops import Loops
-from asgi_session._engine.save_request import Backoff, Base, Pending, Settled, gone, shutting_down
-from asgi_session._session.session import Owed, Session, Status
+from asgi_session._engine.refreshing import part, report_stale
+from asgi_session._engine.save_request import Failed, LeftOut, SavedAs, SaveRequest, shutting_down
+from asgi_session._policy import Policy
+from asgi_session._session.session import Session
 from asgi_session.errors import SessionError, StoreUnavailable
-from asgi_session.store import TAG_SIZE
-
-if TYPE_CHECKING:
-    from asgi_session._engine.lock_queue import Hold
-    from asgi_session._engine.manager import SessionManager
-
-_ROTATIONS: Final = (Kind.ROTATE, Kind.ROTATE_WITH_GRACE)
 
 logger: Final = logging.getLogger("asgi_session")
-# Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
-_UNLOADED: Final = Status.UNLOADED
-_ENDED: Final = Status.ENDED
-_LIVE: Final = Status.LIVE
-_BLANK: Final = Status.BLANK
-_OVERTAKEN: Final = Verdict.OVERTAKEN
-_APPLIED_WITHOUT_ROTATION: Final = Verdict.APPLIED_WITHOUT_ROTATION
-
 
 _told_of: Final[set[str]] = set()  # keys of which the log has said that a change was lost
 _MOST_TOLD_OF: Final = 100
@@ -50,15 +29,46 @@ _LATE: Final = (
     "they were set after the response had started (or the WebSocket was accepted), and the session needs a "
     "new cookie, which can no longer be sent. Set a key or call commit() before the response starts"
 )
+_NOTHING: Final[dict[str, bytes]] = {}  # shared: nobody changes it
+
+
+class Commit(SaveRequest, kw_only=True, eq=False):
+    """One commit of a session, from when its changes were taken until all that it asked is done.
+
+    Attributes:
+        session: whose.
+        taken: the changes, as the session had them; `changes` are those that its record gets.
+        era: of the session when they were taken.
+        own: what goes on in a new record, if it comes to that.
+        token: the new credential, if its record gets one.
+        hold: of the lock that it releases.
+        adopting: of the lock that its new record is created with.
+        left_out: why nothing was written, if so.
+    """
+
+    session: Session
+    taken: Changes
+    era: int
+    own: dict[str, bytes] = _NOTHING
+    token: Token | None = None
+    hold: Hold | None = None
+    adopting: Hold | None = None
+    left_out: Reason | None = None
 
 
 class Committer:
     """Commits the sessions of one manager."""
 
-    def __init__(self, policy: SessionManager, loader: Loader, loops: Loops) -> None:
+    __slots__ = ("_answered", "_creator", "_loader", "_loops", "_policy")
+
+    def __init__(self, policy: Policy, loader: Loader, creator: Creator, loops: Loops) -> None:
         self._policy = policy
         self._loader = loader
+        self._creator = creator
         self._loops = loops
+        self._answered = self._note  # bound once
+
+    # ---------------------------------------------------------------- what is asked
 
     def commit(
         self, session: Session, *, explicit: bool, only_destroy: bool = False
@@ -72,24 +82,22 @@ class Committer:
             explicit: the app asked and wants to know: a session that is gone is an error.
             only_destroy: the request has failed: drop the changes, end the session if it was to end.
         """
-        if explicit or session._pending is not None:
+        if explicit or session._commit is not None:
             return self._commit_in_turn(session, explicit=explicit, only_destroy=only_destroy)
-        pending = self._take(session, only_destroy=only_destroy)
-        return settled(session) if pending is None else self._carry_out(pending)
+        commit = self._take(session, only_destroy=only_destroy)
+        return session._settled() if commit is None else self._carry_out(commit)
 
     async def _commit_in_turn(self, session: Session, *, explicit: bool, only_destroy: bool) -> None:
         """Commit after the commit that is on its way, and tell who asked what became of it."""
-        await settled(session)
-        pending = self._take(session, only_destroy=only_destroy)
-        if pending is not None:
-            await self._carry_out(pending)
-            if explicit and pending.dropped == "late":
-                raise SessionError(_LATE)
-            if explicit and pending.dropped:
-                raise gone()
+        await session._settled()
+        commit = self._take(session, only_destroy=only_destroy)
+        if commit is not None:
+            await self._carry_out(commit)
+            if explicit:
+                _refuse_left_out(commit)
         elif explicit:
             session._refuse_if_ended()
-            if session._status is Status.DETACHED:
+            if session._status == "detached":
                 raise gone()
             self._loader.touch_if_due(session, self._policy.clock())
 
@@ -99,256 +107,261 @@ class Committer:
         If that fails, what was changed is forgotten: it must not be merged later without the lock.
         """
         try:
-            await hold.catch_up()
-            await settled(session)
+            if hold.queue is not None:
+                await hold.queue.catch_up()
+            await session._settled()
             lost = session._hold is not hold  # and given to another task of the request by now
-            pending = None if lost else self._take(session, leave=hold)
+            commit = None if lost else self._take(session, leave=hold)
         except BaseException:
             hold.end()
             raise
-        if pending is None:  # it has ended, or nothing was ever stored
+        if commit is None:  # it has ended, or nothing was ever stored
             hold.end()
             if lost:
                 raise lock_lost()
-            if session._status is Status.DETACHED:
+            if session._status == "detached":
                 raise gone()
             return
-        session._hold = None
-        await self._carry_out(pending)
-        if pending.dropped == "late":
-            raise SessionError(_LATE)
-        if pending.dropped:
-            raise gone()
-
-    def _carry_out(self, pending: Pending) -> Coroutine[Any, Any, None]:
-        """Send a commit on its way; await its result."""
-        key = self._dispatch(pending)
-        return pending.result() if key is None else self._loops.current().lanes.save(key, pending)
+        session._lock_with(None)
+        await self._carry_out(commit)
+        _refuse_left_out(commit)
 
     def _take(
         self, session: Session, *, only_destroy: bool = False, leave: Hold | None = None
-    ) -> Pending | None:
+    ) -> Commit | None:
         """Take the session's changes for a commit; None when there is nothing to do.
 
         With `leave` the commit releases that lock, too.
         """
-        if session._status is _UNLOADED or session._status is _ENDED:
+        policy = self._policy
+        if session._status == "unloaded" or session._status == "ended":
             return None
         if session._replaced:
-            report_stale(self._policy, session)
+            report_stale(policy, session)
         mark = session._mark
         if only_destroy:
             if mark is None or mark.kind is not Kind.DESTROY:
                 if session.modified:
-                    self._policy.emit(
-                        "dropped", session.id, session=session, reason="error", keys=list(session._watched)
-                    )
-                    session._watched, session._mark = {}, None
+                    keys = session._drop_changes()
+                    policy.emit("dropped", session.id, session._connection, reason="error", keys=keys)
                 return None
-            changes: Changes = {}
+            taken = NO_CHANGES
         else:
             try:
-                changes = session._take()
+                taken = session._take(policy.max_size)
             except SessionError as error:  # too large, or not to be stored
-                self._policy.emit("failed", session.id, session=session, error=error)
+                policy.emit("failed", session.id, session._connection, error=error)
                 raise
-            if not changes and mark is None and (leave is None or session._status is not _LIVE):
+            if not taken and mark is None and (leave is None or session._status != "live"):
                 return None
-        pending = Pending(self, changes, mark, session._era, begin_wait(session, self._policy.deadline))
-        pending.session = session
-        if mark is not None and begins_anew(mark):
-            pending.own = session._own_values(changes)
-        pending.origins = session._origin
-        if session._hold is not None:
-            session._hold.cover(pending, leaving=leave is not None)
-        session._pending = pending
-        return pending
+        commit = Commit(
+            taken,
+            mark=mark,
+            origins=session._origin,
+            then=self._answered,
+            deadline=session._wait_begins(policy.deadline),
+            session=session,
+            taken=taken,
+            era=session._era,
+            hold=leave,
+        )
+        if mark is not None:
+            if mark.begins_anew:
+                commit.own = session._own_values(taken)
+            if mark.ends:
+                commit.changes = NO_CHANGES
+        hold = hold_of(session)
+        if hold is not None:
+            hold.cover(commit, leaving=leave is not None)
+        session._commit_begins(commit)
+        return commit
 
-    def _dispatch(self, pending: Pending) -> str | None:
-        """Send a commit the way that the session's status asks for.
+    # ---------------------------------------------------------------- which way it goes
 
-        One to an existing record is only made ready: returns the key under which to save it.
-        """
-        session = pending.session
+    def _carry_out(self, commit: Commit) -> Coroutine[Any, Any, None]:
+        """Send a commit the way that the session's status asks for; await its result."""
+        session, mark = commit.session, commit.mark
         status = session._status
-        if status is _LIVE and pending.mark is None:
-            return self._make_ready(pending)
-        if status is _BLANK:
-            self._loops.current().spawn(self._load_then_carry_out(pending))
-            return None
-        if status is Status.DETACHED and not begins_anew(pending.mark):
-            self._drop(pending, "detached")
-            self._finish(pending)
-            return None
-        own = pending.own if begins_anew(pending.mark) else own_keys(pending.changes)
-        if session._sealed and pending.mark is not None and pending.mark.kind in _ROTATIONS:
+        if status == "live" and mark is None:  # nearly always
+            return self._save(commit)
+        if status == "blank":
+            self._loops.current().tasks.spawn(self._load_then_carry_out(commit))
+            return commit.outcome()
+        begins_anew = mark is not None and mark.begins_anew
+        own = commit.own if begins_anew else own_keys(commit.changes)
+        if status == "detached" and not begins_anew:
+            self._leave_out(commit, "detached")
+        elif session._sealed and mark is not None and not mark.ends:
             # Carried out, it would leave the client with a dead credential; its data without it would
             # be the next identity's under the old one.
-            self._refuse_late(pending)
-            session._watched = {}
-            self._finish(pending)
-            return None
-        if session._sealed and own:
-            self._refuse_late(pending)
-            own = {}
-        if status is _LIVE:
-            return self._make_ready(pending)
-        if status is Status.ANONYMOUS:
-            message = (
-                "the session could not be loaded because the store was unavailable, so it cannot be changed"
-            )
-            self.fail(pending, StoreUnavailable(message, executed=False))
-        elif own and (status is Status.NEW or begins_anew(pending.mark)):
-            self._loops.current().spawn(self._create(pending, own))
+            self._refuse_late(commit)
+            session._drop_late()
+            self._finish(commit)
         else:
-            if status is Status.DETACHED:
-                self._drop(pending, "detached")
-            elif pending.mark is not None and pending.mark.kind is Kind.DESTROY:
-                session._status = _ENDED
-            self._finish(pending)
-        return None
+            if session._sealed and own:
+                self._refuse_late(commit)
+                own = commit.own = _NOTHING
+            if status == "live":
+                return self._save(commit)
+            if status == "anonymous":
+                message = (
+                    "the session could not be loaded because the store was unavailable, so it cannot be "
+                    "changed"
+                )
+                self._fail(commit, StoreUnavailable(message, executed=False))
+            elif own and (status == "new" or begins_anew):
+                commit.own = own
+                return self._create_here(commit)
+            elif status == "detached":
+                self._leave_out(commit, "detached")
+            else:
+                if mark is not None and mark.kind is Kind.DESTROY:
+                    session._ended(mark.kind)
+                self._finish(commit)
+        return commit.outcome()
 
-    async def _load_then_carry_out(self, pending: Pending) -> None:
+    async def _load_then_carry_out(self, commit: Commit) -> None:
         """Commit a session that was cleared or destroyed before it was loaded."""
         try:
-            await self._loader.load(pending.session)
-        except BaseException as error:
-            self.fail(pending, error if isinstance(error, Exception) else shutting_down())
-            if not isinstance(error, Exception):
-                raise
-        else:
-            try:
-                await self._carry_out(pending)
-            except Exception as error:  # the commit's own, and told to who waits for that
-                self.fail(pending, error)
-
-    def _make_ready(self, pending: Pending) -> str:
-        """Set what the merge needs to know of the session's record; return that record's key."""
-        session, mark = pending.session, pending.mark
-        base, token = session._base, session._token
-        assert base is not None and token is not None, "a live session has both"
-        pending.base, pending.epoch = base, base.record.epoch
-        pending.use = use_of(session)
-        pending.id = token.selector
-        if mark is not None and not ends(pending):
-            pending.token = new_token(token.selector)
-            pending.digest = self._policy.tokens.digest(token)
-            pending.new_digest = self._policy.tokens.digest(pending.token)
-        return self._policy.tokens.key(token.selector)
-
-    async def _create(self, pending: Pending, own: dict[str, bytes]) -> None:
-        """Create a new session of `own`, under a new selector."""
-        session = pending.session
-        hold = session._hold if session._hold is not None and session._hold.room is None else None
-        try:
-            token, base = await self._store_new(own, pending.deadline, locked=hold is not None)
-        except Exception as error:
-            self.fail(pending, error)
+            await self._loader.load(commit.session)
+            await self._carry_out(commit)
+        except Exception as error:  # perhaps the commit's own, which is told to who waits for that
+            self._fail(commit, error)
         except BaseException:
-            self.fail(pending, shutting_down())
+            self._fail(commit, shutting_down())
             raise
+
+    def _save(self, commit: Commit) -> Coroutine[Any, Any, None]:
+        """Save to the session's record; await the result."""
+        session, mark, tokens = commit.session, commit.mark, self._policy.tokens
+        version, token = session._version, session._token
+        assert version is not None and token is not None, "a live session has both"
+        commit.base, commit.epoch = version, version.record.epoch
+        commit.use = session._use_of()
+        commit.id = token.selector
+        if mark is not None:
+            if not mark.ends:
+                commit.token = new_token(token.selector)
+                commit.digest = tokens.digest(token)
+                commit.new_digest = tokens.digest(commit.token)
+            elif commit.own:  # before anything is ended that it is to take the place of
+                try:
+                    self._creator.refuse_too_large(commit.own)
+                except SessionError as error:
+                    self._fail(commit, error)
+                    return commit.outcome()
+        return self._loops.current().saves.save(tokens.key(token.selector), commit)
+
+    # ---------------------------------------------------------------- a new record
+
+    def _new(self, commit: Commit) -> New:
+        """Return the record that a commit's own keys are to make; locked, if it was made under a lock."""
+        hold = hold_of(commit.session)
+        if hold is None or hold.queue is not None:
+            return New(commit.own, None)
+        commit.adopting = hold
+        return New(commit.own, self._loops.current().tasks.name)
+
+    async def _create_here(self, commit: Commit) -> None:
+        """Create a new session in the request's own task; one that is cancelled leaves that to another."""
+        new = self._new(commit)
+        try:
+            await self._create(commit, new)
+        except asyncio.CancelledError:
+            self._loops.current().tasks.spawn(self._create_in_task(commit, new))
+            raise
+        except BaseException:
+            self._fail(commit, shutting_down())
+            raise
+        if commit.error is not None:
+            raise commit.error
+
+    async def _create_in_task(self, commit: Commit, new: New) -> None:
+        try:
+            await self._create(commit, new)
+        except BaseException:
+            self._fail(commit, shutting_down())
+            raise
+
+    async def _create(self, commit: Commit, new: New) -> None:
+        """Create a new session of the commit's own keys, under a new id."""
+        session, loop = commit.session, self._loops.current()
+        loop.creating.add(commit)
+        try:
+            token, version = await self._creator.create(new, commit.deadline)
+        except Exception as error:
+            self._fail(commit, error)
         else:
-            pending.token = token
-            session._reborn(token, base, pending)
-            self._policy.emit("created", token.selector, session=session)
-            if hold is not None:
-                hold.adopt(self._loops.current().rooms, token.selector, base)
-            self._finish(pending)
+            session._created(token, version, commit.era)
+            self._policy.emit("created", token.selector, session._connection)
+            if commit.adopting is not None:
+                loop.locks.adopt(commit.adopting, token.selector, version)
+            self._finish(commit)
+        finally:
+            loop.creating.discard(commit)
 
-    async def _store_new(self, own: dict[str, bytes], deadline: float, *, locked: bool) -> tuple[Token, Base]:
-        policy = self._policy
-        backoff = Backoff()
-        while True:
-            token = new_token()
-            key = policy.tokens.key(token.selector)
-            now = policy.clock()
-            record = records.new_record(
-                now=now,
-                idle=policy.idle,
-                absolute=policy.absolute,
-                digest=policy.tokens.digest(token),
-                check=policy.tokens.check(key),
-                entries=own,
-            )
-            if locked:
-                name = self._loops.current().name()
-                record = lease.write(record, lease.new(name, record.version, now))
-            data = records.encode(record)
-            if len(data) > policy.max_size:
-                raise too_large(len(data), policy.max_size)
-            expires = expires_at(now, policy.unconfirmed, record.deadline)
-            try:
-                if await policy.store.create(key, data, expires, deadline=deadline):
-                    return token, Base(record, data[:TAG_SIZE], expires)
-                # 128 random bits are not taken twice: something is wrong with this store.
-                problem = StoreUnavailable(
-                    "the store reports every new session key as already in use", executed=False
-                )
-            except StoreUnavailable as error:
-                # Whether it was executed does not matter: the cookie has not left, so nobody knows
-                # that selector, and the next try takes another.
-                if error.executed is False:
-                    raise
-                problem = error
-            if time.monotonic() >= deadline:
-                raise problem
-            await backoff.pause(deadline)
+    # ---------------------------------------------------------------- what became of it
 
-    def settle(self, pending: Pending, settled: Settled) -> None:
-        """Note in the session what became of a commit that reached the store."""
-        session, mark = pending.session, pending.mark
-        pending.settled = settled
-        if settled.verdict is None or settled.verdict is _OVERTAKEN:
-            if pending.own and not session._sealed:
+    def _note(self, commit: Commit) -> None:
+        """Note in the session what became of a commit that went to its record."""
+        result = commit.result
+        if isinstance(result, SavedAs):
+            self._saved(commit, result)
+        elif isinstance(result, LeftOut):
+            if commit.own and not commit.session._sealed:
                 # A login must not be lost because the session it began on has ended meanwhile.
-                if session._hold is not None:
-                    session._hold.part(settled.base)
-                self._loops.current().spawn(self._create(pending, pending.own))
-                return
-            self._drop(pending, "gone" if settled.verdict is None else "overtaken")
-            self._finish(pending)
-            return
-        base, token = settled.base, session._token
-        assert base is not None and token is not None, "an applied commit has a record"
-        if mark is not None and ends(pending):
-            session._status = _ENDED if mark.kind is Kind.DESTROY else Status.NEW
-            session._base = session._token = None
-            # A session that this request has created itself never had a cookie; the client's own may be
-            # another one by now.
-            session._owed = Owed.DELETION if session._confirmed else Owed.NOTHING
-            if session._hold is not None:
-                session._hold.part(base)
-            self._policy.emit("ended", token.selector, session=session)
-        else:
-            session._committed(pending.changes, pending.era, base, merged=settled.merged)
-            if self._policy.on_event is not None:  # every save comes here
-                self._policy.emit(
-                    "saved",
-                    token.selector,
-                    session=session,
-                    keys=list(pending.changes),
-                    tries=settled.tries,
-                )
-            if pending.overwritten:
-                self._tell_of_overwritten(pending, token.selector)
-            if settled.merged:
-                self._policy.emit("merged", token.selector, session=session, tries=settled.tries)
-            if settled.left_behind and pending.token is not None:
-                self._policy.emit("dropped", token.selector, session=session, reason="overtaken", keys=[])
-            elif settled.verdict is _APPLIED_WITHOUT_ROTATION:
-                self._policy.emit(
-                    "dropped", token.selector, session=session, reason="rotated already", keys=[]
-                )
-            elif pending.token is not None:
-                session._token = pending.token
-                session._owed = Owed.COOKIE
-                self._policy.emit("rotated", token.selector, session=session)
-        self._finish(pending)
+                self._begin_anew(commit, result)
+            else:
+                self._leave_out(commit, result.reason)
+        elif isinstance(result, Failed):
+            self._fail(commit, result.error)
 
-    def _tell_of_overwritten(self, pending: Pending, session_id: str) -> None:
+    def _saved(self, commit: Commit, result: SavedAs) -> None:
+        session, mark, policy = commit.session, commit.mark, self._policy
+        token = session._token
+        assert token is not None, "what was saved has a credential"
+        if mark is not None and mark.ends:
+            session._ended(mark.kind)
+            policy.emit("ended", token.selector, session._connection)
+            if commit.own and not session._sealed:
+                self._begin_anew(commit, result)
+                return
+            hold = hold_of(session)
+            if hold is not None:
+                hold.part(result.version)
+            if commit.own:
+                self._refuse_late(commit)
+            self._finish(commit)
+            return
+        session._saved(commit.changes, commit.era, result.version, merged=result.merged)
+        if policy.on_event is not None:  # every save comes here
+            policy.emit(
+                "saved", token.selector, session._connection, keys=list(commit.changes), tries=result.tries
+            )
+        if commit.overwritten:
+            self._tell_of_overwritten(commit, token.selector)
+        if result.merged:
+            policy.emit("merged", token.selector, session._connection, tries=result.tries)
+        if commit.token is not None:
+            if result.left_behind or result.rotated_already:
+                reason: Reason = "overtaken" if result.left_behind else "rotated already"
+                policy.emit("dropped", token.selector, session._connection, reason=reason, keys=[])
+            else:
+                session._rotated(commit.token)
+                policy.emit("rotated", token.selector, session._connection)
+        self._finish(commit)
+
+    def _begin_anew(self, commit: Commit, result: SavedAs | LeftOut) -> None:
+        """Go on under a new id: the record that the session came with has ended, or moved on."""
+        hold = hold_of(commit.session)
+        if hold is not None:
+            hold.part(result.version)
+        self._loops.current().tasks.spawn(self._create_in_task(commit, self._new(commit)))
+
+    def _tell_of_overwritten(self, commit: Commit, session_id: str) -> None:
         """Report changes of others that are lost, since this commit has changed the same keys."""
-        keys = list(pending.overwritten)
-        self._policy.emit("overwritten", session_id, session=pending.session, keys=keys)
+        keys = list(commit.overwritten)
+        self._policy.emit("overwritten", session_id, commit.session._connection, keys=keys)
         for key in keys:
             if key not in _told_of and len(_told_of) < _MOST_TOLD_OF:
                 _told_of.add(key)
@@ -360,50 +373,52 @@ class Committer:
                     codec.shown(key),
                 )
 
-    def fail(self, pending: Pending, error: Exception) -> None:
-        """Note that a commit failed; does nothing for one that has a result."""
-        if not pending.done:
-            session = pending.session
-            self._policy.emit("failed", session.id, session=session, error=error)
-            session._hand_back(pending.changes, pending.era)
-            session._pending = None
-            end_wait(session, pending.deadline, self._policy.deadline)
-            pending.finish(error)
+    def _fail(self, commit: Commit, error: Exception) -> None:
+        """Note that a commit failed; does nothing for one that is done."""
+        if not commit.done:
+            session = commit.session
+            commit.error = error
+            self._policy.emit("failed", session.id, session._connection, error=error)
+            session._hand_back(commit.taken, commit.era)
+            self._end(commit, None)
 
-    def _finish(self, pending: Pending) -> None:
-        session = pending.session
-        if session._mark is pending.mark:
-            session._mark = None
-        session._pending = None
-        end_wait(session, pending.deadline, self._policy.deadline)
-        pending.finish(pending.refused)
+    def _leave_out(self, commit: Commit, reason: Reason) -> None:
+        """Part the session from its record, since nothing was written."""
+        session = commit.session
+        commit.left_out = reason
+        cleared = session._era != commit.era and session._mark is not None and session._mark.begins_anew
+        part(self._policy, session, reason, commit.taken, keep=cleared)
+        self._finish(commit)
 
-    def _drop(self, pending: Pending, reason: str) -> None:
-        pending.dropped = reason
-        session = pending.session
-        cleared = session._era != pending.era and begins_anew(session._mark)
-        drop(self._policy, session, reason, list(pending.changes), keep=cleared)
-
-    def _refuse_late(self, pending: Pending) -> None:
+    def _refuse_late(self, commit: Commit) -> None:
         """Report data that cannot be kept: its cookie can no longer reach the client."""
-        keys = list(pending.changes)
+        keys = list(commit.taken)
         shown = ", ".join(map(codec.shown, keys[:20])) + (
             f" and {len(keys) - 20} more" if len(keys) > 20 else ""
         )
         logger.error("session keys %s are lost: %s", shown, _LATE)
-        self._policy.emit("dropped", pending.session.id, session=pending.session, reason="late", keys=keys)
-        pending.changes = {}
-        pending.dropped = "late"
+        session = commit.session
+        self._policy.emit("dropped", session.id, session._connection, reason="late", keys=keys)
+        commit.changes = {}
+        commit.left_out = "late"
+
+    def _finish(self, commit: Commit) -> None:
+        """Let go of a commit of which everything was carried out that can be."""
+        self._end(commit, commit.mark)
+
+    def _end(self, commit: Commit, consumed: Mark | None) -> None:
+        session = commit.session
+        session._commit_ends(consumed)
+        session._wait_ends(commit.deadline, self._policy.deadline)
+        if commit.hold is not None:
+            done = commit.error is None and commit.left_out is None
+            commit.hold.left(commit, done=done)
+        commit.end()
 
 
-def begins_anew(mark: Mark | None) -> bool:
-    """Whether a commit may go on under a new selector when its record is gone or has moved on."""
-    return mark is not None and mark.kind in (Kind.ROTATE, Kind.CLEAR)
-
-
-def ends(pending: Pending) -> bool:
-    """Whether a commit leaves an ended session behind."""
-    mark = pending.mark
-    return mark is not None and (
-        mark.kind is Kind.DESTROY or (mark.kind is Kind.CLEAR and not pending.changes)
-    )
+def _refuse_left_out(commit: Commit) -> None:
+    """Raise the error for a commit that has written nothing, or not all."""
+    if commit.left_out == "late":
+        raise SessionError(_LATE)
+    if commit.left_out is not None:
+        raise gone()

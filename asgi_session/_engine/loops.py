@@ -1,19 +1,17 @@
-"""What a manager keeps per event loop, and the tasks that it owns."""
+"""What a manager keeps per event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
-from asgi_session._data.lease import PROCESS_SIZE
+from asgi_session._engine.lock_wakeups import LockQueues
+from asgi_session._engine.reading import Reader
+from asgi_session._engine.save_queue import SaveQueues
+from asgi_session._engine.save_request import SaveRequest
+from asgi_session._engine.tasks import Tasks
+from asgi_session._policy import Policy
 from asgi_session.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from asgi_session._engine.lock_queue import Rooms
-    from asgi_session._engine.save_queue import Lanes
 
 
 def needs_asyncio() -> ConfigurationError:
@@ -25,38 +23,32 @@ def needs_asyncio() -> ConfigurationError:
 
 
 class LoopState:
-    """What belongs to one event loop."""
+    """What belongs to one event loop.
 
-    __slots__ = ("__weakref__", "_name", "lanes", "rooms", "tasks", "touching")
+    Attributes:
+        tasks: those that the manager owns.
+        saves: the saves on their way.
+        locks: who waits for which lock.
+        creating: the commits that create a session.
+        touching: the ids of the sessions with a touch on its way.
+    """
 
-    def __init__(self) -> None:
-        self.lanes: Lanes
-        self.rooms: Rooms
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.touching: set[str] = set()  # selectors with a touch on its way
-        self._name = b""
+    __slots__ = ("__weakref__", "creating", "locks", "saves", "tasks", "touching")
 
-    def name(self) -> bytes:
-        """Return the name under which this loop holds locks, and listens."""
-        # Drawn when it is first needed: ahead of a fork, or of a memory snapshot, it would be two loops'.
-        if not self._name:
-            self._name = os.urandom(PROCESS_SIZE)
-        return self._name
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `work` in a task that no request can cancel and that `drain` waits for; return it."""
-        task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task
+    def __init__(self, policy: Policy, reader: Reader) -> None:
+        self.tasks = Tasks()
+        self.saves = SaveQueues(policy, self.tasks, reader)
+        self.locks = LockQueues(policy, self.tasks, reader, self.saves)
+        self.creating: set[SaveRequest] = set()
+        self.touching: set[str] = set()
 
     async def drain(self) -> None:
         """Wait for the tasks, and for the commits that requests wait for; they end with their deadlines."""
         while True:  # either makes more of the other
-            if self.tasks:
-                await asyncio.wait(list(self.tasks))
-            elif pending := next(self.lanes.unfinished(), None):
-                await pending.wait()
+            if self.tasks.running:
+                await asyncio.wait(list(self.tasks.running))
+            elif unfinished := next(self.saves.unfinished(), None) or next(iter(self.creating), None):
+                await unfinished.wait()
             else:
                 return
 
@@ -67,10 +59,11 @@ class Loops:
     Neither keeps a loop alive: a test suite makes one per test.
     """
 
-    __slots__ = ("_furnish", "_recent", "_states")
+    __slots__ = ("_policy", "_reader", "_recent", "_states")
 
-    def __init__(self, furnish: Callable[[LoopState], None]) -> None:
-        self._furnish = furnish
+    def __init__(self, policy: Policy, reader: Reader) -> None:
+        self._policy = policy
+        self._reader = reader
         self._states: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopState] = WeakKeyDictionary()
         self._recent: tuple[ref[asyncio.AbstractEventLoop], LoopState] | None = None
 
@@ -92,7 +85,6 @@ class Loops:
             # A loop that was closed with a task in it is kept alive by that task.
             for loop in [loop for loop in self._states if loop.is_closed()]:
                 del self._states[loop]
-            state = self._states[running] = LoopState()
-            self._furnish(state)
+            state = self._states[running] = LoopState(self._policy, self._reader)
         self._recent = (ref(running), state)
         return state

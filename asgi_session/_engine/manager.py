@@ -1,44 +1,30 @@
-"""`SessionManager`: the one object that holds policy, and the way in to what it governs."""
+"""`SessionManager`: puts the parts together, and is the way in from outside a request."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from inspect import iscoroutinefunction, signature
+from inspect import signature
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, Unpack
+from typing import Final, Literal, Self, TypedDict, Unpack
 from weakref import WeakMethod, finalize
 
-from asgi_session import stores
-from asgi_session._data.fold import Policy, Rule, is_rule
-from asgi_session._data.record import Record
-from asgi_session._data.token import Tokens, is_selector, new_token
-from asgi_session._engine.committing import Committer
-from asgi_session._engine.loading import Loader
-from asgi_session._engine.lock_queue import OutsideLock, Rooms, SessionLock, Terms
-from asgi_session._engine.loops import Loops, LoopState
-from asgi_session._engine.save_queue import Lanes
-from asgi_session._engine.save_request import Backoff
-from asgi_session._engine.transactions import Transactor
-from asgi_session._failures import Failures
-from asgi_session._options import choice, milliseconds, seconds, unknown
-from asgi_session._secret import Wrapped, hidden, revealed, with_revealed
+from asgi_session._backoff import Backoff
+from asgi_session._data.rules import Rule
+from asgi_session._data.token import is_selector, new_token
+from asgi_session._engine.engine import Engine
+from asgi_session._options import unknown
+from asgi_session._policy import Key, OnEvent, Policy
+from asgi_session._secret import Wrapped, hidden
 from asgi_session._session.session import Session
 from asgi_session.clock import Clock, system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import Back, Lost, Reconnected, Report, Reports, Store
 
 logger: Final = logging.getLogger("asgi_session")
-
-OnEvent = Callable[..., None]
-"""Called as ``on_event(name, session_id, *, connection, **info)``; it must return quickly and not raise."""
-
-
-Key: TypeAlias = str | bytes | Wrapped
 
 
 class _NoOthers(TypedDict):
@@ -117,58 +103,32 @@ class SessionManager:
             del store, secret_key, options  # error trackers record the local variables
             raise unknown("SessionManager", names, known)
         store, secret_key = hidden(store), hidden(secret_key)
-        self.idle: int = milliseconds("idle_timeout", idle_timeout)
-        self.absolute: int = milliseconds("absolute_timeout", absolute_timeout)
-        self.unconfirmed: int = min(milliseconds("unconfirmed_timeout", unconfirmed_timeout), self.idle)
-        self.deadline: float = milliseconds("deadline", deadline) / 1000
-        if self.idle > self.absolute:
-            raise ConfigurationError(
-                f"idle_timeout={idle_timeout!r} is longer than absolute_timeout={absolute_timeout!r}: no "
-                "session could ever expire by being idle. Lower idle_timeout or raise absolute_timeout"
-            )
-        if not isinstance(max_size, int) or max_size < 256:
-            raise ConfigurationError(f"max_size={max_size!r}: give bytes, at least 256")
-        if not isinstance(namespace, str) or not namespace or "\0" in namespace:
-            raise ConfigurationError(f"namespace={namespace!r}: give a name that is not empty")
-        if not _encodable(namespace):
-            raise ConfigurationError(f"namespace={namespace!r} cannot be encoded as UTF-8: give another name")
-        if not callable(clock):
-            raise ConfigurationError(f"clock={clock!r}: give a function that returns milliseconds")
-        choice("on_unavailable", on_unavailable, ("fail", "anonymous"))
-        choice("on_corrupt", on_corrupt, ("raise", "new"))
-        choice("on_conflict", on_conflict, ("mine", "raise"))
-        choice("check", check, ("warn", "refuse"))
-        if on_event is not None and (not callable(on_event) or iscoroutinefunction(on_event)):
-            raise ConfigurationError(
-                f"on_event={on_event!r}: give a function (a plain `def`) that is called as on_event(name, "
-                "session_id, connection=..., ...). To await something, put the event into a queue"
-            )
-        self.max_size: int = max_size
-        self.folding: Policy = Policy(self.idle, self.absolute, max_size, _rules(merge), on_conflict)
-        self.on_unavailable: Literal["fail", "anonymous"] = on_unavailable
-        self.on_corrupt: Literal["raise", "new"] = on_corrupt
-        self.save_on_error: bool = save_on_error
-        self._refuses: bool = check == "refuse"
-        self.clock: Clock = clock
-        self.tokens: Tokens = with_revealed(_tokens, namespace, secret_key)
-        self.on_event: OnEvent | None = on_event
-        self.failures: Failures = Failures()
-        self._owns_store = isinstance(revealed(store), str)
-        self.store: Store = with_revealed(stores.store_from_url if self._owns_store else _checked, store)
-        if isinstance(self.store, Reports):
-            self._hear_of(self.store)
-        self._loops = Loops(self._furnish)
-        loader = Loader(self, self._loops)
-        committer = Committer(self, loader, self._loops)
-        # For the session and the middleware.
-        self._load, self._refresh = loader.load, loader.refresh
-        self._commit, self._commit_and_release = committer.commit, committer.commit_and_release
-        self._transact = Transactor(self, loader, committer, self._loops).transact
-        self.decode: Callable[[str, bytes, str | None], Record] = loader.decode
+        self._policy = policy = Policy(
+            store,
+            secret_key=secret_key,
+            idle_timeout=idle_timeout,
+            absolute_timeout=absolute_timeout,
+            unconfirmed_timeout=unconfirmed_timeout,
+            max_size=max_size,
+            deadline=deadline,
+            namespace=namespace,
+            on_unavailable=on_unavailable,
+            on_corrupt=on_corrupt,
+            save_on_error=save_on_error,
+            merge=merge,
+            on_conflict=on_conflict,
+            check=check,
+            on_event=on_event,
+            clock=clock,
+        )
+        if isinstance(policy.store, Reports):
+            self._hear_of(policy.store)
+        self._engine = Engine(policy)
 
-    def _furnish(self, state: LoopState) -> None:
-        state.rooms = Rooms(self, state)
-        state.lanes = Lanes(self, state.spawn, state.name, state.rooms.told)
+    @property
+    def store(self) -> Store:
+        """The store: the one that was given, or the one made from the URL."""
+        return self._policy.store
 
     # ---------------------------------------------------------------- life
 
@@ -179,7 +139,7 @@ class SessionManager:
             ConfigurationError: the store is set up wrongly, which never heals by itself.
             StoreUnavailable: the store cannot be reached.
         """
-        await self.store.open()
+        await self._policy.store.open()
 
     async def ping(self) -> None:
         """Ask the store for a sign of life, for readiness probes; costs what a load costs.
@@ -189,18 +149,18 @@ class SessionManager:
         Raises:
             StoreUnavailable: the store did not answer within the deadline, or refused.
         """
-        await self.store.load(new_token().selector, deadline=time.monotonic() + self.deadline)
+        await self._policy.store.load(new_token().selector, deadline=time.monotonic() + self._policy.deadline)
 
     async def close(self) -> None:
         """Wait for the saves on their way, then close the store if it was made from a URL."""
         await self.drain()
-        self._loops.current().rooms.close()
-        if self._owns_store:
-            await self.store.close()
+        self._engine.loops.current().locks.close()
+        if self._policy.owns_store:
+            await self._policy.store.close()
 
     async def drain(self) -> None:
         """Wait for the saves on their way in this event loop; they end with their deadlines."""
-        await self._loops.current().drain()
+        await self._engine.loops.current().drain()
 
     async def __aenter__(self) -> Self:
         """Open. A store that is away is only a warning, since the app can serve once it is there.
@@ -213,7 +173,7 @@ class SessionManager:
         except StoreUnavailable as error:
             logger.warning("the session store cannot be reached: %s", error)
         except ConfigurationError as error:
-            if self._refuses:
+            if self._policy.refuses:
                 await self.close()
                 raise
             # Without a traceback: it would show where this was found, not what to change.
@@ -224,15 +184,6 @@ class SessionManager:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    def _lock(
-        self,
-        session: Session,
-        wait: float | timedelta,
-        lease: float | timedelta,
-        max_hold: float | timedelta,
-    ) -> AbstractAsyncContextManager[Session]:
-        return SessionLock(self, session, _terms(wait, lease, max_hold))
 
     # ---------------------------------------------------------------- from outside a request
 
@@ -255,7 +206,7 @@ class SessionManager:
             SessionGone: there is no such session.
         """
         _check_id(session_id)
-        return OutsideLock(self, session_id, _terms(wait, lease, max_hold))
+        return self._engine.lock_outside(session_id, wait, lease, max_hold)
 
     async def revoke(self, session_id: str) -> bool:
         """End a session from outside, by its public id (`Session.id`); whether there was one.
@@ -268,13 +219,14 @@ class SessionManager:
             StoreUnavailable: the store did not answer within the deadline.
         """
         _check_id(session_id)
-        key = self.tokens.key(session_id)
-        deadline = time.monotonic() + self.deadline
+        policy = self._policy
+        key = policy.tokens.key(session_id)
+        deadline = time.monotonic() + policy.deadline
         backoff = Backoff()
         reply_lost = False
         while True:
             try:
-                deleted = await self.store.delete(key, deadline=deadline)
+                deleted = await policy.store.delete(key, deadline=deadline)
             except StoreUnavailable as error:
                 # Deleting twice is the same as once, so a lost reply is no reason to give up.
                 if error.executed is False or time.monotonic() >= deadline:
@@ -283,8 +235,8 @@ class SessionManager:
                 await backoff.pause(deadline)
             else:
                 if deleted or reply_lost:
-                    self.emit("revoked", session_id)
-                    self._loops.current().rooms.look_again(key)
+                    policy.emit("revoked", session_id)
+                    self._engine.loops.current().locks.look_again(key)
                 return deleted or reply_lost
 
     def _hear_of(self, store: Reports) -> None:
@@ -301,31 +253,15 @@ class SessionManager:
     def _reported(self, report: Report) -> None:
         match report:
             case Lost():
-                self.failures.lost(report)
-                self.emit("store_lost", None, server=report.server, error=report.error)
+                self._policy.failures.lost(report)
+                self._policy.emit("store_lost", None, server=report.server, error=report.error)
             case Back():
-                self.failures.back(report)
-                self.emit(
+                self._policy.failures.back(report)
+                self._policy.emit(
                     "store_back", None, server=report.server, seconds=report.seconds, failed=report.failed
                 )
             case Reconnected():
-                self.emit("store_reconnected", None, server=report.server)
-
-    def emit(self, name: str, session_id: str | None, *, session: Session | None = None, **info: Any) -> None:
-        """Tell `on_event`; what it raises is logged and goes no further.
-
-        Args:
-            name: of the event.
-            session_id: public.
-            session: whose request it happened in, if it was one.
-            **info: what there is to know.
-        """
-        if self.on_event is not None:
-            connection = session._connection if session is not None else None
-            try:
-                self.on_event(name, session_id, connection=connection, **info)
-            except (Exception, asyncio.CancelledError):  # the latter: from a future that it looks at
-                logger.exception("on_event failed for %r", name)
+                self._policy.emit("store_reconnected", None, server=report.server)
 
 
 def _check_id(session_id: str) -> None:
@@ -334,75 +270,3 @@ def _check_id(session_id: str) -> None:
             "not a session id: give Session.id, the 22 characters, not the cookie's value; a new session has "
             "one after its commit()"
         )
-
-
-def _terms(wait: float | timedelta, lease: float | timedelta, max_hold: float | timedelta) -> Terms:
-    return Terms(
-        seconds("wait", wait, least=0.0, most=3600.0),
-        seconds("lease", lease, least=0.1, most=3600.0),
-        seconds("max_hold", max_hold, least=0.1, most=86400.0),
-    )
-
-
-def _rules(merge: Mapping[str, Rule] | None) -> dict[str, Rule]:
-    if merge is None:
-        return {}
-    if not isinstance(merge, Mapping):
-        raise ConfigurationError(f"merge={merge!r}: give a dict of session keys and rules")
-    for key, rule in merge.items():
-        if not isinstance(key, str):
-            raise ConfigurationError(f"merge: session keys are str, not {type(key).__qualname__}: {key!r}")
-        if not is_rule(rule):
-            raise ConfigurationError(
-                f"merge[{key!r}]={rule!r}: give a plain function rule(base, mine, theirs) of the values. One "
-                "that is made by a call, such as by_key(), has to be called"
-            )
-    return dict(merge)
-
-
-def _tokens(namespace: str, secret_key: Any) -> Tokens:
-    return Tokens(namespace, _keys(secret_key))
-
-
-def _keys(secret_key: Any) -> Sequence[str | bytes]:
-    if secret_key is None:
-        return ()
-    several = isinstance(secret_key, Sequence) and not isinstance(secret_key, (str, bytes))
-    keys = [revealed(key) for key in (secret_key if several else [secret_key])]
-    if not keys or not all(isinstance(key, (str, bytes)) for key in keys):
-        raise ConfigurationError(
-            "secret_key: give text or bytes, plain or in a Secret or SecretStr, a list of them (the first "
-            "signs), or None"
-        )
-    if not all(_encodable(key) for key in keys):
-        raise ConfigurationError("secret_key cannot be encoded as UTF-8: give other text, or bytes")
-    return keys
-
-
-def _encodable(text: str | bytes) -> bool:
-    try:
-        if isinstance(text, str):
-            text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _checked(store: Any) -> Store:
-    missing = [
-        name
-        for name in ("load", "create", "save", "touch", "delete", "open", "close")
-        if not callable(getattr(store, name, None))
-    ]
-    if isinstance(store, bytes):
-        raise ConfigurationError("store=...: a URL must be text (str), not bytes")
-    if isinstance(store, type):
-        raise ConfigurationError(f"store={store.__name__} is a class: make one, {store.__name__}(...)")
-    if missing:
-        raise ConfigurationError(
-            # Its repr may hold a password.
-            f"store=... got a {type(store).__name__}, which is no store: it lacks {', '.join(missing)}. "
-            "Give a URL such as "
-            "'redis://localhost:6379', or a Store such as RedisStore(client) or MemoryStore()"
-        )
-    return store  # type: ignore[no-any-return]

@@ -1,50 +1,46 @@
-"""One save in flight per session: the merge loop.
+"""One save in flight per session: what waits is merged, and leaves together.
 
-Each session with commits on their way has a *lane*. What arrives while a save is on the wire waits
-and leaves in the next one, merged in order of arrival, each commit with its own result. Without it
-the writers of one process compete with each other, and most saves need many tries.
+Each session with saves on their way has a *queue*. What arrives while a save is on the wire waits and
+leaves in the next one, merged in order of arrival, each request with its own result. Without it the
+writers of one process compete with each other, and most saves need many tries.
 
-The save of a batch is repeated until its outcome is known. While it is not, the batch is closed and
-the identical bytes are sent again, so that the record's nonces tell whether they were applied.
+The save of a batch is repeated until its outcome is known. While it is not, the batch is closed and the
+identical bytes are sent again, so that the record's nonces tell whether they were applied.
 
-Whoever finds no lane leads the new one, in its own task, until its own commit has its result: a task
-made for it would cost more than the merge. What is left then, or when the leader is cancelled, goes
-on in a task of the manager's; a save that was on the wire is sent again, which the nonces make safe.
+Whoever finds no queue leads the new one, in its own task, until its own request has its result: a task
+made for it would cost more than the merge. What is left then, or when the leader is cancelled, goes on in
+a task of the manager's; a save that was on the wire is sent again, which the nonces make safe.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from copy import copy
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
-from asgi_session._data import lease
+from asgi_session._backoff import Backoff, jittered
 from asgi_session._data import record as records
-from asgi_session._data.expiry import expires_at
-from asgi_session._data.fold import ONE_APPLIED, Kind, Outcome, Verdict, fold, merge
-from asgi_session._data.record import NOBODY, Applied, Record
+from asgi_session._data.fold import ONE_IN
+from asgi_session._data.record import Applied, Version
+from asgi_session._engine import batch as batches
+from asgi_session._engine.batch import Attempt
+from asgi_session._engine.reading import Reader
 from asgi_session._engine.save_request import (
-    NOT_USED,
-    UNCONFIRMED,
-    Backoff,
-    Base,
-    Pending,
-    Settled,
+    Failed,
+    LeftOut,
+    SaveRequest,
     outcome_unknown,
+    own_copy,
     shutting_down,
 )
+from asgi_session._engine.tasks import Tasks
+from asgi_session._policy import Policy
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import GONE, Conflict, Saved, SaveResult, Stored, WakesUp
-
-if TYPE_CHECKING:
-    from asgi_session._engine.manager import SessionManager
-
+from asgi_session.store import GONE, Conflict, Saved, SaveResult, WakesUp
 
 _GIVES_UP: Final = 0.3
 """Seconds before its deadline at which a store may give up, when its next try would come after it."""
@@ -54,77 +50,123 @@ _GIVES_WAY: Final = 0.002
 """Seconds by which the longest pause after a conflict grows with each try: what some saves take."""
 _LONGEST_WAY: Final = 0.01
 _LARGEST_BATCH: Final = 100
-"""Commits that leave in one save: all of them are folded without a pause."""
-_NOBODY: Final[list[str]] = []  # shared: nobody changes it
-_NO_QUEUE: Final[deque[Pending]] = deque()  # shared: nobody changes it
-# Names of their own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
-_OVERTAKEN: Final = Verdict.OVERTAKEN
+"""Requests that leave in one save: all of them are folded without a pause."""
+_NO_QUEUE: Final[deque[SaveRequest]] = deque()  # shared: nobody changes it
 
 
-class _Lane:
-    """The commits of one session, and the version of its record that is on the wire.
+class SaveQueue:
+    """The saves of one session that are on their way.
 
     Attributes:
-        batch: the commits that leave together, or have left.
-        queue: those that came since; those that have a result by now are passed over.
+        key: of the record in the store.
+        batch: the requests that leave together, or have left.
+        waiting: those that came since; those that have a result by now are passed over.
         known: the version that the store is known to have; None if that is not known.
         tries: how many versions of this batch were sent.
-        data: of the version on the wire; empty when none is.
-        base, record, verdicts, expires_at, wake, wake_own: what that was made of, what it is, what became
-            of each commit of the batch, its expiry, the processes to wake up when it is saved, and whether
-            this one is among them.
-        reply_lost: whether that version may have been saved without our knowing.
+        made: the version on the wire; None when none is.
+        reply_lost: whether that may have been saved without our knowing.
         perhaps_deleted: whether the record may have been deleted in its stead without our knowing.
     """
 
     __slots__ = (
-        "backoff", "base", "batch", "data", "expires_at", "key", "known", "perhaps_deleted", "queue",
-        "record", "reply_lost", "tries", "verdicts", "wake", "wake_own",
+        "_backoff", "batch", "key", "known", "made", "perhaps_deleted", "reply_lost", "tries", "waiting",
     )  # fmt: skip
 
-    base: Base
-    record: Record
-    verdicts: list[Outcome]
-    expires_at: int
-    wake: list[str]
-    wake_own: bool
-
-    # Most lanes have one commit, and live for one save.
-    def __init__(self, key: str, pending: Pending) -> None:
+    def __init__(self, key: str, first: SaveRequest) -> None:
         self.key = key
-        self.queue: deque[Pending] = _NO_QUEUE
-        self.known: Base | None = pending.known
-        self.start((pending,))
+        self.waiting: deque[SaveRequest] = _NO_QUEUE
+        self.known: Version | None = first.known
+        self.start((first,))
 
-    def start(self, batch: tuple[Pending, ...]) -> None:
+    def start(self, batch: tuple[SaveRequest, ...]) -> None:
+        """Begin with another batch."""
         self.batch = batch
         self.tries = 0
-        self.data = b""
+        self.made: Attempt | None = None
+        self.reply_lost = self.perhaps_deleted = False
+        self._backoff: Backoff | None = None
+
+    def join(self, request: SaveRequest) -> None:
+        """Wait here until what is on the wire has been answered."""
+        if self.waiting is _NO_QUEUE:
+            self.waiting = deque()
+        self.waiting.append(request)
+        # What is on the wire is watched by the store. What waits behind it needs a watch of its own.
+        request.timer = asyncio.get_running_loop().call_later(
+            max(request.deadline - time.monotonic(), 0), _expire, request
+        )
+
+    def take(self, most: int) -> tuple[SaveRequest, ...]:
+        """Take those who are to leave out of those who wait."""
+        taken: list[SaveRequest] = []
+        while self.waiting and len(taken) < most:
+            request = self.waiting.popleft()
+            if request.result is None:
+                if request.timer is not None:  # from now on the store watches its deadline
+                    request.timer.cancel()
+                taken.append(request)
+        return tuple(taken)
+
+    def make(self, policy: Policy) -> Attempt:
+        """Fold the batch into the next version, on the newest that is known.
+
+        What cannot be applied gets its result, and leaves the batch.
+        """
+        batch, base = self.batch, self.known
+        if base is None and len(batch) == 1:
+            base = batch[0].base
+        elif base is None or self.tries == 0:
+            # After a conflict it must be the store's, even if somebody has seen a later one: a failover
+            # may have lost that.
+            base = batches.newest(batch, base)
+        made = batches.attempt(base, batch, policy)
+        if made.outcomes is not ONE_IN:
+            taken = [(one, outcome) for one, outcome in zip(batch, made.outcomes, strict=True)]
+            for one, outcome in taken:
+                if not batches.is_in(outcome):
+                    one.answer(batches.refused(outcome, base))
+            taken = [(one, outcome) for one, outcome in taken if batches.is_in(outcome)]
+            self.batch = tuple(one for one, _ in taken)
+            made = replace(made, outcomes=[outcome for _, outcome in taken])
         self.reply_lost = False
-        self.perhaps_deleted = False
-        self.backoff: Backoff | None = None
+        self.tries += 1
+        return made
 
-    def go_on_from(self, newest: Base) -> None:
-        """Have the batch, and who queues, go on from what the store has answered.
+    def go_on_from(self, current: Version) -> None:
+        """Have the batch, and who waits, go on from what the store has answered.
 
-        Or once from a later version that one who queues has seen: a wake-up may have overtaken that
+        Or once from a later version that one who waits has seen: a wake-up may have overtaken that
         answer, and who has been granted the lock since then would be refused on it.
         """
         joining = self.take(_LARGEST_BATCH - len(self.batch))
-        self.known = _newest(joining, newest)
+        self.known = batches.newest(joining, current)
         self.batch += joining
+        self.made = None
         self.perhaps_deleted = False  # it is another version that is there
 
-    def take(self, most: int) -> tuple[Pending, ...]:
-        """Take those who are to leave out of the queue."""
-        taken: list[Pending] = []
-        while self.queue and len(taken) < most:
-            pending = self.queue.popleft()
-            if not pending.done:
-                if pending.timer is not None:  # from now on the store watches its deadline
-                    pending.timer.cancel()
-                taken.append(pending)
-        return tuple(taken)
+    def deadline(self) -> float:
+        """Return by when the first of the batch must have its result."""
+        batch = self.batch
+        return batch[0].deadline if len(batch) == 1 else min([one.deadline for one in batch])
+
+    def fail(self, error: Exception) -> None:
+        """Fail the batch."""
+        batch, self.batch, self.known, self.made = self.batch, (), None, None
+        _fail(batch, error)
+
+    def expire(self, reason: str, executed: bool | None) -> None:
+        """Fail the requests whose deadline has passed, and take them out of the batch."""
+        now = time.monotonic()
+        late = [one for one in self.batch if one.deadline <= now]
+        if not late:
+            return
+        if self.made is not None:
+            pairs = zip(self.batch, self.made.outcomes, strict=True)
+            self.made = replace(self.made, outcomes=[outcome for one, outcome in pairs if one not in late])
+        self.batch = tuple(one for one in self.batch if one not in late)
+        for one in late:
+            message = f"the session was not saved within the deadline: {reason}"
+            one.answer(Failed(StoreUnavailable(message, executed=executed)))
 
     async def give_way(self) -> None:
         """Pause after a conflict, so that the writers of several processes do not all meet again.
@@ -134,369 +176,236 @@ class _Lane:
         is in no such crowd, and would lose its place.
         """
         if self.tries % 2 == 0 and (self.tries > _AT_ONCE or not self.batch[0].step):
-            longest = min(_GIVES_WAY * self.tries, _LONGEST_WAY)
-            await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  (jitter, no secret)
+            await asyncio.sleep(jittered(min(_GIVES_WAY * self.tries, _LONGEST_WAY), 0.0))
 
     async def pause(self) -> None:
-        if self.backoff is None:
-            self.backoff = Backoff()
-        await self.backoff.pause(min(pending.deadline for pending in self.batch))
+        """Pause before the same is sent again."""
+        if self._backoff is None:
+            self._backoff = Backoff()
+        await self._backoff.pause(self.deadline())
 
 
-class Lanes:
-    """The lanes of one event loop."""
+class SaveQueues:
+    """The queues of one event loop.
 
-    def __init__(
-        self,
-        policy: SessionManager,
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
-        process: Callable[[], bytes],
-        told: Callable[[str, Base], None],
-    ) -> None:
+    Args:
+        policy: the store, and how to fold.
+        tasks: of the loop; their name is the one under which it holds locks.
+        reader: reads what a conflict brings.
+
+    Attributes:
+        told: called with key and version of a save that this loop's own lock queue must learn of.
+    """
+
+    __slots__ = ("_policy", "_queues", "_reader", "_tasks", "_wakes", "told")
+
+    def __init__(self, policy: Policy, tasks: Tasks, reader: Reader) -> None:
         self._policy = policy
-        self._spawn = spawn
-        self._process = process
-        self._waking: WakesUp | None = policy.store if isinstance(policy.store, WakesUp) else None
-        self._told = told
-        self._lanes: dict[str, _Lane] = {}
+        self._tasks = tasks
+        self._reader = reader
+        self.told: Callable[[str, Version], None] | None = None
+        self._wakes: WakesUp | None = policy.store if isinstance(policy.store, WakesUp) else None
+        self._queues: dict[str, SaveQueue] = {}
 
-    def save(self, key: str, pending: Pending) -> Coroutine[Any, Any, None]:
-        """Have a commit saved to the record `key`; await its result, or the error with which it failed.
+    def save(self, key: str, request: SaveRequest) -> Coroutine[Any, Any, None]:
+        """Have a request saved to the record `key`; await what became of it, or the error it ended with.
 
-        Being cancelled there does not touch the commit: it has its result by its deadline.
+        Being cancelled there does not touch the request: it has its result by its deadline.
         """
-        lane = self._lanes.get(key)
-        if lane is not None:
-            self._join(lane, pending)
-            return pending.result()
-        lane = self._lanes[key] = _Lane(key, pending)
-        return self._save_batch(lane, pending)
+        queue = self._queues.get(key)
+        if queue is not None:
+            queue.join(request)
+            return request.outcome()
+        queue = self._queues[key] = SaveQueue(key, request)
+        return self._lead(queue, request)
 
-    def unfinished(self) -> Iterator[Pending]:
-        """Give the commits that have no result yet."""
-        for lane in list(self._lanes.values()):
-            yield from [pending for pending in [*lane.batch, *lane.queue] if not pending.done]
+    def unfinished(self) -> Iterator[SaveRequest]:
+        """Give the requests that are not done yet."""
+        for queue in list(self._queues.values()):
+            yield from [one for one in [*queue.batch, *queue.waiting] if not one.done]
 
-    def _join(self, lane: _Lane, pending: Pending) -> None:
-        if lane.queue is _NO_QUEUE:
-            lane.queue = deque()
-        lane.queue.append(pending)
-        # What is on the wire is watched by the store. What waits behind it needs a watch of its own.
-        pending.timer = asyncio.get_running_loop().call_later(
-            max(pending.deadline - time.monotonic(), 0), self._expire_queued, pending
-        )
-
-    def _expire_queued(self, pending: Pending) -> None:
-        message = "the saves of this session ahead of this one took longer than the deadline"
-        pending.results.fail(pending, StoreUnavailable(message, executed=False))
-
-    async def _run(self, lane: _Lane) -> None:
-        """Save what the lane holds until nothing is left."""
+    async def _lead(self, queue: SaveQueue, leader: SaveRequest) -> None:
+        """Save until the leader has its result; the rest is left to a task."""
         try:
-            while lane.batch or lane.queue:
-                if not lane.batch:
-                    lane.start(lane.take(_LARGEST_BATCH))
-                await self._save_batch(lane)
-                if lane.queue:
+            while queue.batch and leader.result is None:
+                await self._send(queue)
+        except asyncio.CancelledError:
+            self._tasks.spawn(self._run(queue))
+            raise
+        except BaseException:  # its coroutine was closed, so its event loop is gone; or a bug of ours
+            self._abandon(queue)
+            raise
+        if queue.batch or queue.waiting:
+            self._tasks.spawn(self._run(queue))
+        else:
+            del self._queues[queue.key]
+        if not leader.done:  # it goes on as a new session
+            await leader.wait()
+        if leader.error is not None:
+            raise leader.error
+
+    async def _run(self, queue: SaveQueue) -> None:
+        """Save what the queue holds until nothing is left."""
+        try:
+            while queue.batch or queue.waiting:
+                if not queue.batch:
+                    queue.start(queue.take(_LARGEST_BATCH))
+                while queue.batch:
+                    await self._send(queue)
+                if queue.waiting:
                     await asyncio.sleep(0)  # others' turn: a store in memory does not wait for anything
         finally:
             # Something is left only if this task was cancelled: the loop is closing.
-            self._abandon(lane)
+            self._abandon(queue)
 
-    def _abandon(self, lane: _Lane) -> None:
-        del self._lanes[lane.key]
-        self._fail([*lane.batch, *lane.queue], shutting_down())
+    def _abandon(self, queue: SaveQueue) -> None:
+        del self._queues[queue.key]
+        _fail([*queue.batch, *queue.waiting], shutting_down())
 
-    async def _save_batch(self, lane: _Lane, leader: Pending | None = None) -> None:
-        """Save the batch, and what joins it after a conflict, until each commit has its result.
+    async def _send(self, queue: SaveQueue) -> None:
+        """Make one step: fold, send, and settle what was answered.
 
-        With a `leader` until that one has its own, and then the rest is left to a task. It can be
-        called again, also after it was cancelled, and goes on where it was.
+        It can be called again, also after it was cancelled, and goes on where it was.
         """
         try:
+            made = queue.made
+            if made is None:
+                made = queue.make(self._policy)
+                if not queue.batch:
+                    return
+                if not made.data:
+                    await self._look(queue, made)
+                    return
+                queue.made = made
             try:
-                while lane.batch and not (leader is not None and leader.done):
-                    if not lane.data:
-                        self._begin(lane)
-                        if lane.batch and not lane.data:
-                            await self._look(lane)
-                        continue
-                    batch = lane.batch
-                    deadline = batch[0].deadline if len(batch) == 1 else min(one.deadline for one in batch)
-                    try:
-                        answer = await (
-                            self._wake(lane, deadline)
-                            if lane.wake
-                            else self._policy.store.save(
-                                lane.key, lane.data, lane.expires_at, expect=lane.base.tag, deadline=deadline
-                            )
-                        )
-                    except asyncio.CancelledError:
-                        lane.reply_lost = True
-                        raise
-                    except StoreUnavailable as error:
-                        if error.full and _ends(lane):
-                            await self._end_by_deleting(lane, error, deadline)
-                        else:
-                            await self._unanswered(lane, error, deadline)
-                    else:
-                        self._answered(lane, answer)
-                        if lane.batch:
-                            await lane.give_way()
-                            self._expire(lane, "every save met a newer version of the session", False)
-            except Exception as error:  # SessionCorrupt, or whatever a foreign store raises
-                lane.known = None
-                self._fail(lane.batch, error)
-                lane.start(())
-        except asyncio.CancelledError:
-            if leader is not None:
-                self._spawn(self._run(lane))
-            raise
-        except BaseException:
-            if leader is not None:  # its coroutine was closed, so its event loop is gone; or a bug of ours
-                self._abandon(lane)
-            raise
-        if leader is not None:
-            if lane.batch or lane.queue:
-                self._spawn(self._run(lane))
+                answer = await self._save(queue.key, made, queue.deadline())
+            except asyncio.CancelledError:
+                queue.reply_lost = True
+                raise
+            except StoreUnavailable as error:
+                if error.full and made.ends:
+                    await self._end_by_deleting(queue, made)
+                else:
+                    await self._unanswered(queue, error)
             else:
-                del self._lanes[lane.key]
-            if not leader.done:  # it goes on as a new session
-                await leader.wait()
-            if leader.error is not None:
-                raise leader.error
+                self._answered(queue, made, answer)
+                if queue.batch:
+                    await queue.give_way()
+                    queue.expire("every save met a newer version of the session", False)
+        except Exception as error:  # SessionCorrupt, or whatever a foreign store raises
+            queue.fail(error)
 
-    def _begin(self, lane: _Lane) -> None:
-        """Fold the batch into the next version; what cannot be applied leaves the batch."""
-        policy, batch = self._policy, lane.batch
-        base = lane.known
-        if base is None and len(batch) == 1:
-            base = batch[0].base
-        elif base is None or lane.tries == 0:
-            # After a conflict it must be the store's, even if somebody has seen a later one: a failover
-            # may have lost that.
-            base = _newest(batch, base)
-        now = policy.clock()
-        folded = fold(base.record, batch, policy.folding, now)
-        record, lane.data, lane.verdicts = folded.record, folded.data, folded.outcomes
-        lane.base, lane.record, lane.reply_lost = base, record, False
-        if lane.verdicts is not ONE_APPLIED:
-            self._leave_out(lane)
-            batch = lane.batch
-        lane.wake, lane.wake_own = _NOBODY, False
-        if base.record.parts:
-            told = lease.to_wake(base.record, record)
-            lane.wake_own = self._process() in told
-            if self._waking is not None:
-                lane.wake = [process.hex() for process in told if process != self._process()]
-        idle = record.idle
-        use = min([pending.use for pending in batch]) if batch and batch[0].use else 0
-        if use == UNCONFIRMED:
-            idle = min(idle, policy.unconfirmed)
-        lane.expires_at = expires_at(now, idle, record.deadline)
-        if use == NOT_USED:
-            lane.expires_at = min(base.expires_at, record.deadline)
-        lane.tries += 1
-
-    def _leave_out(self, lane: _Lane) -> None:
-        """Settle the commits that the fold left out, and take them out of the batch."""
-        left: list[tuple[Pending, Outcome]] = []
-        for pending, outcome in zip(lane.batch, lane.verdicts, strict=True):
-            if outcome is _OVERTAKEN:
-                pending.results.settle(pending, Settled(_OVERTAKEN, lane.base))
-            elif isinstance(outcome, Exception):
-                pending.results.fail(pending, outcome)
-            else:
-                left.append((pending, outcome))
-        lane.batch = tuple(pending for pending, _ in left)
-        lane.verdicts = [outcome for _, outcome in left]
-
-    def _wake(self, lane: _Lane, deadline: float) -> Coroutine[Any, Any, SaveResult]:
-        assert self._waking is not None, "else there is nobody to wake"
-        return self._waking.save_and_wake(
-            lane.key, lane.data, lane.expires_at, expect=lane.base.tag, wake=lane.wake, deadline=deadline
+    def _save(self, key: str, made: Attempt, deadline: float) -> Coroutine[Any, Any, SaveResult]:
+        wakes = self._wakes
+        if made.told and wakes is not None:
+            others = [name.hex() for name in made.told if name != self._tasks.name]
+            if others:
+                return wakes.save_and_wake(
+                    key,
+                    made.data,
+                    made.expires_at,
+                    expect=made.base.stored.tag,
+                    wake=others,
+                    deadline=deadline,
+                )
+        return self._policy.store.save(
+            key, made.data, made.expires_at, expect=made.base.stored.tag, deadline=deadline
         )
 
-    async def _look(self, lane: _Lane) -> None:
+    def _answered(self, queue: SaveQueue, made: Attempt, answer: SaveResult) -> None:
+        """Settle the batch as the store answered; after a conflict it stays, on another base."""
+        if isinstance(answer, Saved):
+            self._applied(queue, made, made.saved(answer.tag))
+        elif isinstance(answer, Conflict):
+            current = self._reader.version(queue.key, answer.current, queue.batch[0].id)
+            # Looked at even when no reply was lost here: a store's client may have sent it twice.
+            applied = records.was_applied(current.record, made.record.version, made.record.nonce)
+            if applied is Applied.YES:
+                self._applied(queue, made, current)
+            elif applied is Applied.UNKNOWN and queue.reply_lost:
+                queue.fail(outcome_unknown())
+                queue.known = current
+            else:
+                queue.go_on_from(current)
+        elif queue.perhaps_deleted:
+            self._applied(queue, made, made.saved(made.base.stored.tag))
+        else:
+            batch, queue.batch, queue.known, queue.made = queue.batch, (), None, None
+            for one in batch:
+                one.answer(LeftOut("gone"))
+
+    def _applied(self, queue: SaveQueue, made: Attempt, current: Version) -> None:
+        """Settle a batch that was applied: the store has `current`."""
+        batch, queue.batch, queue.known, queue.made = queue.batch, (), current, None
+        for one, result in batches.results(batch, made, current, queue.tries):
+            one.answer(result)
+        if made.told and self.told is not None and self._tasks.name in made.told:
+            self.told(queue.key, current)
+
+    async def _look(self, queue: SaveQueue, made: Attempt) -> None:
         """Settle a batch that has nothing to write, if what it looked at was the newest version.
 
         Else it stays, on that one: whoever decided not to write must have decided on the newest, too.
         """
-        deadline = min(pending.deadline for pending in lane.batch)
+        deadline = queue.deadline()
         try:
-            stored = await self._policy.store.load(lane.key, deadline=deadline)
+            stored = await self._policy.store.load(queue.key, deadline=deadline)
         except StoreUnavailable as error:
             error.executed = False  # nothing was written
-            await self._unanswered(lane, error, deadline)
+            await self._unanswered(queue, error)
             return
         if stored is None:
-            self._answered(lane, GONE)
-        elif stored.tag == lane.base.tag:
-            batch, lane.batch = lane.batch, ()
-            lane.known = Base(lane.base.record, lane.base.tag, stored.expires_at)
-            for pending, outcome in zip(batch, lane.verdicts, strict=True):
-                assert isinstance(outcome, Verdict), "errors were left out"
-                pending.results.settle(pending, Settled(outcome, lane.known, True, lane.tries))
+            self._answered(queue, made, GONE)
+        elif stored.tag == made.base.stored.tag:
+            self._applied(queue, made, made.base.expiring(stored.expires_at))
         else:
-            lane.go_on_from(self._decoded(lane, stored))
+            queue.go_on_from(self._reader.version(queue.key, stored, queue.batch[0].id))
 
-    async def _end_by_deleting(self, lane: _Lane, full: StoreUnavailable, deadline: float) -> None:
+    async def _end_by_deleting(self, queue: SaveQueue, made: Attempt) -> None:
         """Remove the record that a batch ends: a store that is full takes no record of the ending.
 
-        Only the version that the batch was made on: a login that was saved meanwhile must not be lost. What
-        was to begin in its place cannot be stored: who wanted that is told, and signed out all the same.
+        Only the version that the batch was made on: a login that was saved meanwhile must not be lost.
         """
-        store, tag = self._policy.store, lane.base.tag
+        store, expected, deadline = self._policy.store, made.base.stored, queue.deadline()
         deleting = True
         try:
-            if await store.delete(lane.key, expect=tag, deadline=deadline):
-                _refuse_new(lane, full)
-                self._answered(lane, Saved(tag))
+            if await store.delete(queue.key, expect=expected.tag, deadline=deadline):
+                self._answered(queue, made, Saved(expected.tag))
                 return
             deleting = False
-            stored = await store.load(lane.key, deadline=deadline)
+            stored = await store.load(queue.key, deadline=deadline)
         except asyncio.CancelledError:
-            lane.reply_lost = True
-            lane.perhaps_deleted = lane.perhaps_deleted or deleting
+            queue.reply_lost = True
+            queue.perhaps_deleted = queue.perhaps_deleted or deleting
             raise
         except StoreUnavailable as error:
-            lane.perhaps_deleted = lane.perhaps_deleted or (deleting and error.executed is None)
-            await self._unanswered(lane, error, deadline)
+            queue.perhaps_deleted = queue.perhaps_deleted or (deleting and error.executed is None)
+            await self._unanswered(queue, error)
         else:
-            self._answered(lane, GONE if stored is None else Conflict(stored))
+            self._answered(queue, made, GONE if stored is None else Conflict(stored))
 
-    def _decoded(self, lane: _Lane, stored: Stored) -> Base:
-        record = self._policy.decode(lane.key, stored.data, lane.batch[0].id)
-        return Base(record, stored.tag, stored.expires_at)
-
-    async def _unanswered(self, lane: _Lane, error: StoreUnavailable, deadline: float) -> None:
-        """Note that there was no answer: the same is to be sent again, by the commits that have time."""
-        if error.executed is False and not lane.reply_lost:
+    async def _unanswered(self, queue: SaveQueue, error: StoreUnavailable) -> None:
+        """Note that there was no answer: the same is to be sent again, by the requests that have time."""
+        if error.executed is False and not queue.reply_lost:
             # The store repeats by itself what certainly did not execute: this is its last word,
             # unless it had no more time. Then those that have go on, without the others.
+            deadline = queue.deadline()
             had_time = time.monotonic() + _GIVES_UP < deadline
             latest = deadline + _GIVES_UP
-            batch, lane.data = lane.batch, b""
-            lane.batch = () if had_time else tuple(pending for pending in batch if pending.deadline > latest)
-            self._fail([pending for pending in batch if pending not in lane.batch], error)
+            batch, queue.made = queue.batch, None
+            queue.batch = () if had_time else tuple(one for one in batch if one.deadline > latest)
+            _fail([one for one in batch if one not in queue.batch], error)
         else:
-            lane.reply_lost = True
-            await lane.pause()
-            self._expire(lane, str(error), None)
-
-    def _answered(self, lane: _Lane, answer: SaveResult) -> None:
-        """Settle the batch as the store answered; after a conflict it stays, on another base."""
-        batch, record = lane.batch, lane.record
-        lane.data = b""
-        if isinstance(answer, Saved):
-            saved = Base(record, answer.tag, lane.expires_at)
-            if len(batch) == 1 and _same_data(lane.base, batch[0].base):  # nothing of anybody else's in it
-                lane.known, lane.batch = saved, ()
-                verdict: Any = lane.verdicts[0]  # errors were left out
-                batch[0].results.settle(batch[0], Settled(verdict, saved, tries=lane.tries))
-                if lane.wake_own:
-                    self._told(lane.key, saved)
-                return
-        elif answer is GONE and lane.perhaps_deleted:
-            _refuse_new(lane, StoreUnavailable("the store is full", executed=False, full=True))
-            self._answered(lane, Saved(lane.base.tag))
-            return
-        elif answer is GONE:
-            lane.known, lane.batch = None, ()
-            for pending in batch:
-                pending.results.settle(pending, Settled(None, None, tries=lane.tries))
-            return
-        else:
-            saved = self._decoded(lane, answer.current)
-            # Looked at even when no reply was lost here: a store's client may have sent it twice.
-            applied = records.was_applied(saved.record, record.version, record.nonce)
-            if applied is not Applied.YES:
-                if applied is Applied.UNKNOWN and lane.reply_lost:
-                    lane.known, lane.batch = saved, ()
-                    self._fail(batch, outcome_unknown())
-                else:
-                    lane.go_on_from(saved)
-                return
-        lane.known, lane.batch = saved, ()
-        for pending, outcome in zip(batch, lane.verdicts, strict=True):
-            assert isinstance(outcome, Verdict), "errors were left out"
-            if not pending.epoch or _epoch_after(pending, record) == saved.record.epoch:
-                pending.results.settle(pending, Settled(outcome, saved, True, lane.tries))
-            else:
-                own = _without_others(pending)
-                pending.results.settle(pending, Settled(outcome, own, tries=lane.tries, left_behind=True))
-        if lane.wake_own:
-            self._told(lane.key, saved)
-
-    def _fail(self, batch: Sequence[Pending], error: Exception) -> None:
-        """Fail each of `batch`, with an error of its own: a traceback belongs to one request."""
-        for pending in batch:
-            pending.results.fail(pending, _copy(error))
-
-    def _expire(self, lane: _Lane, reason: str, executed: bool | None) -> None:
-        """Fail the commits whose deadline has passed, and take them out of the batch."""
-        now = time.monotonic()
-        late = [pending for pending in lane.batch if pending.deadline <= now]
-        if not late:
-            return
-        if lane.data:
-            lane.verdicts = [
-                verdict
-                for pending, verdict in zip(lane.batch, lane.verdicts, strict=True)
-                if pending not in late
-            ]
-        lane.batch = tuple(pending for pending in lane.batch if pending not in late)
-        for pending in late:
-            message = f"the session was not saved within the deadline: {reason}"
-            pending.results.fail(pending, StoreUnavailable(message, executed=executed))
+            queue.reply_lost = True
+            await queue.pause()
+            queue.expire(str(error), None)
 
 
-def _ends(lane: _Lane) -> bool:
-    """Tell whether the version on the wire ends the session, though another may begin in its place."""
-    return lane.record.digest == NOBODY or any(
-        pending.mark is not None and pending.mark.kind is Kind.CLEAR for pending in lane.batch
-    )
+def _fail(requests: Sequence[SaveRequest], error: Exception) -> None:
+    for one in requests:
+        one.answer(Failed(own_copy(error)))
 
 
-def _refuse_new(lane: _Lane, full: StoreUnavailable) -> None:
-    """Take from a batch whose record was deleted what was to begin in its place."""
-    for pending in lane.batch:
-        if pending.mark is not None and pending.mark.kind is Kind.CLEAR and pending.changes:
-            pending.changes, pending.refused = {}, _copy(full)
-
-
-def _copy(error: Exception) -> Exception:
-    try:
-        return copy(error)
-    except Exception:  # of a foreign store: one that copy cannot make again
-        return error
-
-
-def _same_data(one: Base, other: Base) -> bool:
-    """Whether nothing but the lock has changed between two versions."""
-    if one is other:
-        return True
-    return one.record.epoch == other.record.epoch and one.record.entries == other.record.entries
-
-
-def _epoch_after(pending: Pending, made: Record) -> bytes:
-    """Return the epoch that a commit which was applied on the way to `made` left its record in."""
-    mark = pending.mark
-    # What came after a commit that raised the epoch was left out: that one made the last epoch.
-    keeps = mark is None or mark.kind is Kind.ROTATE_WITH_GRACE
-    return pending.epoch if keeps else made.epoch
-
-
-def _without_others(pending: Pending) -> Base:
-    """Return a commit's base with its changes; the tag is past, so that the next commit finds out."""
-    base = pending.base
-    entries = merge(base.record.entries, pending.changes)
-    return Base(replace(base.record, entries=entries), base.tag, base.expires_at)
-
-
-def _newest(batch: Sequence[Pending], known: Base | None) -> Base:
-    newest = known or batch[0].base
-    for pending in batch:
-        if pending.base.record.version > newest.record.version:
-            newest = pending.base
-    return newest
+def _expire(request: SaveRequest) -> None:
+    message = "the saves of this session ahead of this one took longer than the deadline"
+    request.answer(Failed(StoreUnavailable(message, executed=False)))

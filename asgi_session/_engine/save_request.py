@@ -1,194 +1,131 @@
-"""One commit on its way: what it wants, who waits for it, what became of it."""
+"""A save on its way to a record, and what became of it. It knows no session: only who is to be told."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from copy import copy
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import msgspec
 
-from asgi_session._data.fold import Changes, Intent, Mark, Verdict
-from asgi_session._data.record import Record
-from asgi_session._data.token import Token
-from asgi_session.errors import SessionConflict, SessionGone, StoreUnavailable
-
-if TYPE_CHECKING:
-    from asgi_session._session.session import Session
+from asgi_session._data.change import Change
+from asgi_session._data.expiry import USED
+from asgi_session._data.record import Version
+from asgi_session.errors import SessionConflict, StoreUnavailable
 
 
-class Base(msgspec.Struct, frozen=True, gc=False):
-    """A version of a record as the store has it."""
-
-    record: Record
-    tag: bytes
-    expires_at: int
-
-
-class Settles(Protocol):
-    """Takes the results of commits back to where they came from."""
-
-    def settle(self, pending: Pending, settled: Settled) -> None:
-        """Note the result of a commit that reached the store."""
-        ...
-
-    def fail(self, pending: Pending, error: Exception) -> None:
-        """Note a failure; does nothing for a commit that has its result."""
-        ...
-
-
-# What a save says about the use of a session; of several in one save the least counts.
-USED: Final = 0
-UNCONFIRMED: Final = 1
-"""Used, by a request whose cookie has not come back yet."""
-NOT_USED: Final = 2
-"""Worked on from outside a request, which is no use by its client."""
-
-
-# Shared: nobody changes them. Most commits have none of their own.
-_NOTHING: Final[dict[str, bytes]] = {}
-_NOBODY: Final[list[asyncio.Future[None]]] = []
-
-
-class Pending(Intent):
-    """A commit, or a change of a lock, from the moment it was made until its result is known.
+class SavedAs(msgspec.Struct, frozen=True, gc=False):
+    """It was applied.
 
     Attributes:
-        results: who is told what became of it.
-        session: whose commit it is.
-        era: of the session when the changes were taken.
-        deadline: by when it must have a result, as `time.monotonic`.
-        base: the version that the session was loaded from or last committed to, if any.
-        known: a version that the store is known to have had since, if any.
-        token: the new credential, if the commit hands one out.
-        refused: why, if it was carried out in part only.
-        own: what goes on in a new record, if the commit has a mark that may make one.
-        use: USED, UNCONFIRMED or NOT_USED.
-        timer: fails it at its deadline while it waits in a queue.
-        dropped: set, to the reason, when nothing was written: "gone", "overtaken", "detached", "late".
-        done: whether it has its result.
-        error: set when it failed.
-        id: the public id of the session that it is about, if that is known here.
-        settled: what became of it, if it reached the store.
-        then: called with it when it has its result, before anyone who waits for it goes on.
+        version: what the store now has, as far as known.
+        merged: whether that holds more than the request's own base and changes.
+        tries: how many saves were sent.
+        rotated_already: another request has rotated the token, so this one's rotation was left out.
+        left_behind: the record has got another identity with it or since; `version` is then what it was
+            under the request's own.
     """
 
-    __slots__ = (
-        "_waiters",
-        "base",
-        "deadline",
-        "done",
-        "dropped",
-        "era",
-        "error",
-        "id",
-        "known",
-        "own",
-        "refused",
-        "results",
-        "session",
-        "settled",
-        "then",
-        "timer",
-        "token",
-        "use",
-    )
+    version: Version
+    merged: bool = False
+    tries: int = 1
+    rotated_already: bool = False
+    left_behind: bool = False
 
-    base: Base  # set for a session that has a record
-    session: Session
 
-    def __init__(
-        self, results: Settles, changes: Changes, mark: Mark | None, era: int, deadline: float
-    ) -> None:
-        # What `Intent` has, set here: this is every save.
-        self.changes = changes
-        self.epoch = b""
-        self.mark = mark
-        self.digest = self.new_digest = b""
-        self.origins = self.holder = self.step = self.compute = self.only_on = None
-        self.overwritten = ()
-        self.results = results
-        self.id: str | None = None
-        self.known: Base | None = None
-        self.era = era
-        self.deadline = deadline
-        self.token: Token | None = None
-        self.own: dict[str, bytes] = _NOTHING
-        self.refused: Exception | None = None
-        self.use = USED
-        self.timer: asyncio.TimerHandle | None = None
-        self.dropped = ""
-        self.done = False
-        self.error: Exception | None = None
-        self.settled: Settled | None = None
-        self.then: Callable[[Pending], None] | None = None
-        self._waiters: list[asyncio.Future[None]] = _NOBODY
+class LeftOut(msgspec.Struct, frozen=True, gc=False):
+    """Nothing of it was written: the record is gone, or was overtaken by another identity.
+
+    Attributes:
+        reason: as the event names it.
+        version: what the store has in its place; None when it is gone.
+    """
+
+    reason: Literal["gone", "overtaken"]
+    version: Version | None = None
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """It was not written, or that cannot be told; the error says which."""
+
+    error: Exception
+
+
+Result: TypeAlias = SavedAs | LeftOut | Failed
+
+_NOWHERE: Final[Any] = None  # until it goes to a record
+_NOBODY: Final[list[asyncio.Future[None]]] = []  # shared: nobody changes it
+
+
+class SaveRequest(Change, kw_only=True, eq=False):
+    """A change on its way, until its result is known.
+
+    Attributes:
+        then: called with it, once, as soon as it has its result; calls `end` when nothing is left to do.
+        base: the version that the change was made on.
+        deadline: by when it must have a result, as `time.monotonic`.
+        id: the public id of the session that it is about, if that is known here.
+        known: a version that the store is known to have had since, if any.
+        use: USED, UNCONFIRMED or NOT_USED.
+        timer: fails it at its deadline while it waits in a queue.
+        result: None until it is known.
+        error: what whoever waits for it is told.
+        done: whether everything that follows from the result is done.
+    """
+
+    then: Callable[[Self], None]
+    deadline: float
+    base: Version = _NOWHERE
+    id: str | None = None
+    known: Version | None = None
+    use: int = USED
+    timer: asyncio.TimerHandle | None = None
+    result: Result | None = None
+    error: Exception | None = None
+    done: bool = False
+    waiters: list[asyncio.Future[None]] = _NOBODY
+
+    def answer(self, result: Result) -> None:
+        """Give it its result; only the first counts."""
+        if self.result is None:
+            self.result = result
+            if isinstance(result, Failed):
+                self.error = result.error
+            if self.timer is not None:
+                self.timer.cancel()
+            self.then(self)
+
+    def end(self) -> None:
+        """Wake who waits: all is done."""
+        self.done = True
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Wait until it has a result. Being cancelled here does not touch the commit."""
+        """Wait until all is done. Being cancelled here does not touch the save."""
         if not self.done:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            if self._waiters:
-                self._waiters.append(waiter)
+            if self.waiters:
+                self.waiters.append(waiter)
             else:
-                self._waiters = [waiter]
+                self.waiters = [waiter]
             await waiter
 
-    async def result(self) -> None:
-        """Wait until it has a result; raise the error with which it failed."""
+    async def outcome(self) -> None:
+        """Wait until all is done; raise the error that it ended with."""
         await self.wait()
         if self.error is not None:
             raise self.error
 
-    def finish(self, error: Exception | None = None) -> None:
-        """Give it its result and wake who waits."""
-        if self.done:
-            return
-        self.done, self.error = True, error
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.then is not None:
-            self.then(self)
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
 
-
-class Settled(msgspec.Struct, frozen=True, gc=False):
-    """What became of a commit that reached the store.
-
-    Attributes:
-        verdict: None when the record is gone.
-        base: what the store now has, as far as known.
-        merged: whether `base` holds more than this commit's own base and changes.
-        tries: how many saves were sent.
-        left_behind: it was applied, but the record has got another identity with it or since; `base`
-            is then what it was under this commit's own.
-    """
-
-    verdict: Verdict | None
-    base: Base | None
-    merged: bool = False
-    tries: int = 1
-    left_behind: bool = False
-
-
-class Backoff:
-    """Jittered, growing pauses; the first retry comes at once."""
-
-    __slots__ = ("_tries",)
-
-    def __init__(self) -> None:
-        self._tries = 0
-
-    async def pause(self, deadline: float) -> None:
-        """Pause before the next try, never beyond `deadline` (`time.monotonic`)."""
-        self._tries += 1
-        if self._tries > 1:
-            longest = min(0.2, 0.001 * 2 ** min(self._tries, 10), max(deadline - time.monotonic(), 0))
-            await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  (jitter, no secret)
+def own_copy(error: Exception) -> Exception:
+    """Return an error like `error` for each of several who are told: a traceback belongs to one request."""
+    try:
+        return copy(error)
+    except Exception:  # of a foreign store: one that copy cannot make again
+        return error
 
 
 def outcome_unknown() -> SessionConflict:
@@ -201,10 +138,5 @@ def outcome_unknown() -> SessionConflict:
 
 
 def shutting_down() -> StoreUnavailable:
-    """Return the error for a commit whose event loop is closing."""
+    """Return the error for a save whose event loop is closing."""
     return StoreUnavailable("the event loop was closed before the session was saved")
-
-
-def gone() -> SessionGone:
-    """Return the error for a session that can no longer be saved to."""
-    return SessionGone("this session has ended, was revoked, has expired, or has a new credential")

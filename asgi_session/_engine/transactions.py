@@ -6,20 +6,19 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
-from asgi_session._data.fold import Changes, Moved
-from asgi_session._data.record import Record
-from asgi_session._engine.loading import begin_wait, drop, end_wait, report_stale, settled
+from asgi_session._backoff import Backoff
+from asgi_session._data.change import Changes, Moved, Reason, gone
+from asgi_session._data.record import Record, Version
+from asgi_session._engine.committing import Committer
+from asgi_session._engine.hold import hold_of
 from asgi_session._engine.loops import Loops
-from asgi_session._engine.save_request import Backoff, Base, Pending, Settled, gone
-from asgi_session._session.session import Session, Status
+from asgi_session._engine.refreshing import Refresher, part, report_stale
+from asgi_session._engine.save_request import Failed, LeftOut, SavedAs, SaveRequest
+from asgi_session._policy import Policy
+from asgi_session._session.session import Session
 from asgi_session.errors import SessionConflict, SessionError, StoreUnavailable
-
-if TYPE_CHECKING:
-    from asgi_session._engine.committing import Committer
-    from asgi_session._engine.loading import Loader
-    from asgi_session._engine.manager import SessionManager
 
 _NOT_HERE: Final = (
     "a transaction's function may only read and change the data of the draft it is given. Call {name}() on "
@@ -30,14 +29,12 @@ _NOT_HERE: Final = (
 class Draft(Session):
     """The session that a transaction's function is given: the newest data, for one run."""
 
-    def __init__(self, session: Session, base: Base | None) -> None:
-        super().__init__(session._manager)
-        status = Status.NEW if base is None else Status.LIVE
-        self._attach(status, session._token, base)
-        self._opened = True
+    __slots__ = ()
 
-    def __copy__(self) -> dict[str, Any]:
-        return self.copy()
+    def __init__(self, session: Session, version: Version | None) -> None:
+        super().__init__(session._engine)
+        self._attach("new" if version is None else "live", session._token, version)
+        self._opened = True
 
     def _not_here(self, name: str) -> NoReturn:
         raise SessionError(_NOT_HERE.format(name=name))
@@ -71,33 +68,35 @@ class Draft(Session):
         self._not_here("transact")
 
 
-class Transaction(Pending):
+class Transaction(SaveRequest, kw_only=True, eq=False):
     """A transaction on its way.
 
     Attributes:
-        assigned: the keys that the last run has set.
+        session: whose.
+        max_size: bytes.
         function: computes the changes; None when they were computed before.
+        assigned: the keys that the last run has set.
         value: what the last run returned.
         raised: what it raised.
     """
 
-    __slots__ = ("assigned", "function", "raised", "value")
-
-    assigned: Iterable[str]
-    function: Callable[[Session], Any] | None
-    value: Any
-    raised: Exception | None
+    session: Session
+    max_size: int
+    function: Callable[[Session], Any] | None = None
+    assigned: Iterable[str] = ()
+    value: Any = None
+    raised: Exception | None = None
 
     def run(self, record: Record) -> Changes:
         """Run the function on `record`; what it raises is its result, once that is known to be the newest."""
         assert self.function is not None, "or nobody would ask"
-        draft = Draft(self.session, Base(record, b"", self.base.expires_at))
+        draft = Draft(self.session, Version(record, self.base.stored))
         self.raised = self.value = None
         try:
             self.value = self.function(draft)
             _refuse_awaitable(self.value)
             self.assigned = draft._assigned
-            return draft._changes(draft._manager.max_size)
+            return draft._changes(self.max_size)
         except asyncio.CancelledError as error:
             # Of something that it asked. It runs in anybody's task, who was not cancelled.
             self.raised = RuntimeError("transact(fn): fn raised CancelledError")
@@ -110,9 +109,11 @@ class Transaction(Pending):
 class Transactor:
     """Runs the transactions of one manager."""
 
-    def __init__(self, policy: SessionManager, loader: Loader, committer: Committer, loops: Loops) -> None:
+    __slots__ = ("_committer", "_loops", "_policy", "_refresher")
+
+    def __init__(self, policy: Policy, refresher: Refresher, committer: Committer, loops: Loops) -> None:
         self._policy = policy
-        self._loader = loader
+        self._refresher = refresher
         self._committer = committer
         self._loops = loops
 
@@ -120,19 +121,19 @@ class Transactor:
         """Run `function` on the newest data, and save what it changes; see `Session.transact`."""
         await session.load()
         await self._committer.commit(session, explicit=True)
-        await settled(session)
-        if session._status is Status.ANONYMOUS:
+        await session._settled()
+        if session._status == "anonymous":
             raise StoreUnavailable(
                 "the session could not be loaded because the store was unavailable", executed=False
             )
         asynchronous = _is_async(function)
-        if session._status is Status.NEW:  # nobody else has it
+        if session._status == "new":  # nobody else has it
             return await self._begin(session, function, asynchronous)
         if asynchronous:
             return await self._optimistically(session, function)
-        pending = self._new(session, {})
-        pending.function, pending.compute = function, pending.run
-        return await self._save(session, pending)
+        transaction = self._new(session, {})
+        transaction.function, transaction.compute = function, transaction.run
+        return await self._save(session, transaction)
 
     async def _begin(self, session: Session, function: Callable[[Session], Any], asynchronous: bool) -> Any:
         draft = Draft(session, None)
@@ -154,21 +155,21 @@ class Transactor:
         until = time.monotonic() + self._policy.deadline
         backoff = Backoff()
         while True:
-            await self._loader.refresh(session)
-            await settled(session)
-            base = session._base
-            if base is None:
+            await self._refresher.refresh(session)
+            await session._settled()
+            version = session._version
+            if version is None:
                 raise gone()
-            draft = Draft(session, base)
+            draft = Draft(session, version)
             value = await function(draft)
-            changes = draft._changes(draft._manager.max_size)
+            changes = draft._changes(self._policy.max_size)
             if not changes:
                 return value
-            pending = self._new(session, changes)
-            pending.only_on = base.record.entries
-            pending.assigned = draft._assigned
+            transaction = self._new(session, changes)
+            transaction.only_on = version.record.entries
+            transaction.assigned = draft._assigned
             try:
-                await self._save(session, pending)
+                await self._save(session, transaction)
             except Moved:
                 if time.monotonic() >= until:
                     raise SessionConflict(
@@ -180,58 +181,63 @@ class Transactor:
                 return value
 
     def _new(self, session: Session, changes: Changes) -> Transaction:
-        pending = Transaction(self, changes, None, session._era, begin_wait(session, self._policy.deadline))
-        pending.session = session
-        pending.function = pending.value = pending.raised = None
-        pending.assigned = ()
-        return pending
-
-    async def _save(self, session: Session, pending: Transaction) -> Any:
-        while session._pending is not None:
-            await session._pending.wait()
-        if session._base is None:
+        if session._version is None:
             raise gone()
-        if session._hold is not None:
-            session._hold.cover(pending, leaving=False)
-        session._pending = pending
-        key = self._committer._make_ready(pending)
-        await self._loops.current().lanes.save(key, pending)
-        return pending.value
+        return Transaction(
+            changes,
+            then=self._note,
+            base=session._version,
+            deadline=session._wait_begins(self._policy.deadline),
+            session=session,
+            max_size=self._policy.max_size,
+        )
 
-    def settle(self, pending: Pending, settled: Settled) -> None:
+    async def _save(self, session: Session, transaction: Transaction) -> Any:
+        await session._settled()
+        version, token = session._version, session._token
+        if version is None or token is None:
+            raise gone()
+        transaction.base, transaction.epoch = version, version.record.epoch
+        transaction.use = session._use_of()
+        transaction.id = token.selector
+        hold = hold_of(session)
+        if hold is not None:
+            hold.cover(transaction, leaving=False)
+        session._commit_begins(transaction)
+        key = self._policy.tokens.key(token.selector)
+        await self._loops.current().saves.save(key, transaction)
+        return transaction.value
+
+    def _note(self, transaction: Transaction) -> None:
         """Bring the session up to date with what was saved, and hand over the result."""
-        assert isinstance(pending, Transaction), "nothing else has its results here"
-        session, policy = pending.session, self._policy
-        error: Exception | None = pending.raised
-        if settled.verdict is None or settled.base is None or settled.base.record.epoch != pending.epoch:
-            drop(policy, session, "gone" if settled.verdict is None else "overtaken", list(pending.changes))
-            error = gone()
-        else:
-            if pending.changes:
+        session, policy, result = transaction.session, self._policy, transaction.result
+        if isinstance(result, Failed):
+            if not isinstance(result.error, Moved):
+                policy.emit("failed", session.id, session._connection, error=result.error)
+        elif isinstance(result, SavedAs) and result.version.record.epoch == transaction.epoch:
+            transaction.error = transaction.raised
+            if transaction.changes:
                 policy.emit(
-                    "saved", session.id, session=session, keys=list(pending.changes), tries=settled.tries
+                    "saved",
+                    session.id,
+                    session._connection,
+                    keys=list(transaction.changes),
+                    tries=result.tries,
                 )
             try:
                 report_stale(policy, session)
-                session._refreshed(settled.base)
-                if error is None:
-                    session._note_assigned(pending.assigned)
+                session._refreshed(result.version, policy.rules.by_key)
+                if transaction.error is None:
+                    session._note_assigned(transaction.assigned)
             except SessionError as problem:  # something else in it that cannot be stored
-                error = error or problem
-        self._finish(pending, error)
-
-    def fail(self, pending: Pending, error: Exception) -> None:
-        """Hand over the error; the session is as it was."""
-        if not pending.done:
-            if not isinstance(error, Moved):
-                self._policy.emit("failed", pending.session.id, session=pending.session, error=error)
-            self._finish(pending, error)
-
-    def _finish(self, pending: Pending, error: Exception | None) -> None:
-        session = pending.session
-        session._pending = None
-        end_wait(session, pending.deadline, self._policy.deadline)
-        pending.finish(error)
+                transaction.error = transaction.error or problem
+        else:
+            reason: Reason = result.reason if isinstance(result, LeftOut) else "overtaken"
+            part(policy, session, reason, list(transaction.changes))
+            transaction.error = gone()
+        session._commit_ends(None)
+        session._wait_ends(transaction.deadline, policy.deadline)
+        transaction.end()
 
 
 def _refuse_awaitable(value: Any) -> None:

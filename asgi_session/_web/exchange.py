@@ -13,29 +13,22 @@ import contextlib
 import logging
 from collections.abc import Coroutine
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import starlette
-from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
-from starlette.websockets import WebSocketDisconnect
 
+from asgi_session._engine.engine import Engine
 from asgi_session._failures import close_code, status_of
-from asgi_session._session.session import Owed, Session
-from asgi_session._web.cookie import keep_out_of_caches, keep_private, vary_on_cookie
+from asgi_session._session.session import Session
+from asgi_session._web.decision import DISCONNECTED, commits_data
+from asgi_session._web.headers import SessionHeaders
 from asgi_session.errors import REFUSED, SessionError
-
-if TYPE_CHECKING:
-    from asgi_session._web.middleware import SessionMiddleware
 
 logger: Final = logging.getLogger("asgi_session")
 
 _STARLETTE_PUTS_DICTS: Final = starlette.__version__.startswith("0.")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 section 9.2.1
-_DISCONNECTED: Final = (ClientDisconnect, WebSocketDisconnect, OSError)
-"""What an app raises when its client has left."""
-# A name of its own, since looking a member up on its enum takes 0.1 µs on Python 3.11.
-_NOTHING: Final = Owed.NOTHING
 
 
 class Exchange:
@@ -46,14 +39,20 @@ class Exchange:
         failed: whether the client was answered here, in the app's place.
     """
 
-    __slots__ = ("_outgoing", "failed", "middleware", "scope", "send", "session", "status")
+    __slots__ = (
+        "_outgoing", "engine", "failed", "headers", "policy", "scope", "send", "session", "status",
+    )  # fmt: skip
 
     _outgoing: Message
     carries_cookies: ClassVar = True  # in every answer that `refuse` gives
     greeted: ClassVar = False  # the server wants a message taken before it takes an answer
 
-    def __init__(self, middleware: SessionMiddleware, scope: Scope, send: Send, session: Session) -> None:
-        self.middleware = middleware
+    def __init__(
+        self, engine: Engine, headers: SessionHeaders, scope: Scope, send: Send, session: Session
+    ) -> None:
+        self.engine = engine
+        self.policy = engine.policy
+        self.headers = headers
         self.scope = scope
         self.send = send
         self.session = session
@@ -80,7 +79,7 @@ class Exchange:
     async def finish(self) -> None:
         """Commit what the app has left to commit when it was done."""
         if not self.failed:
-            error = await self._commit_late(broken=self.status == 0 or self.status >= 500)
+            error = await self._commit_late(None)
             if error is not None:
                 await self.end_with(error)
 
@@ -95,23 +94,19 @@ class Exchange:
         ends (AWS Lambda), a touch that is on its way then never arrives, and sessions that are only read
         expire.
         """
-        session = self.session
-        touch, session._touch = session._touch, None
-        if touch is not None and not touch.done():
-            left = self.middleware.manager.deadline - session._waited
-            await asyncio.wait([touch], timeout=max(left, 0.0))
+        await self.session._touch_ended(self.policy.deadline)
 
     def finish_cancelled(self) -> None:
         """Do so in a task: a streaming response's client has left, or the server stops."""
         if self.session._accessed:
-            self.middleware.manager._loops.current().spawn(self.finish())
+            self.engine.loops.current().tasks.spawn(self.finish())
 
     async def autoload(self, receive: Receive) -> bool:
         """Load the session before the app runs; False when the client was told that this failed."""
         try:
-            await self.middleware.manager._load(self.session)
+            await self.engine.load(self.session)
         except SessionError as error:
-            self.middleware.manager.failures.log(error)
+            self.policy.failures.log(error)
             if self.greeted:
                 await receive()
             await self.refuse(error, after_handler=False)
@@ -120,7 +115,7 @@ class Exchange:
 
     async def start(self, message: Message) -> None:
         """Commit if there is something to commit, then send the start of the response, or refuse."""
-        session, manager = self.session, self.middleware.manager
+        session = self.session
         # No local variable: error trackers record those, and it may come to hold a Set-Cookie.
         self._outgoing = message
         del message
@@ -129,19 +124,18 @@ class Exchange:
                 self._refuse_replacement()
             if session._accessed:
                 if not session._unchanged():
-                    only_destroy = self.status >= 500 and not manager.save_on_error
-                    await manager._commit(session, explicit=False, only_destroy=only_destroy)
-                headers = self.add_headers([*self._outgoing.get("headers", ())])
+                    await self._commit(None)
+                headers = self.headers.add(session, self.scope, [*self._outgoing.get("headers", ())])
                 self._outgoing = {**self._outgoing, "headers": headers}
                 del headers
         except Exception as error:
             self.failed = True
-            self.middleware.manager.failures.log(error)
+            self.policy.failures.log(error)
             await self.refuse(error, after_handler=True)
             return
-        session._sealed = True
-        if session._confirmed and self.middleware.manager.failures.outage:
-            self.middleware.manager.failures.succeeded()
+        session._seal()
+        if session._confirmed and self.policy.failures.outage:
+            self.policy.failures.succeeded()
         await self.send(self._outgoing)
 
     def _refuse_replacement(self) -> None:
@@ -168,74 +162,43 @@ class Exchange:
 
     async def after_error(self, error: Exception) -> bool:
         """Do what is left to do after the app has raised; whether the error ends here."""
-        disconnected = isinstance(error, _DISCONNECTED)
         if self.failed:  # it was told so, see discard(); or leaves a block whose lock is lost
-            return disconnected or status_of(error) != 500
+            return isinstance(error, DISCONNECTED) or status_of(error) != 500
         if self.status:  # the headers have left
-            await self._commit_late(broken=self.status >= 500 or not disconnected)
+            await self._commit_late(error)
             return await self.end_with(error)
-        manager = self.middleware.manager
         try:
-            await manager._commit(self.session, explicit=False, only_destroy=not manager.save_on_error)
+            await self._commit(error)
         except Exception as problem:
-            self.middleware.manager.failures.log(problem, "the session of a failed request was not committed")
+            self.policy.failures.log(problem, "the session of a failed request was not committed")
         if status_of(error) != 500:
-            self.middleware.manager.failures.log(error)
+            self.policy.failures.log(error)
             await self.refuse(error, after_handler=True)
             return True
-        if self.carries_cookies and self.session._owed is not _NOTHING:
+        if self.carries_cookies and self.session._owed != "nothing":
             # Somebody further out would answer without the cookie, and the client would be left with a
             # credential that is no longer good.
             await self.refuse(error, after_handler=True)
         return False
 
-    async def _commit_late(self, *, broken: bool) -> Exception | None:
-        """Commit what is left when no headers can follow any more; log, and return, why that failed.
+    def _commit(self, error: Exception | None) -> Coroutine[Any, Any, None]:
+        """Commit what is to be committed of a request that has got this far, or has raised `error`."""
+        data = commits_data(self.status, error, save_on_error=self.policy.save_on_error)
+        return self.engine.commit(self.session, explicit=False, only_destroy=not data)
 
-        Args:
-            broken: the request has failed: only a destroy() is carried out, unless save_on_error.
-        """
-        session, manager = self.session, self.middleware.manager
-        session._sealed = True
+    async def _commit_late(self, error: Exception | None) -> Exception | None:
+        """Commit what is left when no headers can follow any more; log, and return, why that failed."""
+        self.session._seal()
         try:
-            if self.scope.get("session") is not session:
+            if self.scope.get("session") is not self.session:
                 self._refuse_replacement()
-            await manager._commit(session, explicit=False, only_destroy=broken and not manager.save_on_error)
-        except Exception as error:
-            self.middleware.manager.failures.log(
-                error, "a session that was changed after the response had started was not saved"
+            await self._commit(error)
+        except Exception as problem:
+            self.policy.failures.log(
+                problem, "a session that was changed after the response had started was not saved"
             )
-            return error
+            return problem
         return None
-
-    def add_headers(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Add to a response's headers what the session calls for."""
-        session, middleware = self.session, self.middleware
-        if session._accessed:
-            vary_on_cookie(headers)
-        owed = session._owed
-        if owed is _NOTHING:
-            if session._confirmed and session._opened:
-                keep_private(headers)
-            return headers
-        session._owed = _NOTHING
-        if owed is not Owed.DELETION and (session._token is None or session._base is None):
-            return headers  # somebody else has ended what this request had created or rotated
-        if keep_out_of_caches(headers):
-            middleware.warn_of_caches()
-        middleware.warn_if_insecure(self.scope)
-        return [*headers, (b"set-cookie", self._set_cookie(owed))]
-
-    def _set_cookie(self, owed: Owed) -> bytes:
-        session, middleware = self.session, self.middleware
-        if owed is Owed.DELETION:
-            return middleware.cookie.delete()
-        assert session._token is not None, "a cookie is owed"
-        assert session._base is not None, "a cookie is owed"
-        left = session._base.record.deadline - middleware.manager.clock()
-        # Rounded up: a cookie that goes before its session would sign the user out.
-        seconds = max(-(-left // 1000), 0)
-        return middleware.cookie.write(middleware.manager.tokens.write(session._token), seconds)
 
 
 class HttpExchange(Exchange):
@@ -257,7 +220,7 @@ class HttpExchange(Exchange):
 
     async def refuse(self, error: Exception, *, after_handler: bool) -> None:
         """Answer with a plain text."""
-        self.session._sealed = True
+        self.session._seal()
         self.refused(error)
         code = status_of(error)
         body = HTTPStatus(code).phrase.encode()
@@ -269,7 +232,7 @@ class HttpExchange(Exchange):
             {
                 "type": "http.response.start",
                 "status": code,
-                "headers": [*self.add_headers(plain(body)), *extra],
+                "headers": [*self.headers.add(self.session, self.scope, plain(body)), *extra],
             }
         )
         await self.send({"type": "http.response.body", "body": body})
@@ -307,7 +270,7 @@ class WebSocketExchange(Exchange):
         if self.status == 0:
             if kind == "websocket.close":
                 self.status = 403  # what the server makes of it; it takes no headers
-                self.session._sealed = True
+                self.session._seal()
             elif kind in ("websocket.accept", "websocket.http.response.start"):
                 self.status = message.get("status", 101)
                 return self.start(message)
@@ -321,7 +284,7 @@ class WebSocketExchange(Exchange):
 
     async def refuse(self, error: Exception, *, after_handler: bool) -> None:
         """Refuse the handshake, with a status where the server can send one."""
-        self.session._sealed = True
+        self.session._seal()
         self.refused(error)
         if "websocket.http.response" in self.scope.get("extensions", {}):
             code = status_of(error)
@@ -330,7 +293,7 @@ class WebSocketExchange(Exchange):
                 {
                     "type": "websocket.http.response.start",
                     "status": code,
-                    "headers": self.add_headers(plain(body)),
+                    "headers": self.headers.add(self.session, self.scope, plain(body)),
                 }
             )
             await self.send({"type": "websocket.http.response.body", "body": body})
@@ -342,11 +305,11 @@ class WebSocketExchange(Exchange):
         if self.status != 101 or self._closed or not isinstance(error, SessionError):
             return False
         self._closed = True
-        with contextlib.suppress(*_DISCONNECTED):
+        with contextlib.suppress(*DISCONNECTED):
             await self.send({"type": "websocket.close", "code": close_code(error)})
         if status_of(error) == 500:
             return False
-        self.middleware.manager.failures.log(error)
+        self.policy.failures.log(error)
         self.refused(error)
         return True
 

@@ -12,14 +12,17 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from asgi_session._data.fold import Rule
+from asgi_session._data.rules import Rule
+from asgi_session._engine.engine import Engine
 from asgi_session._engine.loops import needs_asyncio
-from asgi_session._engine.manager import Key, OnEvent, SessionManager
+from asgi_session._engine.manager import SessionManager
 from asgi_session._options import unknown
+from asgi_session._policy import Key, OnEvent
 from asgi_session._secret import Hidden, Wrapped, hidden, revealed
 from asgi_session._session.session import Session
 from asgi_session._web.cookie import Cookie, SameSite
 from asgi_session._web.exchange import Exchange, HttpExchange, WebSocketExchange
+from asgi_session._web.headers import SessionHeaders
 from asgi_session.clock import Clock
 from asgi_session.errors import ConfigurationError
 from asgi_session.store import Store
@@ -134,10 +137,10 @@ class SessionMiddleware:
             assert store is not None
             manager = SessionManager(store, **options)
         self.manager: SessionManager = manager
+        self.engine: Engine = manager._engine
+        self.headers: SessionHeaders = SessionHeaders(self.cookie, self.engine.policy)
         self.autoload: bool | Callable[[HTTPConnection], bool] = autoload
         self._on_asyncio = False  # not looked at yet
-        self._warned = False
-        self._warned_of_caches = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, WebSocket or lifespan."""
@@ -150,15 +153,15 @@ class SessionMiddleware:
             )
             return
         outer = scope.get("session")
-        session = scope["session"] = Session(self.manager, self.cookie, scope["headers"])
+        session = scope["session"] = Session(self.engine, self.cookie, scope["headers"])
         exchange: Exchange
         if kind == "http":
-            exchange = HttpExchange(self, scope, send, session)
+            exchange = HttpExchange(self.engine, self.headers, scope, send, session)
         else:
-            exchange = WebSocketExchange(self, scope, send, session)
+            exchange = WebSocketExchange(self.engine, self.headers, scope, send, session)
             receive = exchange.guard(receive)
-        if self.manager.on_event is not None:
-            session._connection = HTTPConnection(scope)
+        if self.engine.policy.on_event is not None:
+            session._tell(HTTPConnection(scope))
         del scope  # error trackers record the local variables, and it holds the request's cookies
         if outer is not None:
             self._refuse_nested(outer)
@@ -183,9 +186,7 @@ class SessionMiddleware:
             exchange.finish_cancelled()
             raise
         finally:
-            session._served = True
-            if session._connection is not None:
-                session._connection = None  # or the two would keep each other alive
+            session._close()
 
     def _look_for_asyncio(self) -> None:
         try:
@@ -223,25 +224,6 @@ class SessionMiddleware:
             if not answered:  # or servers take it for an app that knows no lifespan, and go on
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
-
-    def warn_if_insecure(self, scope: Scope) -> None:
-        """Warn, once, of a Secure cookie that was set over plain http."""
-        if self.cookie.secure and not self._warned and scope.get("scheme") in ("http", "ws"):
-            self._warned = True
-            logger.warning(
-                "a Secure session cookie was set over plain http. Browsers drop it, except on localhost. "
-                "Serve https, trust the proxy's X-Forwarded-Proto, or, for development, set https_only=False"
-            )
-
-    def warn_of_caches(self) -> None:
-        """Warn, once, of a response that sets the cookie and that the app let shared caches store."""
-        if not self._warned_of_caches:
-            self._warned_of_caches = True
-            logger.warning(
-                "a response that sets the session cookie had headers that allow shared caches to store it. "
-                "They were replaced by Cache-Control: private, no-store. Send such headers only on responses "
-                "that do not start, rotate or end a session"
-            )
 
     def _wants_autoload(self, exchange: Exchange) -> bool:
         return self.autoload is True or bool(self.autoload and self.autoload(HTTPConnection(exchange.scope)))

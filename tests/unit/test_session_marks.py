@@ -240,7 +240,7 @@ async def test_an_unloaded_clear_and_set_is_not_loaded_by_the_handler(world: Wor
     await world.respond(session)
     assert await world.stored(world.cookie(session)) == {"user": "ada"}
     assert await world.stored(cookie) == {}
-    assert session.id == cookie[:22]
+    assert session.id not in (None, cookie[:22])
 
 
 async def test_set_clear_set(world: World) -> None:

@@ -185,9 +185,10 @@ class Sessions(RuleBasedStateMachine):
         changes = request.changes()
         self.run(request.session.refresh())
         self._take_over(request, changes, handed_out=True)
-        for key, value in changes.items():
-            if value is ABSENT and key not in self.stored:
-                request.origin.pop(key, None)
+        for key in changes:  # from now on they are changes of what is there by now
+            request.origin.pop(key, None)
+            if key in self.stored:
+                request.origin[key] = copy.deepcopy(self.stored[key])
 
     @rule(key=KEYS, value=VALUES)
     def another_process_writes(self, key: str, value: Any) -> None:

@@ -1,0 +1,92 @@
+"""The engine: the parts that load, commit, refresh, lock and transact, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import Any, Protocol
+
+from asgi_session._engine.committing import Committer
+from asgi_session._engine.creating import Creator
+from asgi_session._engine.hold import Terms
+from asgi_session._engine.loading import Loader
+from asgi_session._engine.loops import Loops
+from asgi_session._engine.reading import Reader
+from asgi_session._engine.refreshing import Refresher
+from asgi_session._engine.session_lock import OutsideLock, SessionLock
+from asgi_session._engine.transactions import Transactor
+from asgi_session._options import seconds
+from asgi_session._policy import Policy
+from asgi_session._session.session import OutsideSession, Session
+
+
+class Commits(Protocol):
+    """How a session is committed; see `Committer.commit`."""
+
+    def __call__(
+        self, session: Session, *, explicit: bool, only_destroy: bool = False
+    ) -> Coroutine[Any, Any, None]:
+        """Commit what was changed, if anything; await the result."""
+        ...
+
+
+class Engine:
+    """What the sessions of one manager need done, as the session's own `Engine` names it.
+
+    Attributes:
+        policy: how it is to be done.
+        loops: what there is per event loop.
+        load, commit, refresh, transact: the parts' own, so that nothing is in between.
+    """
+
+    __slots__ = ("_committer", "_loader", "commit", "load", "loops", "policy", "refresh", "transact")
+
+    def __init__(self, policy: Policy) -> None:
+        reader = Reader(policy)
+        self.policy = policy
+        self.loops = Loops(policy, reader)
+        self._loader = loader = Loader(policy, reader, self.loops)
+        self._committer = committer = Committer(policy, loader, Creator(policy), self.loops)
+        refresher = Refresher(policy, reader, loader)
+        self.load: Callable[[Session], Awaitable[None]] = loader.load
+        self.commit: Commits = committer.commit
+        self.refresh: Callable[[Session], Awaitable[None]] = refresher.refresh
+        self.transact: Callable[[Session, Callable[[Session], Any]], Awaitable[Any]] = Transactor(
+            policy, refresher, committer, self.loops
+        ).transact
+
+    def lock(
+        self,
+        session: Session,
+        wait: float | timedelta,
+        lease: float | timedelta,
+        max_hold: float | timedelta,
+    ) -> SessionLock:
+        """Return the lock of a request's session."""
+        return SessionLock(self.policy, self._committer, self.loops, session, _terms(wait, lease, max_hold))
+
+    def lock_outside(
+        self,
+        session_id: str,
+        wait: float | timedelta,
+        lease: float | timedelta,
+        max_hold: float | timedelta,
+    ) -> OutsideLock:
+        """Return the lock of a session outside a request, by its public id."""
+        return OutsideLock(
+            self.policy,
+            self._committer,
+            self.loops,
+            self._loader,
+            OutsideSession(self),
+            session_id,
+            _terms(wait, lease, max_hold),
+        )
+
+
+def _terms(wait: float | timedelta, lease: float | timedelta, max_hold: float | timedelta) -> Terms:
+    return Terms(
+        seconds("wait", wait, least=0.0, most=3600.0),
+        seconds("lease", lease, least=0.1, most=3600.0),
+        seconds("max_hold", max_hold, least=0.1, most=86400.0),
+    )

@@ -1,0 +1,192 @@
+"""The policy: every option, checked, in one object, with the store, the tokens and the clock.
+
+Whatever in the engine needs to know how things are to be done is given this, and nothing that does them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from inspect import iscoroutinefunction
+from typing import Any, Final, Literal, TypeAlias
+
+from asgi_session import stores
+from asgi_session._data.rules import Rule, Rules, is_rule
+from asgi_session._data.token import Tokens
+from asgi_session._failures import Failures
+from asgi_session._options import choice, milliseconds
+from asgi_session._secret import Wrapped, hidden, revealed, with_revealed
+from asgi_session.clock import Clock
+from asgi_session.errors import ConfigurationError
+from asgi_session.store import Store
+
+logger: Final = logging.getLogger("asgi_session")
+
+OnEvent = Callable[..., None]
+"""Called as ``on_event(name, session_id, *, connection, **info)``; it must return quickly and not raise."""
+
+Key: TypeAlias = str | bytes | Wrapped
+
+
+class Policy:
+    """What `SessionManager` was told, checked; its text says what each option means.
+
+    Attributes:
+        store: where the records are.
+        owns_store: whether it was made here, from a URL.
+        tokens: writes, reads and digests tokens.
+        clock: ms since the Unix epoch.
+        idle: idle timeout, ms.
+        absolute: absolute timeout, ms.
+        unconfirmed: idle timeout until the cookie has come back once, ms.
+        deadline: for everything that one request may wait on the store, seconds.
+        max_size: of a record, bytes.
+        rules: what becomes of a key that two have changed.
+        failures: the log of what requests fail with.
+    """
+
+    __slots__ = (
+        "absolute", "clock", "deadline", "failures", "idle", "max_size", "on_corrupt", "on_event",
+        "on_unavailable", "owns_store", "refuses", "rules", "save_on_error", "store", "tokens", "unconfirmed",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        store: Store | str | Wrapped,
+        *,
+        secret_key: Key | Sequence[Key] | None,
+        idle_timeout: float | timedelta,
+        absolute_timeout: float | timedelta,
+        unconfirmed_timeout: float | timedelta,
+        max_size: int,
+        deadline: float | timedelta,
+        namespace: str,
+        on_unavailable: Literal["fail", "anonymous"],
+        on_corrupt: Literal["raise", "new"],
+        save_on_error: bool,
+        merge: Mapping[str, Rule] | None,
+        on_conflict: Literal["mine", "raise"],
+        check: Literal["warn", "refuse"],
+        on_event: OnEvent | None,
+        clock: Clock,
+    ) -> None:
+        store, secret_key = hidden(store), hidden(secret_key)
+        self.idle: int = milliseconds("idle_timeout", idle_timeout)
+        self.absolute: int = milliseconds("absolute_timeout", absolute_timeout)
+        self.unconfirmed: int = min(milliseconds("unconfirmed_timeout", unconfirmed_timeout), self.idle)
+        self.deadline: float = milliseconds("deadline", deadline) / 1000
+        if self.idle > self.absolute:
+            raise ConfigurationError(
+                f"idle_timeout={idle_timeout!r} is longer than absolute_timeout={absolute_timeout!r}: no "
+                "session could ever expire by being idle. Lower idle_timeout or raise absolute_timeout"
+            )
+        if not isinstance(max_size, int) or max_size < 256:
+            raise ConfigurationError(f"max_size={max_size!r}: give bytes, at least 256")
+        if not isinstance(namespace, str) or not namespace or "\0" in namespace:
+            raise ConfigurationError(f"namespace={namespace!r}: give a name that is not empty")
+        if not _encodable(namespace):
+            raise ConfigurationError(f"namespace={namespace!r} cannot be encoded as UTF-8: give another name")
+        if not callable(clock):
+            raise ConfigurationError(f"clock={clock!r}: give a function that returns milliseconds")
+        choice("on_unavailable", on_unavailable, ("fail", "anonymous"))
+        choice("on_corrupt", on_corrupt, ("raise", "new"))
+        choice("on_conflict", on_conflict, ("mine", "raise"))
+        choice("check", check, ("warn", "refuse"))
+        if on_event is not None and (not callable(on_event) or iscoroutinefunction(on_event)):
+            raise ConfigurationError(
+                f"on_event={on_event!r}: give a function (a plain `def`) that is called as on_event(name, "
+                "session_id, connection=..., ...). To await something, put the event into a queue"
+            )
+        self.max_size: int = max_size
+        self.rules: Rules = Rules(_rules(merge), on_conflict)
+        self.on_unavailable: Literal["fail", "anonymous"] = on_unavailable
+        self.on_corrupt: Literal["raise", "new"] = on_corrupt
+        self.save_on_error: bool = save_on_error
+        self.refuses: bool = check == "refuse"
+        self.clock: Clock = clock
+        self.tokens: Tokens = with_revealed(_tokens, namespace, secret_key)
+        self.on_event: OnEvent | None = on_event
+        self.failures: Failures = Failures()
+        self.owns_store: bool = isinstance(revealed(store), str)
+        self.store: Store = with_revealed(stores.store_from_url if self.owns_store else _checked, store)
+
+    def emit(self, name: str, session_id: str | None, connection: object = None, /, **info: Any) -> None:
+        """Tell `on_event`; what it raises is logged and goes no further.
+
+        Args:
+            name: of the event.
+            session_id: public.
+            connection: of the request it happened in, if it was one.
+            **info: what there is to know.
+        """
+        if self.on_event is not None:
+            try:
+                self.on_event(name, session_id, connection=connection, **info)
+            except (Exception, asyncio.CancelledError):  # the latter: from a future that it looks at
+                logger.exception("on_event failed for %r", name)
+
+
+def _rules(merge: Mapping[str, Rule] | None) -> dict[str, Rule]:
+    if merge is None:
+        return {}
+    if not isinstance(merge, Mapping):
+        raise ConfigurationError(f"merge={merge!r}: give a dict of session keys and rules")
+    for key, rule in merge.items():
+        if not isinstance(key, str):
+            raise ConfigurationError(f"merge: session keys are str, not {type(key).__qualname__}: {key!r}")
+        if not is_rule(rule):
+            raise ConfigurationError(
+                f"merge[{key!r}]={rule!r}: give a plain function rule(base, mine, theirs) of the values. One "
+                "that is made by a call, such as by_key(), has to be called"
+            )
+    return dict(merge)
+
+
+def _tokens(namespace: str, secret_key: Any) -> Tokens:
+    return Tokens(namespace, _keys(secret_key))
+
+
+def _keys(secret_key: Any) -> Sequence[str | bytes]:
+    if secret_key is None:
+        return ()
+    several = isinstance(secret_key, Sequence) and not isinstance(secret_key, (str, bytes))
+    keys = [revealed(key) for key in (secret_key if several else [secret_key])]
+    if not keys or not all(isinstance(key, (str, bytes)) for key in keys):
+        raise ConfigurationError(
+            "secret_key: give text or bytes, plain or in a Secret or SecretStr, a list of them (the first "
+            "signs), or None"
+        )
+    if not all(_encodable(key) for key in keys):
+        raise ConfigurationError("secret_key cannot be encoded as UTF-8: give other text, or bytes")
+    return keys
+
+
+def _encodable(text: str | bytes) -> bool:
+    try:
+        if isinstance(text, str):
+            text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _checked(store: Any) -> Store:
+    missing = [
+        name
+        for name in ("load", "create", "save", "touch", "delete", "open", "close")
+        if not callable(getattr(store, name, None))
+    ]
+    if isinstance(store, bytes):
+        raise ConfigurationError("store=...: a URL must be text (str), not bytes")
+    if isinstance(store, type):
+        raise ConfigurationError(f"store={store.__name__} is a class: make one, {store.__name__}(...)")
+    if missing:
+        raise ConfigurationError(
+            # Its repr may hold a password.
+            f"store=... got a {type(store).__name__}, which is no store: it lacks {', '.join(missing)}. "
+            "Give a URL such as "
+            "'redis://localhost:6379', or a Store such as RedisStore(client) or MemoryStore()"
+        )
+    return store  # type: ignore[no-any-return]
