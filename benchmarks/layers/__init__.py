@@ -29,6 +29,8 @@ LAYERS = (
     "litestar_bare",
     "litestar_sessions",
 )
+BY_THE_WAY: Final = ("fastapi_dependency", "asgi_session_fastapi_memory")
+"""Two more, for a single comparison in "cost of a request"."""
 
 CONNECTIONS: Final = 1200
 """The most that redis-py's pool may open, for the layers that use one. With its default of 100 the

@@ -13,6 +13,13 @@ session were a single large value. Compare layers only with those of the same fr
 app. Sliding expiry costs asgi-session nothing here: it extends a session at most once per 5 % of its idle
 timeout. A layer that extends it in every request pays for that in every request.
 
+The signed cookie and asgi-session on Redis are measured on uvloop, too, on which apps run that are served by
+``uvicorn[standard]``. A faster loop makes everything cheaper, but most what goes through a socket.
+
+What a session costs in a FastAPI app is compared without a server: a read with ``SessionDep``, less the
+same app with an async dependency that does nothing, beside a read with ``load_session`` on Starlette, less
+the bare app. Were FastAPI's part the same for both of its apps, the differences would be equal.
+
 It does not show HTTP parsing and the network (see "end to end"), what the store spends (see "store cost"),
 or waiting times under a given load (see "latency"). Browsers refuse a cookie of more than 4 KB, so larger
 sessions are left out for the signed cookie.
@@ -21,11 +28,12 @@ sessions are left out for the signed cookie.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 from benchmarks.bench import Bench
 from benchmarks.client import Browser, nothing
-from benchmarks.layers import LAYERS, framework, layer, like_for_like
+from benchmarks.layers import BY_THE_WAY, LAYERS, framework, layer, like_for_like
 from benchmarks.report.style import bars, number
 from benchmarks.results import Row, Table, Target, pick
 from benchmarks.sessions import USUAL
@@ -36,7 +44,17 @@ TITLE: Final = "Cost of a request"
 ACTIONS: Final = ("untouched", "anonymous", "read", "write", "new", "destroy")
 CONCURRENCIES: Final = (1, 8, 64, 256)
 SIZES: Final = (100, 1_000, 10_000, 60_000)
-TARGETED: Final = [("untouched", 64, USUAL), ("read", 64, USUAL), ("write", 64, USUAL), ("read", 1, USUAL)]
+UVLOOP: Final = (
+    ("bare", "signed_cookie", "asgi_session_redis"),
+    [(action, 64, USUAL) for action in ("untouched", "read", "write", "new")],
+)
+"""What is measured on uvloop, too: layers and cases. Rows of these have a "loop"; the others have none."""
+TARGETED: Final = [*UVLOOP[1], ("read", 1, USUAL)]
+DEPENDENCY: Final = {
+    "Starlette": ("bare", "asgi_session_memory"),
+    "FastAPI": ("fastapi_dependency", "asgi_session_fastapi_memory"),
+}
+"""By framework: the app without a session, and with one that is read."""
 COOKIE_LIMIT: Final = 2_500  # bytes of msgpack that are too much, as signed JSON in base64, for a cookie
 
 
@@ -104,19 +122,29 @@ async def round_of(bed: Bed, action: str, concurrency: int, size: int, requests:
 
 def measure(bench: Bench) -> list[Row]:
     """Measure all layers."""
+    names = [name for name in (*LAYERS, *BY_THE_WAY) if not (bench.quick and name == "asgi_session_cluster")]
+    todo = cases(bench.quick)
+    on_asyncio = _measured(bench, names, todo, "")
+    return on_asyncio + _measured(bench, UVLOOP[0], UVLOOP[1], "uvloop")
+
+
+def _measured(
+    bench: Bench, names: Sequence[str], todo: Sequence[tuple[str, int, int]], loop: str
+) -> list[Row]:
+    """Return the rows of these layers and cases on one kind of event loop."""
     best: dict[tuple[Any, ...], Row] = {}
-    names = [name for name in LAYERS if not (bench.quick and name == "asgi_session_cluster")]
-    with bench.workers(*names) as workers:
-        todo = cases(bench.quick)
+    with bench.workers(*names, uvloop=loop == "uvloop") as workers:
         for at, (action, concurrency, size) in enumerate(todo):
-            bench.say(f"{action}, {concurrency} at a time, {size} B", at / len(todo))
+            on = f", on {loop}" if loop else ""
+            bench.say(f"{action}, {concurrency} at a time, {size} B{on}", 0.97 if loop else at / len(todo))
             rounds, requests = effort(size, bench.quick)
             for _ in range(rounds):
                 for name, worker in workers.items():
-                    if not _makes_sense(name, action, size):
+                    if not _makes_sense(name, action, concurrency, size):
                         continue
                     case = {"action": action, "concurrency": concurrency, "size": size}
                     figures = worker.call(round_of, requests=requests, **case)
+                    case |= {"loop": loop} if loop else {}
                     row = best.setdefault((name, *case.values()), {"layer": name, **case, **figures})
                     row["cpu"] = min(row["cpu"], figures["cpu"])
                     row["client"] = min(row["client"], figures["client"])
@@ -126,14 +154,20 @@ def measure(bench: Bench) -> list[Row]:
     return list(best.values())
 
 
-def _makes_sense(name: str, action: str, size: int) -> bool:
+def _makes_sense(name: str, action: str, concurrency: int, size: int) -> bool:
+    if name in BY_THE_WAY:
+        wanted = "untouched" if name in {without for without, _ in DEPENDENCY.values()} else "read"
+        return (action, concurrency, size) == (wanted, 64, USUAL)
     if name == layer(name).BARE:
         return action == "untouched"
     return not (name == "signed_cookie" and size > COOKIE_LIMIT)
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """One table a kind of variation."""
+    """One table a kind of variation; the figures on uvloop; the FastAPI dependency."""
+    on_uvloop = _on_uvloop(rows)
+    dependency = _dependency(rows)
+    rows = [row for row in rows if "loop" not in row and row["layer"] in LAYERS]
     layers = [name for name in LAYERS if pick(rows, layer=name)]
     made = []
     for title, varied, wanted in (
@@ -171,7 +205,51 @@ def tables(rows: list[Row]) -> list[Table]:
                     [line for line in lines if any(line[1:])],
                 )
             )
-    return made
+    return [*made, *on_uvloop, *dependency]
+
+
+def _on_uvloop(rows: list[Row]) -> list[Table]:
+    """Return the table of what was measured on both event loops."""
+    names, todo = UVLOOP
+    lines = []
+    for name in names:
+        for loop in (None, "uvloop"):
+            cells = [
+                _cell(rows, "cpu", layer=name, loop=loop, action=action, concurrency=concurrency, size=size)
+                for action, concurrency, size in todo
+            ]
+            lines.append([layer(name).TITLE, loop or "asyncio", *cells])
+    title = f"On both event loops, 64 at a time, sessions of {USUAL} B: CPU µs per request"
+    columns = ["layer", "loop", *(action for action, _, _ in todo)]
+    return [Table(title, columns, lines)] if pick(rows, loop="uvloop") is not None else []
+
+
+def _dependency(rows: list[Row]) -> list[Table]:
+    """Return the table of what a session costs on top of its framework."""
+    found = {on: figures for on in DEPENDENCY if (figures := _without_and_with(rows, on)) is not None}
+    if len(found) < len(DEPENDENCY):
+        return []
+    lines = [
+        [
+            layer(DEPENDENCY[on][1]).TITLE,
+            layer(DEPENDENCY[on][0]).TITLE,
+            *map(number, (one, other, one - other)),
+        ]
+        for on, (other, one) in found.items()
+    ]
+    title = (
+        f"A read in memory, 64 at a time, sessions of {USUAL} B, less the app without one: CPU µs per request"
+    )
+    return [Table(title, ["layer", "without a session", "read", "without", "difference"], lines)]
+
+
+def _without_and_with(rows: list[Row], on: str) -> tuple[float, float] | None:
+    """Return the CPU of the app without a session and with one, on a framework; None if not measured."""
+    without, session = DEPENDENCY[on]
+    case = {"loop": None, "concurrency": 64, "size": USUAL}
+    other = pick(rows, layer=without, action="untouched", **case)
+    one = pick(rows, layer=session, action="read", **case)
+    return None if one is None or other is None else (other["cpu"], one["cpu"])
 
 
 def _cell(rows: list[Row], figure: str, **wanted: Any) -> str:
@@ -187,6 +265,8 @@ def plots(rows: list[Row]) -> dict[str, Any]:
             layer(row["layer"]).TITLE: row["cpu"]
             for row in rows
             if (row["action"], row["concurrency"], row["size"]) == (action, 64, USUAL)
+            and "loop" not in row
+            and row["layer"] in LAYERS
         }
     return {
         "request-cost": bars(
@@ -202,23 +282,43 @@ def plots(rows: list[Row]) -> dict[str, Any]:
 def targets(rows: list[Row]) -> list[Target]:
     """The targets on CPU and throughput."""
     found = []
-    for action, mine, theirs, figure, how, bound, concurrency in (
-        ("untouched", "asgi_session_redis", "bare", "cpu", "at most", 1.25, 64),
-        ("read", "asgi_session_redis", "signed_cookie", "cpu", "at most", 0.70, 64),
-        ("write", "asgi_session_redis", "signed_cookie", "cpu", "at most", 0.65, 64),
-        ("read", "asgi_session_redis", "starsessions", "rate", "at least", 8, 64),
-        ("write", "asgi_session_redis", "starsessions", "rate", "at least", 6, 64),
-        ("read", "asgi_session_fastapi", "fastapi_redis_sdk", "rate", "at least", 7, 64),
-        ("write", "asgi_session_fastapi", "fastapi_redis_sdk", "rate", "at least", 12, 64),
-        ("read", "asgi_session_redis", "starsessions", "cpu", "at most", 0.3, 1),
+    for action, mine, theirs, figure, how, bound, concurrency, loop in (
+        ("untouched", "asgi_session_redis", "bare", "cpu", "at most", 1.25, 64, None),
+        ("read", "asgi_session_redis", "signed_cookie", "cpu", "at most", 0.78, 64, None),
+        ("read", "asgi_session_redis", "signed_cookie", "cpu", "at most", 0.90, 64, "uvloop"),
+        ("write", "asgi_session_redis", "signed_cookie", "cpu", "at most", 0.72, 64, None),
+        ("write", "asgi_session_redis", "signed_cookie", "cpu", "at most", 0.82, 64, "uvloop"),
+        ("new", "asgi_session_redis", "signed_cookie", "cpu", "at most", 1.6, 64, None),
+        ("read", "asgi_session_redis", "starsessions", "rate", "at least", 8, 64, None),
+        ("write", "asgi_session_redis", "starsessions", "rate", "at least", 6, 64, None),
+        ("read", "asgi_session_fastapi", "fastapi_redis_sdk", "rate", "at least", 7, 64, None),
+        ("write", "asgi_session_fastapi", "fastapi_redis_sdk", "rate", "at least", 12, 64, None),
+        ("read", "asgi_session_redis", "starsessions", "cpu", "at most", 0.3, 1, None),
     ):
-        case = {"action": action, "concurrency": concurrency, "size": USUAL}
+        case = {"action": action, "concurrency": concurrency, "size": USUAL, "loop": loop}
         one, other = pick(rows, layer=mine, **case), pick(rows, layer=theirs, **case)
         if one is None or other is None:
             continue
         what = "CPU per request" if figure == "cpu" else "requests per second"
         _, other_layer = like_for_like(mine, theirs)
         on = f" on {framework(mine)}" if framework(mine) != "Starlette" else ""
-        text = f"{action} over Redis{on}, {concurrency} at a time, against {other_layer.TITLE}: {what}"
+        on += f" on {loop}" if loop else ""
+        wanted = "new session" if action == "new" else action
+        text = f"{wanted} over Redis{on}, {concurrency} at a time, against {other_layer.TITLE}: {what}"
         found.append(Target(text, one[figure] / other[figure], how, bound))
-    return found
+    return [*found, *_dependency_target(rows)]
+
+
+def _dependency_target(rows: list[Row]) -> list[Target]:
+    added = {
+        on: figures[1] - figures[0]
+        for on in DEPENDENCY
+        if (figures := _without_and_with(rows, on)) is not None
+    }
+    if len(added) < len(DEPENDENCY):
+        return []
+    text = (
+        "SessionDep in memory on FastAPI, 64 at a time, less an empty dependency, against load_session on "
+        "Starlette, less the bare app: CPU of a read"
+    )
+    return [Target(text, added["FastAPI"] / added["Starlette"], "at most", 1.25)]

@@ -58,6 +58,7 @@ def compared(run: Run, question: str, what: str, mine: str, theirs: str, **case:
     """
     like_for_like(mine, theirs)
     rows = rows_of(run, question)
+    case["loop"] = None  # asyncio's own, which every layer was measured on
     one, other = pick(rows, layer=mine, **case), pick(rows, layer=theirs, **case)
     if one is None or other is None:
         return None

@@ -9,14 +9,15 @@ from collections.abc import AsyncIterator
 import pytest
 
 from benchmarks.client import Browser
-from benchmarks.layers import LAYERS, framework, layer, like_for_like
+from benchmarks.layers import BY_THE_WAY, LAYERS, framework, layer, like_for_like
 from benchmarks.questions.store_cost import HANDSHAKE
 from benchmarks.sessions import session_of_size
 from benchmarks.worker import Bed
 from tests.servers import ServerProcess
 
 BARE = [name for name in LAYERS if name == layer(name).BARE]
-SESSIONS = [name for name in LAYERS if name not in BARE]
+EMPTY, MEMORY = BY_THE_WAY
+SESSIONS = [name for name in (*LAYERS, MEMORY) if name not in BARE]
 
 
 @contextlib.asynccontextmanager
@@ -34,7 +35,7 @@ async def answer(bed: Bed, browser: Browser, action: str, query: bytes = b"") ->
     return browser.body.decode()
 
 
-@pytest.mark.parametrize("name", BARE)
+@pytest.mark.parametrize("name", [*BARE, EMPTY])
 async def test_a_bare_app_answers(name: str, request: pytest.FixtureRequest) -> None:
     async with bed_of(name, request) as bed:
         browser = Browser()
