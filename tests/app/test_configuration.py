@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
 from asgi_session import ConfigurationError, SessionManager, SessionMiddleware, load_session
+from asgi_session.stores import store_from_url
 from asgi_session.stores.memory import MemoryStore
 from tests.app.kit import Browser, World
 
@@ -244,3 +245,13 @@ async def test_no_middleware_is_named() -> None:
     browser = Browser(Starlette(routes=[Route("/", handler)]), name="session")
     with pytest.raises(ConfigurationError, match=r"app\.add_middleware\(SessionMiddleware"):
         await browser.get("/")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [(5, "must be text"), ("memory://[", "takes nothing"), ("memory://x", "memory://")],
+)
+def test_urls_that_are_none(url: Any, says: str) -> None:
+    """The error says what is wrong with it."""
+    with pytest.raises(ConfigurationError, match=says):
+        store_from_url(url)

@@ -228,3 +228,15 @@ def test_a_middleware_that_is_shown(wrap: Callable[[str], Any]) -> None:
     shown = repr(Middleware(SessionMiddleware, store=wrap(URL), secret_key=wrap(KEY)))
     assert PASSWORD not in shown
     assert KEY not in shown
+
+
+def test_a_vault_that_is_away() -> None:
+    """What it raises may hold anything: it is named, and neither shown nor chained."""
+
+    class Vault:
+        def get_secret_value(self) -> str:
+            raise OSError(f"no answer to {KEY}")
+
+    with pytest.raises(ConfigurationError, match="Vault failed: OSError") as caught:
+        SessionManager("memory://", secret_key=Vault())
+    assert KEY not in recorded(caught.value)

@@ -49,3 +49,15 @@ async def test_an_anonymous_session_recovers() -> None:
     await session.refresh()
     await session.commit()
     assert await world.read(token) == {"user": "alice", "mine": 1}
+
+
+async def test_an_anonymous_session_cannot_transact() -> None:
+    """Promise 11: nobody decides anything on data that could not be loaded."""
+    world = World(on_unavailable="anonymous")
+    token = await world.new()
+    world.store.fail("load", times=None)
+    session = await world.load(token)
+    runs: list[object] = []
+    with pytest.raises(StoreUnavailable):
+        await session.transact(runs.append)
+    assert runs == []

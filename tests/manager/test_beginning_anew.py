@@ -154,3 +154,18 @@ async def test_a_login_that_fails_to_begin_anew_can_be_tried_again() -> None:
     await session.commit()
     assert await world.read(credential(session)) == {"user": "bob"}
     assert dict(session) == {"user": "bob"}, "nothing of the identity that has ended"
+
+
+@pytest.mark.parametrize("change", ["clear", "destroy"])
+async def test_an_ending_before_the_load_that_fails(change: str) -> None:
+    """The load that its commit needs fails the commit; the ending is carried out by the next one."""
+    world = World()
+    token = await world.new(user="alice")
+    session = world.session(token)
+    getattr(session, change)()
+    world.store.fail("load")
+    with pytest.raises(StoreUnavailable):
+        await session.commit()
+    assert await world.read(token) == {"user": "alice"}
+    await session.commit()
+    assert await world.read(token) is None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from asgi_session import SessionError, StoreUnavailable
+from asgi_session import SessionError, SessionManager, StoreUnavailable
 from asgi_session.errors import SessionTooLarge
+from asgi_session.store import Back, Lost, Reconnected, Report
+from asgi_session.stores.memory import MemoryStore
 from tests.inside import commit, credential, has_token, owed_by, seal
 from tests.manager.kit import World, soon
 
@@ -268,3 +271,34 @@ async def test_an_event_hook_may_raise_what_it_likes() -> None:
         session["n"] = number
         await session.commit()
     assert await world.read(credential(session)) == {"n": 2}
+
+
+class Reporting(MemoryStore):
+    """A store that tells what its servers do."""
+
+    def report_to(self, tell: Callable[[Report], None]) -> Callable[[], None]:
+        self.tell = tell
+        return lambda: None
+
+
+def test_what_a_store_reports_of_its_servers() -> None:
+    """Promise 18: events of no session and no request; nothing once nobody has the manager."""
+    told: list[tuple[str, str | None, dict[str, Any]]] = []
+
+    def on_event(name: str, session_id: str | None, *, connection: object, **info: Any) -> None:
+        assert connection is None
+        told.append((name, session_id, info))
+
+    store = Reporting()
+    manager = SessionManager(store, on_event=on_event)
+    for report in (Lost("one:6379", "no answer"), Back("one:6379", 2.0, 3), Reconnected("one:6379")):
+        store.tell(report)
+    assert told == [
+        ("store_lost", None, {"server": "one:6379", "error": "no answer"}),
+        ("store_back", None, {"server": "one:6379", "seconds": 2.0, "failed": 3}),
+        ("store_reconnected", None, {"server": "one:6379"}),
+    ]
+    del manager
+    gc.collect()
+    store.tell(Reconnected("one:6379"))
+    assert len(told) == 3

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from asgi_session.errors import LockLost
+from asgi_session.errors import LockLost, SessionGone
 from asgi_session.store import Saved
-from tests.inside import changed, process_name
+from tests.inside import changed, process_name, wake_up
 from tests.manager.kit import World, settle, soon, start, until
 from tests.manager.lock_kit import SOMEBODY, Line, held_by_somebody, lease_of, put
 
@@ -132,3 +132,31 @@ async def test_a_failover_that_lost_what_was_saved_under_the_lock(world: World, 
             assert session["n"] == count
             session["n"] += 1
     assert await world.read(token) == {"n": 1 + again}
+
+
+async def test_entering_again_after_the_lock_was_lost(world: World) -> None:
+    """An inner block of a lost one is not entered."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    with pytest.raises(LockLost):
+        async with session.lock(max_hold=0.1):
+            await until(lambda: world.named("lock_lost") != [])
+            with pytest.raises(LockLost):
+                async with session.lock():
+                    pytest.fail("entered")
+            session["n"] = 2
+    assert await world.read(token) == {"n": 1}
+
+
+async def test_a_wake_up_that_tells_the_holder_of_the_sessions_end(world: World) -> None:
+    """The hold has its end in the events at once; what is changed afterwards is refused, and not saved."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    with pytest.raises((SessionGone, LockLost)):
+        async with session.lock():
+            await world.process().revoke(token[:22])
+            wake_up(world.manager, token[:22])
+            await until(lambda: world.named("released") != [])
+            session["n"] = 2
+    assert [info["committed"] for info in world.named("released")] == [False]
+    assert await world.read(token) is None

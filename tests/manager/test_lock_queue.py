@@ -230,3 +230,62 @@ async def test_a_waiter_that_died(world: World) -> None:
     await asyncio.gather(*tasks)
     assert line.entered == ["b", "c"]
     assert await world.read(token) == {"n": 2}
+
+
+async def test_a_wait_that_is_over_while_the_lock_is_being_taken(world: World) -> None:
+    """What is on its way may still let it in: even a wait of 0 is one attempt."""
+    token = await world.new(n=1)
+    gate = world.store.pause("save")
+
+    async def work() -> None:
+        async with (await world.load(token)).lock(wait=0) as session:
+            session["n"] += 1
+
+    task = start(work())
+    await gate.reached()
+    await settle()
+    gate.release()
+    await task
+    assert await world.read(token) == {"n": 2}
+
+
+async def test_a_wait_that_is_over_before_the_lock_was_taken_by_another(world: World) -> None:
+    """Its attempt is made, found to be in vain, and then it is out of time."""
+    token = await world.new(n=1)
+    gate = world.store.pause("save")
+    waiting = start((await world.load(token)).lock(wait=0).__aenter__())
+    await gate.reached()
+    await settle()
+    await held_by_somebody(world, token)
+    gate.release()
+    with pytest.raises(LockTimeout):
+        await waiting
+    assert world.named("lock_timeout") == [{}]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_wait_that_is_over_while_another_takes_the_lock(world: World, leaves: bool) -> None:
+    """It is one attempt all the same: the lock is its own if the other has left by then."""
+    token = await world.new(n=0)
+    line = Line(world, token)
+    gate = world.store.pause("save")
+    taking = start(line.client("a", world.manager))
+    await gate.reached()
+
+    async def work() -> None:
+        async with (await world.load(token)).lock(wait=0) as session:
+            session["n"] += 10
+
+    waiting = start(work())
+    await settle()
+    if leaves:
+        taking.cancel()
+        await settle()
+    gate.release()
+    if leaves:
+        await waiting
+    else:
+        with pytest.raises(LockTimeout):
+            await waiting
+        await taking
+    assert await world.read(token) == {"n": 10 if leaves else 1}

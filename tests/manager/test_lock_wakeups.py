@@ -11,7 +11,17 @@ import pytest
 from asgi_session.errors import SessionCorrupt, StoreUnavailable
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import FaultStore
-from tests.inside import end_turn, holds_lock, is_granted, is_listening, listen, rewrite, with_spoilt_lease
+from tests.inside import (
+    end_turn,
+    holds_lock,
+    is_granted,
+    is_listening,
+    listen,
+    looks_under_way,
+    rewrite,
+    wake_up,
+    with_spoilt_lease,
+)
 from tests.manager.kit import World, settle, start, until
 from tests.manager.lock_kit import Line, held_by_somebody, self_increment
 
@@ -173,3 +183,16 @@ async def test_a_malformed_lock_fails_who_waits(world: World) -> None:
     with pytest.raises(SessionCorrupt, match="lock"):
         async with asyncio.timeout(5):
             await waiting
+
+
+async def test_a_wake_up_whose_load_fails_while_the_lock_is_held(world: World) -> None:
+    """It costs the holder nothing: its own save will meet what there is."""
+    token = await world.new(n=1)
+    session = await world.load(token)
+    async with session.lock():
+        world.store.fail("load")
+        wake_up(world.manager, token[:22])
+        await until(lambda: looks_under_way(world.manager) == 0)
+        session["n"] = 2
+    assert world.named("released")[-1]["committed"]
+    assert await world.read(token) == {"n": 2}

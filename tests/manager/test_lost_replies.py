@@ -294,3 +294,14 @@ async def test_revoke_after_a_lost_reply() -> None:
     world.store.fail("delete", "lost reply")
     assert await world.manager.revoke(token[:22]) is True
     assert "revoked" in [name for name, _, _ in world.events]
+
+
+async def test_revoke_while_the_store_is_away() -> None:
+    """What was surely not executed is an error, and the session is there as before."""
+    world = World()
+    token = await world.new()
+    world.store.fail("delete")
+    with pytest.raises(StoreUnavailable):
+        await world.manager.revoke(token[:22])
+    assert world.named("revoked") == []
+    assert await world.read(token) == {"old": 1}

@@ -281,3 +281,30 @@ async def test_an_error_in_a_rule_names_the_key() -> None:
     with pytest.raises(TypeError) as caught:
         await mine.commit()
     assert caught.value.__notes__ == ["in the merge rule of session['n']"]
+
+
+async def test_a_rule_that_asks_a_cancelled_future() -> None:
+    """The commit fails with an error of its own: nobody was cancelled, it runs in anybody's task."""
+
+    def asks(base: Any, mine: Any, theirs: Any) -> Any:
+        raise asyncio.CancelledError
+
+    world = World(merge={"key": asks})
+    token = await world.new(key=0)
+    mine, theirs = await world.load(token), await world.load(token, world.process())
+    mine["key"], theirs["key"] = 1, 2
+    await theirs.commit()
+    with pytest.raises(RuntimeError, match=r"rule of session\['key'\] raised CancelledError"):
+        await mine.commit()
+    assert await world.read(token) == {"key": 2}
+
+
+async def test_a_builtin_as_a_rule() -> None:
+    """`max` does not tell its parameters, and is a rule."""
+    world = World(merge={"all": max})
+    token = await world.new(all=1)
+    mine, theirs = await world.load(token), await world.load(token, world.process())
+    mine["all"], theirs["all"] = 2, 3
+    await theirs.commit()
+    await mine.commit()
+    assert await world.read(token) == {"all": 3}

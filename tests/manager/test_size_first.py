@@ -82,3 +82,16 @@ async def test_a_refresh_looks_at_no_size() -> None:
     await session.refresh()
     session["big"] = "small"
     await session.commit()
+
+
+async def test_a_new_record_that_is_too_large_as_a_whole() -> None:
+    """Values that would fit do not with what the record needs besides: nothing is written."""
+    world = World(max_size=400)
+    session = await world.session().load()
+    session["a"] = "x" * 380
+    with pytest.raises(SessionTooLarge):
+        await session.commit()
+    assert world.store.counts() == {}
+    session["a"] = "x" * 200
+    await session.commit()
+    assert world.store.counts() == {"create": 1}

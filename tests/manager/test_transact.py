@@ -327,3 +327,18 @@ async def test_it_waits_for_a_commit_on_its_way(world: World) -> None:
     await asyncio.gather(committing, task)
     assert await world.read(token) == {"stock": 4, "a": 1}
     await until(lambda: not is_committing(session))
+
+
+async def test_a_new_session_that_cannot_be_created(world: World) -> None:
+    """What the function has set is not saved with the next commit."""
+
+    def stock(draft: Session) -> None:
+        draft["stock"] = 1
+
+    session = await world.session().load()
+    world.store.fail("create")
+    with pytest.raises(StoreUnavailable):
+        await session.transact(stock)
+    assert dict(session) == {}
+    await session.commit()
+    assert session.is_new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 from typing import Any
 
@@ -119,3 +120,11 @@ async def test_a_function_that_is_cancelled_cancels_nobody_else(
     with pytest.raises(RuntimeError, match="CancelledError"):
         await follower
     assert await world.read(token) == {"n": 0, "newer": 1, "one": 1}
+
+
+async def test_a_copy_of_a_draft_is_a_dict(world: World) -> None:
+    """As one of a session is."""
+    session = await world.load(await world.new(n=[1]))
+    copied = await session.transact(copy.copy)
+    assert type(copied) is dict
+    assert copied == {"n": [1]}

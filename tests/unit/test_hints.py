@@ -184,3 +184,13 @@ def test_no_needed_hint_is_forgotten(steps: list[tuple[str, str, bool]]) -> None
             looks.hints.close()
 
     asyncio.run(run())
+
+
+async def test_closing_forgets_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waited for the budget to grow is looked at no more."""
+    looks = Looks(monkeypatch)
+    looks.hints.leave(0.0)
+    looks.hints.take("waits", needed=True)
+    looks.hints.close()
+    await looks.pass_time(1.0)
+    assert looks.looked == []
