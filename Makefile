@@ -15,7 +15,7 @@ STYLED := asgi_session tests examples benchmarks
 
 help:
 	@echo "make demo    a page served by two processes that share their sessions; needs a browser"
-	@echo "make test    all tests, with real servers; options for pytest in ARGS, as in ARGS='-k cookie -x'"
+	@echo "make test    all tests, with real servers, and coverage; options for pytest in ARGS, as in ARGS='-k cookie -x'"
 	@echo "make check   formatting, lint, types, the rules of import and export"
 	@echo "make bench   session layers measured side by side; options in ARGS, as in ARGS='--quick --only latency'"
 	@echo "make clean   remove $(VENV) and the caches"
@@ -23,8 +23,9 @@ help:
 demo: $(VENV)/.has-demo
 	@$(RUN) examples/demo
 
+# A run of all tests measures coverage as well, with the floor in pyproject.toml; one of some tests does not.
 test: $(VENV)/.has-test $(VENV)/.has-recipes $(VENV)/.has-bench
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(if $(strip $(ARGS)),$(ARGS),--cov)
 
 check: $(VENV)/.has-test $(VENV)/.has-check
 	$(RUN) -m ruff format --check $(wildcard $(STYLED))
@@ -37,7 +38,7 @@ bench: $(VENV)/.has-test $(VENV)/.has-bench
 	$(RUN) -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { \

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.outcome = "failed"  # type: ignore[attr-defined]
         report.longrepr = f"skipped in CI: {report.longrepr}"  # type: ignore[attr-defined]
     return report  # type: ignore[return-value]
+
+
+MEASURED = ("unit", "manager", "app", "stores/test_memory.py", "stores/test_faults.py")
+"""Where coverage is measured: the tests in one process that show what the core promises."""
+
+DEAR = "test_interleavings"
+"""Hundreds of orders of the same steps: to measure them costs half as much again, and shows nothing new."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure coverage where that is cheap; no test runs twice for it."""
+    here = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(here).as_posix()
+        if not place.startswith(MEASURED) or item.path.name.startswith(DEAR):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(scope="session")
