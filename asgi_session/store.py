@@ -5,11 +5,18 @@ A store keeps records that it cannot read. It knows nothing of sessions, cookies
 * *key*: 22 characters of the URL-safe base64 alphabet. A store adds its own prefix.
 * *data*: the record's bytes. They begin with 16 bytes that never repeat for a key, so a store
   without version numbers of its own uses ``data[:16]`` as the tag.
-* *tag*: what compare-and-set compares. Opaque to the caller, at most 255 bytes.
+* *tag*: what tells two versions of a record apart. Opaque to the caller, at most 255 bytes. A touch
+  leaves it as it is; every other write brings another one.
 * *expires_at*: whole milliseconds since the Unix epoch. The store keeps it beside the data and
   enforces it in every verb: **a record whose time has passed is a missing record**, whether or not
   its bytes are still there. A write whose ``expires_at`` is already past ends the record.
+* *expect*: the whole version that a write is to replace, as `load`, a conflict or an earlier write has
+  told it. A store compares whichever it can best: the tags, the bytes, or a number of its own that it
+  has put in the tag. Only the expiry may differ, for a touch changes nothing else.
 * *deadline*: an instant of `time.monotonic`, in seconds. By then the verb has answered or raised.
+
+Whether a record's time has passed is judged by the clock of whatever keeps the records: the server's,
+where there is one. The caller looks once more, by its own clock, at what it has loaded.
 
 What a store must keep:
 
@@ -17,9 +24,11 @@ What a store must keep:
 * `create`, `save`, `touch` and `delete` compare and write in one atomic step.
 * A missing record is an answer, never an error.
 * The only error of a verb is `StoreUnavailable`. Its ``executed`` is False when the store certainly did
-  not carry the verb out, and None when it may have; its ``full`` is True when there was no room. A store
-  repeats a command by itself only when it certainly did not execute, or when executing it twice is the
-  same as once (`load`).
+  not carry the verb out, and None when it may have; waiting for a connection is not executing. Its
+  ``full`` is True when there was no room.
+* A store repeats a command by itself only when it certainly did not execute, or when executing it twice
+  is the same as once (`load`). One whose client repeats writes by itself recognises its own bytes: it
+  answers `Saved` when the record is what it was to write.
 * `delete` works also while the store is full, with `expect` and without: nobody could log out otherwise.
 * A cancelled verb may or may not have been carried out; the next one works all the same.
 * Verbs may be called concurrently, from several event loops one after another and from several
@@ -30,28 +39,33 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, TypeAlias, runtime_checkable
+
+import msgspec
 
 TAG_SIZE: Final = 16
 """Length in bytes of the never-repeating beginning of every record's data."""
 
 
-class Stored(NamedTuple):
-    """A record as the store has it."""
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """A version of a record as the store has it."""
 
     data: bytes
     tag: bytes
     expires_at: int
 
 
-class Saved(NamedTuple):
-    """The save was carried out; `tag` is what the next one must expect."""
+class Saved(msgspec.Struct, frozen=True, gc=False):
+    """The write was carried out; `tag` is that of the version it has made."""
 
     tag: bytes
 
 
-class Conflict(NamedTuple):
-    """The record's tag was not the expected one; nothing was written. `current` is the record."""
+class Conflict(msgspec.Struct, frozen=True, gc=False):
+    """Another version than the expected one was there, and nothing was written.
+
+    `current` is that version. Its tag differs from the expected one's, always.
+    """
 
     current: Stored
 
@@ -68,6 +82,20 @@ class Gone(enum.Enum):
 GONE: Final = Gone.GONE
 """There is no such record (any more); nothing was written."""
 
+
+class Taken(enum.Enum):
+    """The type of `TAKEN`."""
+
+    TAKEN = "taken"
+
+    def __repr__(self) -> str:
+        return "TAKEN"
+
+
+TAKEN: Final = Taken.TAKEN
+"""There is a record under this key already; nothing was written."""
+
+CreateResult: TypeAlias = Saved | Taken
 SaveResult: TypeAlias = Saved | Conflict | Gone
 
 
@@ -85,29 +113,35 @@ class Store(Protocol):
         ...
 
     async def close(self) -> None:
-        """Release what this event loop holds. A closed store opens again at the next verb."""
+        """Wait for the verbs on their way, then release what this event loop holds.
+
+        A closed store opens again at the next verb.
+        """
         ...
 
     async def load(self, key: str, *, deadline: float) -> Stored | None:
         """Return the record, or None when there is none."""
         ...
 
-    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
-        """Write a new record; False, and nothing written, when the key is taken."""
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> CreateResult:
+        """Write a new record; `TAKEN`, and nothing written, when there is one."""
         ...
 
     async def save(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> SaveResult:
-        """Replace the record if its tag is `expect`; never creates one."""
+        """Replace the version `expect`; never creates a record.
+
+        A touch that was carried out since is no conflict: the version is the same.
+        """
         ...
 
-    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
-        """Change the expiry alone if the tag is `expect`; the tag stays. False when not done."""
+    async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
+        """Change the expiry of the version `expect`, and nothing else. False when not done."""
         ...
 
-    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
-        """Remove the record, with `expect` only if that is its tag; whether it was there and is removed.
+    async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
+        """Remove the record, with `expect` only that version; whether it was there and is removed.
 
         Comparing and removing are one atomic step.
         """
@@ -123,14 +157,14 @@ class Distrusts(Protocol):
         ...
 
 
-class Lost(NamedTuple):
+class Lost(msgspec.Struct, frozen=True, gc=False):
     """A server has not answered for a whole deadline: what needs it now fails at once."""
 
     server: str
     error: str
 
 
-class Back(NamedTuple):
+class Back(msgspec.Struct, frozen=True, gc=False):
     """A lost server answers again, or another one has its records, after `seconds` and `failed` requests."""
 
     server: str
@@ -138,7 +172,7 @@ class Back(NamedTuple):
     failed: int
 
 
-class Reconnected(NamedTuple):
+class Reconnected(msgspec.Struct, frozen=True, gc=False):
     """A new connection to a server has taken the place of one that was lost."""
 
     server: str
@@ -177,7 +211,7 @@ class WakesUp(Protocol):
     """
 
     async def save_and_wake(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, wake: Sequence[str], deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, wake: Sequence[str], deadline: float
     ) -> SaveResult:
         """Save, and if that was done tell every listener named in `wake`, in the same step."""
         ...

@@ -21,7 +21,7 @@ from asgi_session._data.rules import Rules
 from asgi_session._data.token import Tokens, new_token
 from asgi_session._session.session import Session
 from asgi_session._web.cookie import Cookie
-from asgi_session.store import Saved, Stored
+from asgi_session.store import CreateResult, Saved, Stored
 from asgi_session.stores import MemoryStore, RedisStore
 from benchmarks.layers import CONNECTIONS
 from benchmarks.sessions import session_of_size
@@ -48,16 +48,16 @@ class Ready:
     async def load(self, key: str, *, deadline: float) -> Stored | None:
         return self.stored
 
-    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
-        return True
-
-    async def save(self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float) -> Saved:
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> CreateResult:
         return Saved(data[:16])
 
-    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+    async def save(self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float) -> Saved:
+        return Saved(data[:16])
+
+    async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
         return True
 
-    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
+    async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
         return True
 
 

@@ -14,6 +14,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+from asgi_session.store import TAKEN
 from benchmarks.sessions import USUAL, session_of_size
 from benchmarks.worker import Bed
 
@@ -48,7 +49,8 @@ async def _fill_ours(bed: Bed, first: int, end: int) -> None:
         )
         expires = expires_at(now, manager.idle, new.deadline)
         data = record.encode(new)
-        if not await manager.store.create(token.selector, data, expires, deadline=time.monotonic() + 60):
+        created = await manager.store.create(token.selector, data, expires, deadline=time.monotonic() + 60)
+        if created is TAKEN:
             raise RuntimeError(f"session {n} was there already")
 
     for start in range(first, end, _BATCH):

@@ -381,7 +381,7 @@ async def rewrite(store: Store, key: str, change: Callable[[Record], Record] | b
         data = change
     else:
         data = encoded(change(records.next_version(decoded(stored.data), now)))
-    answer = await store.save(key, data, stored.expires_at, expect=stored.tag, deadline=deadline)
+    answer = await store.save(key, data, stored.expires_at, expect=stored, deadline=deadline)
     assert isinstance(answer, Saved)
 
 

@@ -40,6 +40,7 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from asgi_session.errors import SessionCorrupt
 from asgi_session.store import Stored
@@ -94,7 +95,11 @@ class Version(msgspec.Struct, frozen=True, gc=False):
 
     def expiring(self, expires_at: int) -> Version:
         """Return the same version as the store has it after a touch; ms."""
-        return Version(self.record, Stored(self.stored.data, self.stored.tag, expires_at))
+        return Version(self.record, replace(self.stored, expires_at=expires_at))
+
+    def tagged(self, tag: bytes) -> Version:
+        """Return the same version under the tag that the store has given it."""
+        return self if tag == self.stored.tag else Version(self.record, replace(self.stored, tag=tag))
 
 
 class Applied(enum.Enum):

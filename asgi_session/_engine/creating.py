@@ -13,7 +13,7 @@ from asgi_session._data.record import Version
 from asgi_session._data.token import Token, new_token
 from asgi_session._policy import Policy
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import TAG_SIZE, Stored
+from asgi_session.store import TAG_SIZE, TAKEN, Stored
 
 
 class New:
@@ -63,8 +63,9 @@ class Creator:
                 new.key, new.version = self._encode(new.token, new.own, new.lock_for)
             token, version, stored = new.token, new.version, new.version.stored
             try:
-                if await store.create(new.key, stored.data, stored.expires_at, deadline=deadline):
-                    return token, version
+                answer = await store.create(new.key, stored.data, stored.expires_at, deadline=deadline)
+                if answer is not TAKEN:
+                    return token, version.tagged(answer.tag)
                 if tried:
                     there = await store.load(new.key, deadline=deadline)
                     if there is not None and there.data == stored.data:  # the one before was carried out

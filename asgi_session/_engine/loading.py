@@ -166,11 +166,11 @@ class Loader:
     async def _touch(
         self, loop: LoopState, session: Session, session_id: str, expires: int, version: Version
     ) -> None:
-        policy, stored = self._policy, version.stored
+        policy = self._policy
         key = policy.tokens.key(session_id)
         deadline = monotonic() + policy.deadline
         try:
-            done = await policy.store.touch(key, expires, expect=stored.tag, deadline=deadline)
+            done = await policy.store.touch(key, expires, expect=version.stored, deadline=deadline)
         except Exception as error:  # a foreign store's too: nobody waits for this task
             policy.emit("touch_failed", session_id, session._connection, error=error)
         else:

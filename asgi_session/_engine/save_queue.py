@@ -304,12 +304,12 @@ class SaveQueues:
                     key,
                     made.data,
                     made.expires_at,
-                    expect=made.base.stored.tag,
+                    expect=made.base.stored,
                     wake=others,
                     deadline=deadline,
                 )
         return self._policy.store.save(
-            key, made.data, made.expires_at, expect=made.base.stored.tag, deadline=deadline
+            key, made.data, made.expires_at, expect=made.base.stored, deadline=deadline
         )
 
     def _answered(self, queue: SaveQueue, made: Attempt, answer: SaveResult) -> None:
@@ -369,7 +369,7 @@ class SaveQueues:
         store, expected, deadline = self._policy.store, made.base.stored, queue.deadline()
         deleting = True
         try:
-            if await store.delete(queue.key, expect=expected.tag, deadline=deadline):
+            if await store.delete(queue.key, expect=expected, deadline=deadline):
                 self._answered(queue, made, Saved(expected.tag))
                 return
             deleting = False

@@ -11,7 +11,17 @@ from collections.abc import Callable, Sequence
 
 from asgi_session.clock import Clock, system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.store import GONE, TAG_SIZE, Conflict, Heard, Saved, SaveResult, Stored
+from asgi_session.store import (
+    GONE,
+    TAG_SIZE,
+    TAKEN,
+    Conflict,
+    CreateResult,
+    Heard,
+    Saved,
+    SaveResult,
+    Stored,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -113,26 +123,27 @@ class MemoryStore:
 
     async def load(self, key: str, *, deadline: float) -> Stored | None:
         """Return the record, or None."""
-        # No lock: the record is one immutable tuple, and a dict is safe to read.
+        # No lock: the record is immutable, and a dict is safe to read.
         stored = self._records.get(key)
         if stored is None or stored.expires_at <= self._clock():
             return None
         return stored
 
-    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
-        """Write a new record; False when the key is taken."""
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> CreateResult:
+        """Write a new record; TAKEN when there is one."""
         self._refuse_oversize(data)
         with self._lock:
             now = self._clock()
             if self._living(key, now) is not None:
-                return False
-            self._put(key, Stored(data, data[:TAG_SIZE], expires_at), now)
-            return True
+                return TAKEN
+            stored = Stored(data, data[:TAG_SIZE], expires_at)
+            self._put(key, stored, now)
+        return Saved(stored.tag)
 
     async def save(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> SaveResult:
-        """Replace the record if its tag is `expect`."""
+        """Replace the version `expect`."""
         self._refuse_oversize(data)
         tag = data[:TAG_SIZE]
         with self._lock:
@@ -140,32 +151,32 @@ class MemoryStore:
             current = self._living(key, now)
             if current is None:
                 return GONE
-            if current.tag != expect:
+            if current.tag != expect.tag:
                 return Conflict(current)
             self._put(key, Stored(data, tag, expires_at), now)
         return Saved(tag)
 
-    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
-        """Change the expiry if the tag is `expect`."""
+    async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
+        """Change the expiry of the version `expect`."""
         with self._lock:
             now = self._clock()
             current = self._living(key, now)
-            if current is None or current.tag != expect:
+            if current is None or current.tag != expect.tag:
                 return False
             self._put(key, Stored(current.data, current.tag, expires_at), now)
             return True
 
-    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
-        """Remove the record, with `expect` only if that is its tag."""
+    async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
+        """Remove the record, with `expect` only that version."""
         with self._lock:
             current = self._living(key, self._clock())
-            if expect is not None and (current is None or current.tag != expect):
+            if expect is not None and (current is None or current.tag != expect.tag):
                 return False
             self._remove(key)
             return current is not None
 
     async def save_and_wake(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, wake: Sequence[str], deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, wake: Sequence[str], deadline: float
     ) -> SaveResult:
         """Save, and wake up the listeners, whichever event loop they are in."""
         result = await self.save(key, data, expires_at, expect=expect, deadline=deadline)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, TypeVar, get_args
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import Distrusts, Heard, Reports, SaveResult, Store, Stored, WakesUp
+from asgi_session.store import CreateResult, Distrusts, Heard, Reports, SaveResult, Store, Stored, WakesUp
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class Call:
     deadline: float
     data: bytes | None = None
     expires_at: int | None = None
-    expect: bytes | None = None
+    expect: Stored | None = None
     wake: tuple[str, ...] | None = None
     """The listeners, if the save was to wake up any."""
 
@@ -294,7 +294,7 @@ class FaultStore:
         """See `Store.load`."""
         return await self._run(Call("load", key, deadline), lambda: self.store.load(key, deadline=deadline))
 
-    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> CreateResult:
         """See `Store.create`."""
         return await self._run(
             Call("create", key, deadline, data, expires_at),
@@ -302,7 +302,7 @@ class FaultStore:
         )
 
     async def save(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> SaveResult:
         """See `Store.save`."""
         return await self._run(
@@ -311,7 +311,7 @@ class FaultStore:
         )
 
     async def _save_and_wake(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, wake: Sequence[str], deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, wake: Sequence[str], deadline: float
     ) -> SaveResult:
         """See `WakesUp.save_and_wake`."""
         return await self._run(
@@ -347,14 +347,14 @@ class FaultStore:
             raise
         return end
 
-    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+    async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
         """See `Store.touch`."""
         return await self._run(
             Call("touch", key, deadline, None, expires_at, expect),
             lambda: self.store.touch(key, expires_at, expect=expect, deadline=deadline),
         )
 
-    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
+    async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
         """See `Store.delete`."""
         return await self._run(
             Call("delete", key, deadline, expect=expect),

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asgi_session import SessionManager, SessionMiddleware
 from asgi_session.fastapi import SessionDep
-from asgi_session.store import SaveResult, Store, Stored
+from asgi_session.store import CreateResult, SaveResult, Store, Stored
 from asgi_session.stores.redis import RedisStore
 
 COOKIE = "asgi_session_demo"
@@ -116,21 +116,21 @@ class CountingStore:
         self.commands["load"] += 1
         return await self._store.load(key, deadline=deadline)
 
-    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> CreateResult:
         self.commands["create"] += 1
         return await self._store.create(key, data, expires_at, deadline=deadline)
 
     async def save(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> SaveResult:
         self.commands["save"] += 1
         return await self._store.save(key, data, expires_at, expect=expect, deadline=deadline)
 
-    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+    async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
         self.commands["touch"] += 1
         return await self._store.touch(key, expires_at, expect=expect, deadline=deadline)
 
-    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
+    async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
         self.commands["delete"] += 1
         return await self._store.delete(key, expect=expect, deadline=deadline)
 

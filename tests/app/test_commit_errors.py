@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import Message
 
 from asgi_session import SessionMiddleware, StoreUnavailable, load_session
-from asgi_session.store import Conflict
+from asgi_session.store import Conflict, Stored
 from tests.app.kit import Browser, World, answer, find_middleware
 
 
@@ -157,11 +157,11 @@ async def test_too_many_conflicts_are_503(world: World, monkeypatch: pytest.Monk
     store = world.store.store
 
     async def always_conflicts(
-        key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+        key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> Conflict:
         current = await store.load(key, deadline=deadline)
         assert current is not None
-        return Conflict(current)
+        return Conflict(Stored(current.data, b"another", current.expires_at))
 
     monkeypatch.setattr(store, "save", always_conflicts)
     got = await browser.post("/write")
@@ -176,7 +176,7 @@ async def test_corrupt_is_500_and_stays(world: World, autoload: bool) -> None:
     stored = await world.store.store.load(key, deadline=1e12)
     assert stored is not None
     spoilt = stored.data[:16] + b"\xff" * 40
-    await world.store.store.save(key, spoilt, stored.expires_at, expect=stored.tag, deadline=1e12)
+    await world.store.store.save(key, spoilt, stored.expires_at, expect=stored, deadline=1e12)
     if autoload:
         got = await browser.get("/read")
         assert (got.status, got.cookie) == (500, None)
@@ -195,7 +195,7 @@ async def test_corrupt_may_begin_anew(world: World) -> None:
     stored = await world.store.store.load(key, deadline=1e12)
     assert stored is not None
     spoilt = stored.data[:16] + b"\xff" * 40
-    await world.store.store.save(key, spoilt, stored.expires_at, expect=stored.tag, deadline=1e12)
+    await world.store.store.save(key, spoilt, stored.expires_at, expect=stored, deadline=1e12)
     got = await browser.post("/write")
     assert got.status == 200
     assert str(browser.cookie)[:22] != key

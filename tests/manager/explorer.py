@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from asgi_session import Session, SessionManager, SessionMiddleware
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import SaveResult, Stored
+from asgi_session.store import CreateResult, SaveResult, Stored
 from asgi_session.stores.memory import MemoryStore
 from tests.inside import COOKIE_NAME, keys_in
 from tests.manager.kit import World
@@ -106,11 +106,11 @@ class SteppedStore:
     async def load(self, key: str, *, deadline: float) -> Stored | None:
         return await self._run("load", self.memory.load(key, deadline=deadline))
 
-    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> CreateResult:
         return await self._run("create", self.memory.create(key, data, expires_at, deadline=deadline))
 
     async def save(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> SaveResult:
         saving = self.memory.save(key, data, expires_at, expect=expect, deadline=deadline)
         result = await self._run("save", saving)
@@ -119,10 +119,10 @@ class SteppedStore:
             raise StoreUnavailable("the reply was lost", executed=None)
         return result
 
-    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+    async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
         return await self._run("touch", self.memory.touch(key, expires_at, expect=expect, deadline=deadline))
 
-    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
+    async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
         return await self._run("delete", self.memory.delete(key, expect=expect, deadline=deadline))
 
 

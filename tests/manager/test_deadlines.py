@@ -8,7 +8,7 @@ import time
 import pytest
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import SaveResult
+from asgi_session.store import TAKEN, SaveResult, Stored, Taken
 from asgi_session.stores.memory import MemoryStore
 from tests.inside import pause_after_tries, use_up
 from tests.manager.kit import World, settle, start
@@ -35,7 +35,7 @@ class GivesUpEarly:
         return getattr(self.memory, name)
 
     async def save(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> SaveResult:
         if self.down.is_set():
             try:
@@ -197,8 +197,8 @@ async def test_a_store_that_takes_every_key_for_taken() -> None:
     """Promise 11: a create that never succeeds ends with the deadline, without holding up the loop."""
     world = World(deadline=0.3)
 
-    async def taken(*args: object, **options: object) -> bool:
-        return False
+    async def taken(*args: object, **options: object) -> Taken:
+        return TAKEN
 
     world.memory.create = taken  # type: ignore[method-assign, assignment]
     session = await world.session().load()

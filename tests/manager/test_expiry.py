@@ -214,3 +214,34 @@ async def test_two_commits_confirm_nothing() -> None:
     await session.refresh()
     await world.manager.drain()
     assert await world.expiry(credential(session)) == world.clock() + 3_600_000
+
+
+async def test_a_save_expects_the_expiry_that_its_touch_has_written() -> None:
+    """Promise 2: a store that compares whole versions needs no further command for a save after a touch."""
+    world = World()
+    token = await create(world)
+    session = await world.load(token)
+    await world.manager.drain()  # the touch is answered
+    session["a"] = 2
+    await session.commit()
+    save = world.store.calls[-1]
+    assert save.verb == "save"
+    assert save.expect is not None
+    assert save.expect.expires_at == world.clock() + IDLE
+
+
+async def test_a_touch_answered_during_a_refresh_costs_no_second_load() -> None:
+    """Promise 2: what has moved is the expiry alone, so what the refresh has loaded is still the newest."""
+    world = World()
+    token = await create(world)
+    touching, loading = world.store.pause("touch", when="after"), world.store.pause("load", nth=2)
+    session = await world.load(token)
+    await touching.reached()
+    refreshing = start(session.refresh())
+    await loading.reached()
+    touching.release()
+    await settle()
+    loading.release()
+    await refreshing
+    await world.manager.drain()
+    assert world.store.counts() == {"create": 1, "load": 2, "touch": 1}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import GONE, Conflict, Heard, Saved, SaveResult, Stored
+from asgi_session.store import GONE, TAKEN, Conflict, CreateResult, Heard, Saved, SaveResult, Stored
 from asgi_session.testing import ManualClock
 
 
@@ -18,11 +18,14 @@ class Broken:
 
     clock: ManualClock
     create_overwrites: bool = False
+    create_answers_another_tag: bool = False
     save_creates: bool = False
     save_ignores_the_tag: bool = False
     save_compares_a_prefix: bool = False
     save_keeps_the_expiry: bool = False
     conflict_without_news: bool = False
+    save_compares_the_expiry: bool = False
+    delete_compares_the_expiry: bool = False
     save_is_two_steps: bool = False
     create_is_two_steps: bool = False
     delete_is_two_steps: bool = False
@@ -147,19 +150,19 @@ class Broken:
             return self.before.pop(key, stored)
         return stored
 
-    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> CreateResult:
         key = await self._enter(key, deadline)
         taken = self._get(key) is not None
         if self.create_is_two_steps:
             await asyncio.sleep(0)
         if taken and not self.create_overwrites:
-            return False
+            return TAKEN
         self._put(key, data, expires_at)
         self._leave(deadline)
-        return True
+        return Saved(bytes(16) if self.create_answers_another_tag else data[:16])
 
     async def save(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> SaveResult:
         key = await self._enter(key, deadline)
         current = self._get(key)
@@ -170,7 +173,11 @@ class Broken:
                 self._put(key, data, expires_at)
                 return Saved(data[:16])
             return GONE
-        same = current.tag.startswith(expect) if self.save_compares_a_prefix else current.tag == expect
+        same = (
+            current.tag.startswith(expect.tag) if self.save_compares_a_prefix else current.tag == expect.tag
+        )
+        if self.save_compares_the_expiry:
+            same = same and current.expires_at == expect.expires_at
         if not same and not self.save_ignores_the_tag:
             return Conflict(Stored(data, data[:16], expires_at) if self.conflict_without_news else current)
         self._put(key, data, current.expires_at if self.save_keeps_the_expiry else expires_at)
@@ -180,11 +187,11 @@ class Broken:
         return Saved(data[:16])
 
     async def save_and_wake(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, wake: Sequence[str], deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, wake: Sequence[str], deadline: float
     ) -> SaveResult:
         current = self._get(key)
         if self.waking_save_ignores_the_tag and current is not None:
-            expect = current.tag
+            expect = current
         result = await self.save(key, data, expires_at, expect=expect, deadline=deadline)
         if self.wakes_nobody or (self.wake_forgets_large_records and len(data) > 8192):
             return result
@@ -219,14 +226,14 @@ class Broken:
 
         return end
 
-    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+    async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
         key = await self._enter(key, deadline)
         current = self._get(key)
         if current is None:
             if self.touch_creates:
-                self._put(key, expect, expires_at)
+                self._put(key, expect.data, expires_at)
             return self.touch_creates
-        if current.tag != expect and not self.touch_ignores_the_tag:
+        if current.tag != expect.tag and not self.touch_ignores_the_tag:
             return False
         if self.touch_writes_the_data_back:
             await asyncio.sleep(0)
@@ -237,13 +244,15 @@ class Broken:
         self._leave(deadline)
         return True
 
-    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
+    async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
         key = await self._enter(key, deadline)
         current = self._get(key)
         found = current is not None
         if expect is not None and not self.delete_ignores_the_tag:
             tag = current.tag if current is not None else b""
-            same = tag.startswith(expect) if self.delete_compares_a_prefix else tag == expect
+            same = tag.startswith(expect.tag) if self.delete_compares_a_prefix else tag == expect.tag
+            if self.delete_compares_the_expiry:
+                same = same and current is not None and current.expires_at == expect.expires_at
             if current is None or not same:
                 self._leave(deadline)
                 return False

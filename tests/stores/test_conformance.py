@@ -15,9 +15,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import Conflict, Saved, SaveResult, Store, Stored
+from asgi_session.store import Conflict, CreateResult, Saved, SaveResult, Store, Stored
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.stores.redis import RedisStore
 from asgi_session.testing import FaultStore, ManualClock, StoreConformance
@@ -168,28 +169,33 @@ class OwnTags(MemoryStore):
     def _tag(self, data: bytes) -> bytes:
         return self._tags.setdefault(data[:16], b'"%d"' % (len(self._tags) + 1))
 
-    def _real(self, tag: bytes) -> bytes:
-        return next((real for real, own in self._tags.items() if own == tag), b"unknown")
+    def _real(self, version: Stored) -> Stored:
+        tag = next((real for real, own in self._tags.items() if own == version.tag), b"unknown")
+        return Stored(b"", tag, 0)
 
     def _own(self, stored: Stored) -> Stored:
-        return stored._replace(tag=self._tag(stored.data))
+        return replace(stored, tag=self._tag(stored.data))
 
     async def load(self, key: str, *, deadline: float) -> Stored | None:
         stored = await super().load(key, deadline=deadline)
         return stored and self._own(stored)
 
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> CreateResult:
+        result = await super().create(key, data, expires_at, deadline=deadline)
+        return Saved(self._tag(data)) if isinstance(result, Saved) else result
+
     async def save(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> SaveResult:
         result = await super().save(key, data, expires_at, expect=self._real(expect), deadline=deadline)
         if isinstance(result, Conflict):
             return Conflict(self._own(result.current))
         return Saved(self._tag(data)) if isinstance(result, Saved) else result
 
-    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
+    async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
         return await super().touch(key, expires_at, expect=self._real(expect), deadline=deadline)
 
-    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
+    async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
         real = None if expect is None else self._real(expect)
         return await super().delete(key, expect=real, deadline=deadline)
 
@@ -199,6 +205,34 @@ class TestStoreWithItsOwnTags(ManualTime):
     def store(self) -> OwnTags:
         self.clock = ManualClock()
         return OwnTags(self.clock)
+
+
+class ByBytes(MemoryStore):
+    """Compares the data instead of the tag, and tells versions by it alone."""
+
+    def _same(self, key: str, expect: Stored) -> Stored:
+        current = self._records.get(key)
+        return current if current is not None and current.data == expect.data else replace(expect, tag=b"")
+
+    async def save(
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
+    ) -> SaveResult:
+        same = self._same(key, expect)
+        return await super().save(key, data, expires_at, expect=same, deadline=deadline)
+
+    async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
+        return await super().touch(key, expires_at, expect=self._same(key, expect), deadline=deadline)
+
+    async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
+        same = None if expect is None else self._same(key, expect)
+        return await super().delete(key, expect=same, deadline=deadline)
+
+
+class TestStoreThatComparesBytes(ManualTime):
+    @pytest.fixture
+    def store(self) -> ByBytes:
+        self.clock = ManualClock()
+        return ByBytes(clock=self.clock)
 
 
 class Slow(MemoryStore):
@@ -221,14 +255,14 @@ class Slow(MemoryStore):
         return stored
 
     async def save(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> SaveResult:
         await self._way(deadline, False)
         result = await super().save(key, data, expires_at, expect=expect, deadline=deadline)
         await self._way(deadline, None)
         return result
 
-    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
+    async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
         await self._way(deadline, False)
         result = await super().delete(key, expect=expect, deadline=deadline)
         await self._way(deadline, None)
@@ -250,10 +284,13 @@ CAUGHT_BY = {
     "create_overwrites": "test_create_leaves_a_taken_key_alone",
     "save_creates": "test_save_never_creates",
     "save_ignores_the_tag": "test_save_with_an_old_tag_is_a_conflict",
-    "save_compares_a_prefix": "test_save_compares_the_whole_tag",
+    "save_compares_a_prefix": "test_save_compares_the_whole_version",
     "save_keeps_the_expiry": "test_save_replaces_the_record",
     "conflict_without_news": "test_save_with_an_old_tag_is_a_conflict",
     "save_is_two_steps": "test_one_of_many_saves_wins",
+    "create_answers_another_tag": "test_create_answers_the_tag",
+    "save_compares_the_expiry": "test_a_touch_is_no_conflict",
+    "delete_compares_the_expiry": "test_a_touch_is_no_conflict",
     "create_is_two_steps": "test_one_of_many_creates_wins",
     "delete_is_two_steps": "test_one_of_many_deletes_wins",
     "touch_changes_the_tag": "test_touch_changes_the_expiry_alone",
@@ -263,7 +300,7 @@ CAUGHT_BY = {
     "touch_only_prolongs": "test_touch_changes_the_expiry_alone",
     "delete_always_true": "test_delete_tells_whether_there_was_one",
     "delete_ignores_the_tag": "test_delete_of_one_version_leaves_another_alone",
-    "delete_compares_a_prefix": "test_save_compares_the_whole_tag",
+    "delete_compares_a_prefix": "test_save_compares_the_whole_version",
     "delete_looks_first": "test_a_delete_of_one_version_does_not_undo_a_save",
     "expires_never": "test_load_does_not_see_an_expired_record",
     "expires_on_load_alone": "test_save_does_not_bring_back_an_expired_record",

@@ -11,12 +11,13 @@ import pytest
 
 from asgi_session.clock import system_clock
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import GONE, Distrusts, Saved, Store, WakesUp
+from asgi_session.store import GONE, TAKEN, Distrusts, Saved, Store, Stored, WakesUp
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import Call, FaultStore, ManualClock
 
 DATA = b"a" * 16
 NEXT = b"b" * 16
+FIRST, SECOND = (Stored(data, data, 0) for data in (DATA, NEXT))
 LATER = time.monotonic() + 10_000
 
 
@@ -30,7 +31,7 @@ def store() -> FaultStore:
 
 
 async def create(store: FaultStore, key: str = "k") -> bool:
-    return await store.create(key, DATA, far(), deadline=LATER)
+    return await store.create(key, DATA, far(), deadline=LATER) is not TAKEN
 
 
 async def exists(store: FaultStore, key: str = "k") -> bool:
@@ -112,7 +113,7 @@ async def test_pause_before_lets_others_in_between(store: FaultStore) -> None:
     """A save stopped before its execution finds the record gone."""
     await create(store)
     gate = store.pause("save")
-    task = asyncio.create_task(store.save("k", NEXT, far(), expect=DATA, deadline=0))
+    task = asyncio.create_task(store.save("k", NEXT, far(), expect=FIRST, deadline=0))
     await gate.reached()
     assert await store.delete("k", deadline=LATER)
     assert not task.done()
@@ -124,7 +125,7 @@ async def test_pause_after_lets_others_in_between(store: FaultStore) -> None:
     """A save stopped after its execution was first, and its answer says so."""
     await create(store)
     gate = store.pause("save", when="after")
-    task = asyncio.create_task(store.save("k", NEXT, far(), expect=DATA, deadline=0))
+    task = asyncio.create_task(store.save("k", NEXT, far(), expect=FIRST, deadline=0))
     await gate.reached()
     assert await store.delete("k", deadline=LATER)
     gate.release()
@@ -146,13 +147,13 @@ async def test_calls_are_logged_with_their_arguments(store: FaultStore) -> None:
     """Counting and comparing calls needs no mock."""
     expires_at = far()
     await store.create("k", DATA, expires_at, deadline=LATER)
-    await store.touch("k", expires_at + 1, expect=DATA, deadline=LATER)
+    await store.touch("k", expires_at + 1, expect=FIRST, deadline=LATER)
     await store.load("k", deadline=LATER)
     await store.load("k", deadline=LATER)
     assert store.counts() == {"create": 1, "touch": 1, "load": 2}
     assert store.calls[:2] == [
         Call("create", "k", LATER, data=DATA, expires_at=expires_at),
-        Call("touch", "k", LATER, expires_at=expires_at + 1, expect=DATA),
+        Call("touch", "k", LATER, expires_at=expires_at + 1, expect=FIRST),
     ]
 
 
@@ -197,7 +198,7 @@ class Ear:
         self.came.set()
 
 
-async def wake(store: FaultStore, key: str, *ears: Ear, expect: bytes = DATA) -> None:
+async def wake(store: FaultStore, key: str, *ears: Ear, expect: Stored = FIRST) -> None:
     await create(store, key)
     names = [ear.name for ear in ears]
     await store.save_and_wake(key, NEXT, far(), expect=expect, wake=names, deadline=LATER)
@@ -227,7 +228,7 @@ async def test_a_save_that_wakes_is_a_save(store: FaultStore) -> None:
     assert ear.heard == ["k", "k2"]
     assert store.counts()["save"] == 3
     assert [call.wake for call in store.calls if call.verb == "save"] == [("e",)] * 3
-    await store.save("k", DATA, far(), expect=NEXT, deadline=LATER)
+    await store.save("k", DATA, far(), expect=SECOND, deadline=LATER)
     assert store.calls[-1].wake is None
 
 
@@ -246,7 +247,7 @@ async def test_wake_ups_are_lost(store: FaultStore) -> None:
     await wake(store, "c", one)
     await wake(store, "d", one, two)
     assert (one.heard, two.heard, store.wakeups_lost) == (["d"], ["b", "d"], 4)
-    assert isinstance(await store.save("a", DATA, far(), expect=NEXT, deadline=LATER), Saved)
+    assert isinstance(await store.save("a", DATA, far(), expect=SECOND, deadline=LATER), Saved)
 
 
 async def test_wake_ups_are_interrupted(store: FaultStore) -> None:

@@ -12,12 +12,16 @@ import pytest
 
 from asgi_session.clock import system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.store import GONE, Saved
+from asgi_session.store import GONE, TAKEN, Saved, Stored
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import ManualClock
 
 HOUR = 3_600_000
 LATER = float("inf")
+
+
+ANY = Stored(b"", b"t" * 16, 0)
+"""Every record here has this tag, and the memory store compares nothing else."""
 
 
 def data(size: int = 100, *, tag: bytes = b"t" * 16) -> bytes:
@@ -30,7 +34,7 @@ def clock() -> ManualClock:
 
 
 async def create(store: MemoryStore, key: str, expires_at: int, size: int = 100) -> bool:
-    return await store.create(key, data(size), expires_at, deadline=LATER)
+    return await store.create(key, data(size), expires_at, deadline=LATER) is not TAKEN
 
 
 async def loads(store: MemoryStore, keys: str) -> str:
@@ -62,10 +66,10 @@ async def test_the_bytes_are_bounded_also_when_a_record_grows(clock: ManualClock
     for index, key in enumerate("abcd"):
         await create(store, key, clock() + (1 + index) * HOUR, size=250)
     assert await loads(store, "abcd") == "abcd"
-    grown = await store.save("d", data(500), clock() + HOUR // 2, expect=b"t" * 16, deadline=LATER)
+    grown = await store.save("d", data(500), clock() + HOUR // 2, expect=ANY, deadline=LATER)
     assert grown == Saved(b"t" * 16)
     assert await loads(store, "abcd") == "bcd"
-    await store.save("d", data(250), clock() + HOUR, expect=b"t" * 16, deadline=LATER)
+    await store.save("d", data(250), clock() + HOUR, expect=ANY, deadline=LATER)
     await create(store, "e", clock() + HOUR, size=250)
     assert await loads(store, "bcde") == "bcde"
 
@@ -75,8 +79,8 @@ async def test_touched_records_outlive_untouched_ones(clock: ManualClock) -> Non
     store = MemoryStore(max_records=3, clock=clock)
     for index, key in enumerate("abc"):
         await create(store, key, clock() + (1 + index) * HOUR)
-    assert await store.touch("a", clock() + 9 * HOUR, expect=b"t" * 16, deadline=LATER)
-    assert await store.touch("c", clock() + HOUR, expect=b"t" * 16, deadline=LATER)
+    assert await store.touch("a", clock() + 9 * HOUR, expect=ANY, deadline=LATER)
+    assert await store.touch("c", clock() + HOUR, expect=ANY, deadline=LATER)
     await create(store, "d", clock() + 8 * HOUR)
     assert await loads(store, "abcd") == "abd"
     await create(store, "e", clock() + 8 * HOUR)
@@ -108,7 +112,7 @@ async def test_a_record_larger_than_the_store_is_refused(clock: ManualClock) -> 
     with pytest.raises(StoreUnavailable, match="max_bytes=200") as create_error:
         await create(store, "b", clock() + HOUR, size=201)
     with pytest.raises(StoreUnavailable) as save_error:
-        await store.save("a", data(201), clock() + HOUR, expect=b"t" * 16, deadline=LATER)
+        await store.save("a", data(201), clock() + HOUR, expect=ANY, deadline=LATER)
     assert create_error.value.executed is save_error.value.executed is False
     assert await loads(store, "ab") == "a"
 
@@ -129,7 +133,7 @@ async def test_churn_and_touches_do_not_grow_the_queue(clock: ManualClock) -> No
     await create(store, "touched", clock() + HOUR)
     for index in range(5000):
         await create(store, "k", clock() + HOUR + index)
-        await store.touch("touched", clock() + HOUR - index, expect=b"t" * 16, deadline=LATER)
+        await store.touch("touched", clock() + HOUR - index, expect=ANY, deadline=LATER)
         await store.delete("k", deadline=LATER)
     assert len(store._queue) <= 100
 
@@ -147,11 +151,9 @@ async def test_the_books_balance(clock: ManualClock) -> None:
             case 0:
                 await create(store, key, expires_at, rng.randrange(16, 600))
             case 1:
-                await store.save(
-                    key, data(rng.randrange(16, 600)), expires_at, expect=b"t" * 16, deadline=LATER
-                )
+                await store.save(key, data(rng.randrange(16, 600)), expires_at, expect=ANY, deadline=LATER)
             case 2:
-                await store.touch(key, expires_at, expect=b"t" * 16, deadline=LATER)
+                await store.touch(key, expires_at, expect=ANY, deadline=LATER)
             case 3:
                 await store.delete(key, deadline=LATER)
             case _:
@@ -175,7 +177,7 @@ async def test_len_and_clear(clock: ManualClock) -> None:
     assert len(store) == 1
     store.clear()
     assert len(store) == 0
-    assert await store.save("b", data(), clock() + HOUR, expect=b"t" * 16, deadline=LATER) is GONE
+    assert await store.save("b", data(), clock() + HOUR, expect=ANY, deadline=LATER) is GONE
     assert await create(store, "b", clock() + HOUR)
 
 
@@ -198,9 +200,7 @@ def test_a_clock_must_be_a_function() -> None:
 
 async def woken(store: MemoryStore, key: str, *listeners: str) -> None:
     await create(store, key, system_clock() + HOUR)
-    await store.save_and_wake(
-        key, data(), system_clock() + HOUR, expect=b"t" * 16, wake=listeners, deadline=LATER
-    )
+    await store.save_and_wake(key, data(), system_clock() + HOUR, expect=ANY, wake=listeners, deadline=LATER)
 
 
 async def test_listeners_are_not_called_inside_of_the_save() -> None:

@@ -35,7 +35,7 @@ from asgi_session import (
     merging,
 )
 from asgi_session.fastapi import LockedSessionDep, SessionDep
-from asgi_session.store import GONE, Conflict, Reports, Saved, Store, Stored
+from asgi_session.store import GONE, Conflict, Reports, Saved, Store, Stored, Taken
 from asgi_session.stores import MemoryStore, RedisStore, store_from_url
 from asgi_session.testing import Call, FaultStore, ManualClock, SessionClient, StoreConformance
 
@@ -67,13 +67,16 @@ def refused(client: object) -> None:
 async def use_store(store: Store) -> bytes:
     found = await store.load("key", deadline=1.0)
     assert_type(found, Stored | None)
-    result = await store.save("key", b"", 0, expect=b"", deadline=1.0)
+    if found is None:
+        assert_type(await store.create("key", b"", 0, deadline=1.0), Saved | Taken)
+        return b""
+    result = await store.save("key", b"", 0, expect=found, deadline=1.0)
     if result is GONE:
         return b""
     if isinstance(result, Conflict):
         return result.current.data
     assert_type(result, Saved)
-    assert_type(await store.delete("key", expect=result.tag, deadline=1.0), bool)
+    assert_type(await store.delete("key", expect=found, deadline=1.0), bool)
     return result.tag
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.store import Heard, Report, SaveResult, Stored
+from asgi_session.store import CreateResult, Heard, Report, SaveResult, Stored
 from asgi_session.stores.redis import commands, url
 from asgi_session.stores.redis.arguments import (
     RedisOptions,
@@ -174,19 +174,19 @@ class RedisStore:
         value = await backend.execute(Command("load", key, data, repeatable=True), deadline)
         return None if value is None else commands.stored(value)
 
-    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> bool:
+    async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> CreateResult:
         """Write a record where there is none."""
         command = commands.create(key, self._name(key), data, expires_at)
-        return await self._backend().execute(command, deadline) is not None
+        return commands.created(await self._backend().execute(command, deadline), data)
 
     async def save(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> SaveResult:
-        """Replace the record with that tag."""
+        """Replace that version of the record."""
         backend = self._loops.backends.get(get_running_loop()) or self._loops.enter()
         name = self._name(key)
         reply: Any = None
-        future = backend.submit(key, commands.try_save(name, data, expires_at, expect), deadline)
+        future = backend.submit(key, commands.try_save(name, data, expires_at, expect.tag), deadline)
         if future is not None:
             reply = await future
             if reply is None or type(reply) is int or type(reply) is bytes:
@@ -195,27 +195,27 @@ class RedisStore:
                 backend.failed(key, reply.why, last=True)
                 raise StoreUnavailable(f"save: {reply.why}", executed=None)
         # Not connected, or an error, which means that it was not executed: from here on with patience.
-        command = commands.save(key, name, data, expires_at, expect)
+        command = commands.save(key, name, data, expires_at, expect.tag)
         if commands.wants_script(reply):
             command.with_script_text()
         return commands.saved(await backend.execute(command, deadline), data)
 
-    async def touch(self, key: str, expires_at: int, *, expect: bytes, deadline: float) -> bool:
-        """Change the expiry of the record with that tag."""
-        command = commands.touch(key, self._name(key), expires_at, expect)
+    async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
+        """Change the expiry of that version of the record."""
+        command = commands.touch(key, self._name(key), expires_at, expect.tag)
         return bool(await self._backend().execute(command, deadline))
 
-    async def delete(self, key: str, *, expect: bytes | None = None, deadline: float) -> bool:
-        """Remove the record, with `expect` only the one with that tag. Works on a full server, too."""
-        command = commands.delete(key, self._name(key), expect)
+    async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
+        """Remove the record, with `expect` only that version. Works on a full server, too."""
+        command = commands.delete(key, self._name(key), None if expect is None else expect.tag)
         return bool(await self._backend().execute(command, deadline))
 
     async def save_and_wake(
-        self, key: str, data: bytes, expires_at: int, *, expect: bytes, wake: Sequence[str], deadline: float
+        self, key: str, data: bytes, expires_at: int, *, expect: Stored, wake: Sequence[str], deadline: float
     ) -> SaveResult:
-        """Replace the record with that tag, and publish its key to the listeners."""
+        """Replace that version of the record, and publish its key to the listeners."""
         channels = [self._channels + listener.encode() for listener in wake]
-        command = commands.save(key, self._name(key), data, expires_at, expect, channels)
+        command = commands.save(key, self._name(key), data, expires_at, expect.tag, channels)
         reply = await self._backend().execute(command, deadline)
         if reply == commands.SAVED_IN_SILENCE:
             self._tell_silence()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from asgi_session.clock import system_clock
-from asgi_session.store import SaveResult, Store, Stored
+from asgi_session.store import CreateResult, Saved, SaveResult, Store, Stored
 
 HOUR = 3_600_000
 
@@ -24,6 +24,12 @@ def new_data(body: bytes = b"body") -> bytes:
 def new_key() -> str:
     """Return a key that no other test uses: 22 characters of the URL-safe base64 alphabet."""
     return secrets.token_urlsafe(16)
+
+
+def strange() -> Stored:
+    """Return a version that no record has or had."""
+    data = new_data()
+    return Stored(data, data[:16], system_clock() + HOUR)
 
 
 def seeded(seed: int) -> random.Random:
@@ -45,16 +51,16 @@ class Record:
     async def load(self) -> Stored | None:
         return await self.store.load(self.key, deadline=self._deadline())
 
-    async def create(self, data: bytes, expires_at: int) -> bool:
+    async def create(self, data: bytes, expires_at: int) -> CreateResult:
         return await self.store.create(self.key, data, expires_at, deadline=self._deadline())
 
-    async def save(self, data: bytes, expires_at: int, expect: bytes) -> SaveResult:
+    async def save(self, data: bytes, expires_at: int, expect: Stored) -> SaveResult:
         return await self.store.save(self.key, data, expires_at, expect=expect, deadline=self._deadline())
 
-    async def touch(self, expires_at: int, expect: bytes) -> bool:
+    async def touch(self, expires_at: int, expect: Stored) -> bool:
         return await self.store.touch(self.key, expires_at, expect=expect, deadline=self._deadline())
 
-    async def delete(self, expect: bytes | None = None) -> bool:
+    async def delete(self, expect: Stored | None = None) -> bool:
         return await self.store.delete(self.key, expect=expect, deadline=self._deadline())
 
     async def get(self) -> Stored:
@@ -111,5 +117,5 @@ class Suite:
         record = self.record(store)
         data = new_data() if data is None else data
         expires_at = self.far() if expires_at is None else expires_at
-        assert await record.create(data, expires_at), "create on a free key must answer True"
+        assert isinstance(await record.create(data, expires_at), Saved), "create on a free key answers Saved"
         return record, await record.get()

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from asgi_session.store import GONE, Saved, Store, Stored
-from asgi_session.testing._suite.base import Record, Suite, new_data
+from msgspec.structs import replace
+
+from asgi_session.store import GONE, TAKEN, Saved, Store, Stored
+from asgi_session.testing._suite.base import Record, Suite, new_data, strange
 
 
 class ExpiryTests(Suite):
     """Each verb meets an expired record first, before any other could have removed it."""
 
-    async def _expired(self, store: Store) -> tuple[Record, bytes]:
-        record = self.record(store)
-        data, expires_at = new_data(), self.far()
-        assert await record.create(data, expires_at)
-        stored = await record.get()
+    async def _expired(self, store: Store) -> tuple[Record, Stored]:
+        record, stored = await self.written(store)
         expires_at = self.soon()
-        assert await record.touch(expires_at, stored.tag)
+        assert await record.touch(expires_at, stored)
         await self.pass_time(expires_at)
-        return record, stored.tag
+        return record, replace(stored, expires_at=expires_at)
 
     async def test_load_does_not_see_an_expired_record(self, store: Store) -> None:
         """A load answers None."""
@@ -28,23 +27,28 @@ class ExpiryTests(Suite):
         """A create finds the key free."""
         record, _ = await self._expired(store)
         data, expires_at = new_data(), self.far()
-        assert await record.create(data, expires_at) is True
+        assert isinstance(await record.create(data, expires_at), Saved)
         stored = await record.get()
         assert (stored.data, stored.expires_at) == (data, expires_at)
 
     async def test_save_does_not_bring_back_an_expired_record(self, store: Store) -> None:
-        """A save answers GONE, with the right tag and with a wrong one."""
-        record, tag = await self._expired(store)
-        assert await record.save(new_data(), self.far(), tag) is GONE
-        assert await record.load() is None
-        record, tag = await self._expired(store)
-        assert await record.save(new_data(), self.far(), new_data()[:16]) is GONE
-        assert await record.load() is None
+        """A save answers GONE, whether it expects that version, knows of its last touch, or another one."""
+        for how in ("that version", "before the touch", "another"):
+            record, version = await self._expired(store)
+            match how:
+                case "before the touch":
+                    version = replace(version, expires_at=self.far())
+                case "another":
+                    version = strange()
+                case _:
+                    pass
+            assert await record.save(new_data(), self.far(), version) is GONE, how
+            assert await record.load() is None
 
     async def test_touch_does_not_bring_back_an_expired_record(self, store: Store) -> None:
         """A touch answers False."""
-        record, tag = await self._expired(store)
-        assert await record.touch(self.far(), tag) is False
+        record, version = await self._expired(store)
+        assert await record.touch(self.far(), version) is False
         assert await record.load() is None
 
     async def test_delete_does_not_count_an_expired_record(self, store: Store) -> None:
@@ -57,7 +61,7 @@ class ExpiryTests(Suite):
         """The expiry given to create is enforced."""
         record = self.record(store)
         expires_at = self.soon()
-        assert await record.create(new_data(), expires_at)
+        assert isinstance(await record.create(new_data(), expires_at), Saved)
         await self.pass_time(expires_at)
         assert await record.load() is None
 
@@ -65,7 +69,7 @@ class ExpiryTests(Suite):
         """The expiry given to save is enforced in place of the longer one before."""
         record, stored = await self.written(store)
         expires_at = self.soon()
-        assert isinstance(await record.save(new_data(), expires_at, stored.tag), Saved)
+        assert isinstance(await record.save(new_data(), expires_at, stored), Saved)
         await self.pass_time(expires_at)
         assert await record.load() is None
 
@@ -73,9 +77,9 @@ class ExpiryTests(Suite):
         """A record that was touched or saved in time outlives its first expiry."""
         expires_at = self.now() + 20 * self.short_ms
         touched, stored = await self.written(store, expires_at=expires_at)
-        assert await touched.touch(self.far(), stored.tag)
+        assert await touched.touch(self.far(), stored)
         saved, stored = await self.written(store, expires_at=expires_at)
-        assert isinstance(await saved.save(new_data(), self.far(), stored.tag), Saved)
+        assert isinstance(await saved.save(new_data(), self.far(), stored), Saved)
         await self.pass_time(expires_at)
         await touched.get()
         await saved.get()
@@ -84,31 +88,32 @@ class ExpiryTests(Suite):
         """A save or touch whose expiry is past is done, and the record is gone; so with zero."""
         for past in (0, 1, self.now() - 1):
             record, stored = await self.written(store)
-            assert isinstance(await record.save(new_data(), past, stored.tag), Saved)
+            assert isinstance(await record.save(new_data(), past, stored), Saved)
             assert await record.load() is None
-            assert await record.save(new_data(), self.far(), stored.tag) is GONE
-            assert await record.create(new_data(), self.far()), "the key of an ended record must be free"
+            assert await record.save(new_data(), self.far(), stored) is GONE
+            created = await record.create(new_data(), self.far())
+            assert isinstance(created, Saved), "the key of an ended record must be free"
             stored = await record.get()
-            assert await record.touch(past, stored.tag) is True
+            assert await record.touch(past, stored) is True
             assert await record.load() is None
             assert await record.delete() is False
 
     async def test_a_past_expiry_that_loses_ends_nothing(self, store: Store) -> None:
         """A save, touch or create that would end the record does nothing when its condition fails."""
         record, stored = await self.written(store)
-        wrong, past = new_data()[:16], self.now() - 1
+        wrong, past = strange(), self.now() - 1
         assert not isinstance(await record.save(new_data(), past, wrong), Saved)
         assert await record.touch(past, wrong) is False
-        assert await record.create(new_data(), past) is False
+        assert await record.create(new_data(), past) is TAKEN
         assert await record.load() == stored
 
     async def test_a_record_created_with_a_past_expiry_is_missing(self, store: Store) -> None:
         """The create answers that the key was free, and leaves it free."""
         record = self.record(store)
         for past in (0, 1, self.now() - 1):
-            assert await record.create(new_data(), past) is True
+            assert isinstance(await record.create(new_data(), past), Saved)
             assert await record.load() is None
         data, expires_at = new_data(), self.far()
-        assert await record.create(data, expires_at) is True
+        assert isinstance(await record.create(data, expires_at), Saved)
         stored = await record.get()
         assert stored == Stored(data, stored.tag, expires_at)

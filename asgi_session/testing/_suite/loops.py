@@ -64,7 +64,7 @@ class LoopTests(Suite):
         async def use(*, close: bool) -> None:
             nonlocal stored
             assert await record.load() == stored
-            assert isinstance(await record.save(new_data(), self.far(), stored.tag), Saved)
+            assert isinstance(await record.save(new_data(), self.far(), stored), Saved)
             stored = await record.get()
             if close:
                 await store.close()
@@ -85,7 +85,7 @@ class LoopTests(Suite):
                 current = await record.get()
                 while True:
                     data = new_data(b"%d" % (int(current.data[16:]) + 1))
-                    result = await record.save(data, self.far(), current.tag)
+                    result = await record.save(data, self.far(), current)
                     if isinstance(result, Saved):
                         break
                     assert result is not GONE

@@ -22,14 +22,14 @@ class RaceTests(Suite):
         async def life(index: int) -> None:
             record, stored = await self.written(store, new_data(b"%d" % index * index))
             data = new_data(b"%d" % -index * index)
-            result = await record.save(data, self.far(), stored.tag)
+            result = await record.save(data, self.far(), stored)
             assert isinstance(result, Saved)
             assert (await record.get()).data == data
-            conflict = await record.save(new_data(), self.far(), stored.tag)
+            conflict = await record.save(new_data(), self.far(), stored)
             assert isinstance(conflict, Conflict)
             assert conflict.current.data == data
             expires_at = self.far() + index
-            assert await record.touch(expires_at, result.tag)
+            assert await record.touch(expires_at, conflict.current)
             assert (await record.get()).expires_at == expires_at
             assert await record.delete()
             assert await record.load() is None
@@ -37,18 +37,18 @@ class RaceTests(Suite):
         await asyncio.gather(*map(life, range(200)))
 
     async def test_one_of_many_creates_wins(self, store: Store) -> None:
-        """Of fifty creates of one key exactly one answers True, and its data is what is there."""
+        """Of fifty creates of one key exactly one answers Saved, and its data is what is there."""
         record = self.record(store)
         datas = [new_data() for _ in range(50)]
         won = await asyncio.gather(*(record.create(data, self.far()) for data in datas))
-        assert won.count(True) == 1
-        assert (await record.get()).data == datas[won.index(True)]
+        (winner,) = [i for i, result in enumerate(won) if isinstance(result, Saved)]
+        assert (await record.get()).data == datas[winner]
 
     async def test_one_of_many_saves_wins(self, store: Store) -> None:
-        """Of fifty saves that expect one tag exactly one is done; the others are told of the winner."""
+        """Of fifty saves that expect one version exactly one is done; the others are told of the winner."""
         record, stored = await self.written(store)
         datas = [new_data() for _ in range(50)]
-        results = await asyncio.gather(*(record.save(data, self.far(), stored.tag) for data in datas))
+        results = await asyncio.gather(*(record.save(data, self.far(), stored) for data in datas))
         winners = [i for i, result in enumerate(results) if isinstance(result, Saved)]
         assert len(winners) == 1
         current = await record.get()
@@ -67,8 +67,8 @@ class RaceTests(Suite):
         for _ in range(30):
             record, stored = await self.written(store)
             verbs: list[Coroutine[Any, Any, object]] = [
-                *(record.save(new_data(), self.far(), stored.tag) for _ in range(2)),
-                *(record.touch(self.far() + HOUR, stored.tag) for _ in range(2)),
+                *(record.save(new_data(), self.far(), stored) for _ in range(2)),
+                *(record.touch(self.far() + HOUR, stored) for _ in range(2)),
             ]
             rng.shuffle(verbs)
             at = rng.randrange(len(verbs) + 1)
@@ -82,8 +82,8 @@ class RaceTests(Suite):
         for round_ in range(30):
             record, stored = await self.written(store)
             data = new_data()
-            verbs: list[Coroutine[Any, Any, object]] = [record.save(data, self.far(), stored.tag)]
-            verbs.insert(round_ % 2, record.delete(stored.tag))
+            verbs: list[Coroutine[Any, Any, object]] = [record.save(data, self.far(), stored)]
+            verbs.insert(round_ % 2, record.delete(stored))
             results = await asyncio.gather(*verbs)
             deleted, saved = results[round_ % 2], results[1 - round_ % 2]
             current = await record.load()
@@ -99,9 +99,9 @@ class RaceTests(Suite):
         for round_ in range(30):
             record, stored = await self.written(store)
             data = new_data()
-            touches = [record.touch(self.far() + HOUR, stored.tag) for _ in range(4)]
+            touches = [record.touch(self.far() + HOUR, stored) for _ in range(4)]
             verbs: list[Coroutine[Any, Any, object]] = [*touches]
-            verbs.insert(round_ % 5, record.save(data, self.far(), stored.tag))
+            verbs.insert(round_ % 5, record.save(data, self.far(), stored))
             results = await asyncio.gather(*verbs)
             assert isinstance(results[round_ % 5], Saved), "a touch must not change the tag"
             assert (await record.get()).data == data
@@ -120,7 +120,7 @@ class RaceTests(Suite):
         try:
             for _ in range(100):
                 data = new_data()
-                result = await record.save(data, self.far(), stored.tag)
+                result = await record.save(data, self.far(), stored)
                 stored = await record.get()
                 assert isinstance(result, Saved)
                 assert (stored.data, stored.tag) == (data, result.tag)
@@ -154,7 +154,7 @@ class RaceTests(Suite):
         record, stored = await self.written(store)
         for _ in range(60):
             old, new = stored.data, new_data()
-            task = asyncio.create_task(record.save(new, self.far(), stored.tag))
+            task = asyncio.create_task(record.save(new, self.far(), stored))
             await _some_moments(rng)
             task.cancel()
             async with asyncio.timeout(self.timeout + 1):
@@ -162,10 +162,10 @@ class RaceTests(Suite):
             current = await record.get()
             assert current.data in (old, new)
             last = new_data()
-            result = await record.save(last, self.far(), current.tag)
+            result = await record.save(last, self.far(), current)
             while isinstance(result, Conflict):  # the cancelled one came through only now
                 assert result.current.data == new
-                result = await record.save(last, self.far(), result.current.tag)
+                result = await record.save(last, self.far(), result.current)
             assert isinstance(result, Saved)
             stored = await record.get()
             assert stored.data == last
@@ -201,9 +201,9 @@ class RaceTests(Suite):
         await unexecuted(store.load(key, deadline=over))
         if await unexecuted(store.create(free.key, data, far, deadline=over)):
             assert await free.load() is None
-        if await unexecuted(store.touch(key, far + HOUR, expect=stored.tag, deadline=over)):
+        if await unexecuted(store.touch(key, far + HOUR, expect=stored, deadline=over)):
             assert (await record.get()).expires_at == stored.expires_at
-        if await unexecuted(store.save(key, data, far, expect=stored.tag, deadline=over)):
+        if await unexecuted(store.save(key, data, far, expect=stored, deadline=over)):
             assert (await record.get()).data == stored.data
         if await unexecuted(store.delete(key, deadline=over)):
             await record.get()

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from asgi_session.store import GONE, Conflict, Saved, SaveResult, Store, Stored, WakesUp
-from asgi_session.testing._suite.base import Record, Suite, new_data
+from asgi_session.testing._suite.base import Record, Suite, new_data, strange
 
 
 class Ear:
@@ -66,7 +66,7 @@ class WakeUpTests(Suite):
                 end()
 
     async def save_and_wake(
-        self, store: WakesUp, record: Record, data: bytes, expect: bytes, *ears: Ear, expires_at: int = 0
+        self, store: WakesUp, record: Record, data: bytes, expect: Stored, *ears: Ear, expires_at: int = 0
     ) -> SaveResult:
         """Save, and wake the ears up."""
         return await store.save_and_wake(
@@ -82,7 +82,7 @@ class WakeUpTests(Suite):
         """Wake the ears up with a record made for it; its key."""
         assert isinstance(store, WakesUp)
         record, stored = await self.written(store)
-        assert isinstance(await self.save_and_wake(store, record, new_data(), stored.tag, *ears), Saved)
+        assert isinstance(await self.save_and_wake(store, record, new_data(), stored, *ears), Saved)
         return record.key
 
     async def test_save_and_wake_saves_as_save_does(self, store: Store) -> None:
@@ -94,17 +94,15 @@ class WakeUpTests(Suite):
             for woken in ([], [nobody], ears, [*ears, nobody]):
                 record, stored = await self.written(store)
                 data, expires_at = new_data(), self.far() + 7
-                saved = await self.save_and_wake(
-                    waking, record, data, stored.tag, *woken, expires_at=expires_at
-                )
+                saved = await self.save_and_wake(waking, record, data, stored, *woken, expires_at=expires_at)
                 assert isinstance(saved, Saved)
                 current = await record.get()
                 assert current == Stored(data, saved.tag, expires_at)
-                lost = await self.save_and_wake(waking, record, new_data(), stored.tag, *woken)
+                lost = await self.save_and_wake(waking, record, new_data(), stored, *woken)
                 assert lost == Conflict(current)
                 assert await record.load() == current
                 assert await record.delete()
-                assert await self.save_and_wake(waking, record, new_data(), saved.tag, *woken) is GONE
+                assert await self.save_and_wake(waking, record, new_data(), current, *woken) is GONE
                 assert await record.load() is None
 
     async def test_every_size_is_saved_and_woken_for(self, store: Store) -> None:
@@ -116,7 +114,7 @@ class WakeUpTests(Suite):
             for size in sizes:
                 record, stored = await self.written(store)
                 data, expires_at = new_data(b"\0" * (size - 16)), self.far() + size
-                saved = await self.save_and_wake(waking, record, data, stored.tag, ear, expires_at=expires_at)
+                saved = await self.save_and_wake(waking, record, data, stored, ear, expires_at=expires_at)
                 assert isinstance(saved, Saved)
                 await ear.hears_of(record.key)
                 assert await record.get() == Stored(data, saved.tag, expires_at), f"{size} bytes"
@@ -139,8 +137,8 @@ class WakeUpTests(Suite):
             return
         async with self.ears(waking) as (ear,):
             record, _ = await self.written(store)
-            assert isinstance(await self.save_and_wake(waking, record, new_data(), b"x" * 16, ear), Conflict)
-            assert await self.save_and_wake(waking, self.record(store), new_data(), b"x" * 16, ear) is GONE
+            assert isinstance(await self.save_and_wake(waking, record, new_data(), strange(), ear), Conflict)
+            assert await self.save_and_wake(waking, self.record(store), new_data(), strange(), ear) is GONE
             done = await self.wake(store, ear)
             await ear.hears_of(done)
             assert ear.keys() == {done}
@@ -151,7 +149,7 @@ class WakeUpTests(Suite):
             return
         async with self.ears(waking) as (ear,):
             record, stored = await self.written(store)
-            await record.save(new_data(), self.far(), stored.tag)
+            await record.save(new_data(), self.far(), stored)
             done = await self.wake(store, ear)
             await ear.hears_of(done)
             assert ear.keys() == {done}

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import Conflict, Saved, SaveResult
+from asgi_session.store import TAKEN, Conflict, Saved, SaveResult, Stored
 from asgi_session.stores.redis import RedisStore
 
 DEADLINE = 10.0
@@ -20,9 +20,17 @@ def soon(seconds: float = DEADLINE) -> float:
     return time.monotonic() + seconds
 
 
+_IN_AN_HOUR = int(time.time() * 1000) + 3_600_000
+
+
 def in_an_hour() -> int:
-    """Return an `expires_at`."""
-    return int(time.time() * 1000) + 3_600_000
+    """Return an `expires_at`: always the same one, so that what tests expect is what is there."""
+    return _IN_AN_HOUR
+
+
+def version(data: bytes) -> Stored:
+    """Return the version that was written with `data` and the hour."""
+    return Stored(data, data[:16], _IN_AN_HOUR)
 
 
 def record(text: str | bytes = b"") -> bytes:
@@ -30,7 +38,9 @@ def record(text: str | bytes = b"") -> bytes:
     return os.urandom(16) + (text.encode() if isinstance(text, str) else text)
 
 
-async def save_surely(store: RedisStore, key: str, data: bytes, expect: bytes, deadline: float) -> SaveResult:
+async def save_surely(
+    store: RedisStore, key: str, data: bytes, expect: Stored, deadline: float
+) -> SaveResult:
     """Save as the manager does: after a lost reply, send the identical bytes again."""
     unsure = False
     while True:
@@ -76,7 +86,9 @@ class Load:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         for book in self.books.values():
-            assert await self.store.create(book.key, book.written[0], in_an_hour(), deadline=soon())
+            assert (
+                await self.store.create(book.key, book.written[0], in_an_hour(), deadline=soon()) is not TAKEN
+            )
         async with asyncio.TaskGroup() as tasks:
             for book in self.books.values():
                 tasks.create_task(self._write(book))
@@ -120,7 +132,7 @@ class Load:
             book.written.append(data)
             mine = len(book.written) - 1
             began = time.monotonic()
-            expect = book.written[book.acked][:16]
+            expect = version(book.written[book.acked])
             result = await save_surely(self.store, book.key, data, expect, began + DEADLINE)
             book.worst = max(book.worst, time.monotonic() - began)
             if isinstance(result, Saved):

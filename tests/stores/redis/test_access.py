@@ -23,10 +23,10 @@ from redis.credentials import CredentialProvider
 
 import asgi_session.stores.redis as package
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import GONE, Conflict, Saved
+from asgi_session.store import GONE, TAKEN, Conflict, Saved
 from asgi_session.stores.redis import RedisStore
 from tests.servers import Cluster, ServerProcess, start_redis62
-from tests.stores.redis.load import in_an_hour, record, soon
+from tests.stores.redis.load import in_an_hour, record, soon, version
 
 KEY = "k" * 22
 PASSWORD = "s3cr3t-@:/%"
@@ -36,18 +36,18 @@ async def use_every_verb(store: RedisStore) -> None:
     first, second = record("1"), record("2" * 100_000)
     await store.delete(KEY, deadline=soon())
     assert await store.load(KEY, deadline=soon()) is None
-    assert await store.create(KEY, first, in_an_hour(), deadline=soon())
-    assert await store.save(KEY, second, in_an_hour(), expect=first[:16], deadline=soon()) == Saved(
+    assert await store.create(KEY, first, in_an_hour(), deadline=soon()) is not TAKEN
+    assert await store.save(KEY, second, in_an_hour(), expect=version(first), deadline=soon()) == Saved(
         second[:16]
     )
     assert isinstance(
-        await store.save(KEY, first, in_an_hour(), expect=first[:16], deadline=soon()), Conflict
+        await store.save(KEY, first, in_an_hour(), expect=version(first), deadline=soon()), Conflict
     )
-    assert await store.touch(KEY, in_an_hour(), expect=second[:16], deadline=soon())
+    assert await store.touch(KEY, in_an_hour(), expect=version(second), deadline=soon())
     found = await asyncio.gather(*(store.load(KEY, deadline=soon()) for _ in range(20)))
     assert {each.data for each in found if each} == {second}
     assert await store.delete(KEY, deadline=soon())
-    assert await store.save(KEY, first, in_an_hour(), expect=first[:16], deadline=soon()) is GONE
+    assert await store.save(KEY, first, in_an_hour(), expect=version(first), deadline=soon()) is GONE
     await use_wake_ups(store)
 
 
@@ -55,8 +55,10 @@ async def use_wake_ups(store: RedisStore) -> None:
     listener, woken = secrets.token_hex(8), asyncio.Event()
     end = await store.listen(listener, lambda *_: woken.set(), deadline=soon())
     first, second = record("1"), record("2")
-    assert await store.create(KEY, first, in_an_hour(), deadline=soon())
-    await store.save_and_wake(KEY, second, in_an_hour(), expect=first[:16], wake=[listener], deadline=soon())
+    assert await store.create(KEY, first, in_an_hour(), deadline=soon()) is not TAKEN
+    await store.save_and_wake(
+        KEY, second, in_an_hour(), expect=version(first), wake=[listener], deadline=soon()
+    )
     await asyncio.wait_for(woken.wait(), 10)
     end()
     assert await store.delete(KEY, deadline=soon())
@@ -216,7 +218,7 @@ async def test_a_credential_provider_that_fails(locked: ServerProcess) -> None:
 async def test_a_database_and_a_client_name(fresh_valkey: ServerProcess) -> None:
     """Both are set on the connection that the commands take."""
     store = RedisStore.from_url(f"{fresh_valkey.url}/3?client_name=web-1")
-    assert await store.create(KEY, record(), in_an_hour(), deadline=soon())
+    assert await store.create(KEY, record(), in_an_hour(), deadline=soon()) is not TAKEN
     assert fresh_valkey.info("keyspace").keys() == {"db3"}
     assert " name=web-1 " in fresh_valkey.command("CLIENT", "LIST").decode()
     await store.close()
@@ -317,7 +319,7 @@ async def test_a_cluster_client_object(cluster: Cluster) -> None:
     client = RedisCluster(host=first.host, port=first.port)
     store = RedisStore(client)
     for number in range(20):
-        assert await store.create(f"{number:022d}", record(), in_an_hour(), deadline=soon())
+        assert await store.create(f"{number:022d}", record(), in_an_hour(), deadline=soon()) is not TAKEN
     await use_every_verb(store)
     await store.close()
     await client.aclose()

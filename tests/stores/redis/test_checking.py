@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 import asgi_session.stores.redis as package
 from asgi_session.errors import ConfigurationError, StoreUnavailable
+from asgi_session.store import TAKEN
 from asgi_session.stores.redis import RedisStore
 from tests.servers import (
     Cluster,
@@ -70,7 +71,7 @@ async def test_a_good_server_keeps_nothing(server: ServerProcess, caplog: pytest
     with caplog.at_level(logging.DEBUG, "asgi_session"):
         async with made(server.url) as store:
             await store.open()
-            assert await store.create(KEY, record(), in_an_hour(), deadline=soon())
+            assert await store.create(KEY, record(), in_an_hour(), deadline=soon()) is not TAKEN
             assert server.command("DBSIZE") == 1
     assert caplog.records == []
 
@@ -159,7 +160,7 @@ async def test_a_cluster_of_one_shard_works_like_a_single_server() -> None:
         node = cluster.nodes[0]
         async with made(f"redis://{node.host}:{node.port}") as store:
             await store.open()
-            assert await store.create(KEY, record(), in_an_hour(), deadline=soon())
+            assert await store.create(KEY, record(), in_an_hour(), deadline=soon()) is not TAKEN
     finally:
         cluster.stop()
 

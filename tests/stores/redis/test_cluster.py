@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import Stored
+from asgi_session.store import TAKEN, Conflict, Saved, Stored
 from asgi_session.stores.redis import RedisStore
 from tests.servers import Cluster, LossyProxy, ServerProcess, named, slot_of, start_cluster
-from tests.stores.redis.load import Load, in_an_hour, record, soon
+from tests.stores.redis.load import Load, in_an_hour, record, soon, version
 
 BOUND = 1.5
 """Seconds that nothing may take on a shard that is not concerned."""
@@ -83,7 +83,7 @@ async def test_every_verb_in_a_slot_that_is_half_moved(nodes: Cluster, store: Re
     slot = widest(nodes, source)[7]
     moved, fresh = keys_in(slot, 2)
     first = record("first")
-    assert await store.create(moved, first, in_an_hour(), deadline=soon())
+    assert await store.create(moved, first, in_an_hour(), deadline=soon()) is not TAKEN
     for node in nodes.nodes:
         node.command("SCRIPT", "FLUSH")
     nodes.move_slot(slot, target, finish=False)
@@ -91,24 +91,24 @@ async def test_every_verb_in_a_slot_that_is_half_moved(nodes: Cluster, store: Re
         expires_at = in_an_hour()
         assert await store.load(moved, deadline=soon()) is not None
         second = record("second")
-        saved = await store.save(moved, second, expires_at, expect=first[:16], deadline=soon())
-        assert saved == (second[:16],)
-        conflict = await store.save(moved, first, expires_at, expect=first[:16], deadline=soon())
-        assert conflict == (Stored(second, second[:16], expires_at),)
+        saved = await store.save(moved, second, expires_at, expect=version(first), deadline=soon())
+        assert saved == Saved(second[:16])
+        conflict = await store.save(moved, first, expires_at, expect=version(first), deadline=soon())
+        assert conflict == Conflict(Stored(second, second[:16], expires_at))
         heard: asyncio.Queue[tuple[str | None, ...]] = asyncio.Queue()
         end = await store.listen("e" * 16, lambda *each: heard.put_nowait(each), deadline=soon())
         former, second = second, record("third")
         saved = await store.save_and_wake(
-            moved, second, expires_at, expect=former[:16], wake=["e" * 16], deadline=soon()
+            moved, second, expires_at, expect=version(former), wake=["e" * 16], deadline=soon()
         )
-        assert saved == (second[:16],)
+        assert saved == Saved(second[:16])
         woken = await asyncio.wait_for(heard.get(), 10)
         assert woken == (moved,)
         end()
-        assert await store.touch(moved, expires_at + 1, expect=second[:16], deadline=soon())
+        assert await store.touch(moved, expires_at + 1, expect=version(second), deadline=soon())
         assert await store.load(fresh, deadline=soon()) is None
-        assert await store.create(fresh, first, expires_at, deadline=soon())
-        assert not await store.create(fresh, first, expires_at, deadline=soon())
+        assert await store.create(fresh, first, expires_at, deadline=soon()) is not TAKEN
+        assert await store.create(fresh, first, expires_at, deadline=soon()) is TAKEN
         assert await store.delete(fresh, deadline=soon())
     finally:
         nodes.assign_slot(slot, target)
@@ -254,7 +254,7 @@ async def test_a_frozen_node_does_not_hold_up_the_refresh(nodes: Cluster, store:
     frozen, source, target = nodes.primaries
     slot = widest(nodes, source)[3]
     (key,) = keys_in(slot, 1)
-    assert await store.create(key, record(), in_an_hour(), deadline=soon())
+    assert await store.create(key, record(), in_an_hour(), deadline=soon()) is not TAKEN
     lost = keys_of(nodes)[frozen][0]
     assert await store.load(lost, deadline=soon()) is None
     frozen.freeze()
@@ -301,10 +301,10 @@ async def test_a_lost_reply_is_told(nodes: Cluster) -> None:
         store = RedisStore.from_url(nodes.url, address_remap=remap)
         await store.delete(key, deadline=soon())
         first, second = record("1"), record("2")
-        assert await store.create(key, first, in_an_hour(), deadline=soon())
+        assert await store.create(key, first, in_an_hour(), deadline=soon()) is not TAKEN
         proxy.cut_after(named("evalsha", "eval"))
         with pytest.raises(StoreUnavailable) as caught:
-            await store.save(key, second, in_an_hour(), expect=first[:16], deadline=soon())
+            await store.save(key, second, in_an_hour(), expect=version(first), deadline=soon())
         assert caught.value.executed is None
         proxy.cut_after(named("get"))
         assert await store.load(key, deadline=soon()) is not None

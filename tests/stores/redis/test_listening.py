@@ -16,12 +16,12 @@ import pytest
 from redis.asyncio import Redis
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import GONE, Conflict, Saved, Stored, WakesUp
+from asgi_session.store import GONE, TAKEN, Conflict, Saved, Stored, WakesUp
 from asgi_session.stores.redis import RedisStore
 from asgi_session.stores.redis import listening as module
 from asgi_session.stores.redis.listening import Listening
 from tests.servers import Cluster, LossyProxy, SentinelSetup, ServerProcess, named
-from tests.stores.redis.load import in_an_hour, record, soon
+from tests.stores.redis.load import in_an_hour, record, soon, version
 from tests.stores.redis.scripted import scripted
 from tests.stores.redis.test_cluster import keys_of
 from tests.stores.redis.test_loops import Run, wait_for_clients
@@ -64,13 +64,13 @@ async def wake(store: RedisStore, *ears: Ear, key: str | None = None, size: int 
     key = key or secrets.token_urlsafe(16)
     former = await store.load(key, deadline=soon())
     if former is None:
-        assert await store.create(key, record(), in_an_hour(), deadline=soon())
+        assert await store.create(key, record(), in_an_hour(), deadline=soon()) is not TAKEN
         former = await store.load(key, deadline=soon())
         assert former is not None
     data, expires_at = record(b"x" * (size - 16)), in_an_hour()
     names = [ear.name for ear in ears]
     before = [len(ear.heard) for ear in ears]
-    saved = await store.save_and_wake(key, data, expires_at, expect=former.tag, wake=names, deadline=soon())
+    saved = await store.save_and_wake(key, data, expires_at, expect=former, wake=names, deadline=soon())
     assert saved == Saved(data[:16])
     for ear, start in zip(ears, before, strict=True):
         await ear.until(lambda ear=ear, start=start: key in ear.heard[start:])  # type: ignore[misc]
@@ -171,7 +171,7 @@ async def test_a_lost_reply(valkey: ServerProcess, cut: str) -> None:
         getattr(proxy, cut)(named("evalsha"))
         with pytest.raises(StoreUnavailable) as caught:
             await store.save_and_wake(
-                KEY, data, in_an_hour(), expect=former.tag, wake=[ear.name], deadline=soon()
+                KEY, data, in_an_hour(), expect=former, wake=[ear.name], deadline=soon()
             )
         assert caught.value.executed is None
         done = await direct.load(KEY, deadline=soon())
@@ -317,10 +317,10 @@ async def test_what_is_on_its_way_to_the_old_connection_is_heard(valkey: ServerP
         node = listening_of(store)._node
         former = node.connection
         first = record()
-        assert await other.create(KEY, first, in_an_hour(), deadline=soon())
+        assert await other.create(KEY, first, in_an_hour(), deadline=soon()) is not TAKEN
         proxy.reads = 2
         await other.save_and_wake(
-            KEY, record(), in_an_hour(), expect=first[:16], wake=[ear.name], deadline=soon()
+            KEY, record(), in_an_hour(), expect=version(first), wake=[ear.name], deadline=soon()
         )
         await proxy.took.wait()
         node._renew()
@@ -407,11 +407,11 @@ async def test_publishing_is_not_allowed(
     """The save is done all the same, and a warning, given once, names the right."""
     store = RedisStore.from_url(user)
     data = record()
-    assert await store.create(KEY, data, in_an_hour(), deadline=soon())
+    assert await store.create(KEY, data, in_an_hour(), deadline=soon()) is not TAKEN
     for _ in range(3):
         following = record()
         saved = await store.save_and_wake(
-            KEY, following, in_an_hour(), expect=data[:16], wake=["a" * 16, "b" * 16], deadline=soon()
+            KEY, following, in_an_hour(), expect=version(data), wake=["a" * 16, "b" * 16], deadline=soon()
         )
         assert saved == Saved(following[:16])
         data = following
@@ -735,11 +735,11 @@ async def test_conflicts_and_missing_records(store: RedisStore) -> None:
     ear, _ = await listening(store)
     stored = await wake(store, ear, key=KEY)
     refused = await store.save_and_wake(
-        KEY, record(), in_an_hour(), expect=b"x" * 16, wake=[ear.name], deadline=soon()
+        KEY, record(), in_an_hour(), expect=version(b"x" * 16), wake=[ear.name], deadline=soon()
     )
     assert refused == Conflict(stored)
     gone = await store.save_and_wake(
-        "2" * 22, record(), in_an_hour(), expect=b"x" * 16, wake=[ear.name], deadline=soon()
+        "2" * 22, record(), in_an_hour(), expect=version(b"x" * 16), wake=[ear.name], deadline=soon()
     )
     assert gone is GONE
     await wake(store, ear, key="3" * 22)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from asgi_session.store import TAKEN
 from asgi_session.stores.redis import RedisStore
 from tests.servers import ServerProcess
 from tests.stores.redis.load import in_an_hour, record, soon
@@ -47,7 +48,7 @@ async def use(store: RedisStore, times: int = 3) -> None:
     """Save and load."""
     data = record()
     await store.delete(KEY, deadline=soon())
-    assert await store.create(KEY, data, in_an_hour(), deadline=soon())
+    assert await store.create(KEY, data, in_an_hour(), deadline=soon()) is not TAKEN
     for _ in range(times):
         found = await asyncio.gather(*(store.load(KEY, deadline=soon()) for _ in range(20)))
         assert {each.data for each in found if each} == {data}
@@ -125,7 +126,7 @@ def test_loops_in_several_threads(fresh_valkey: ServerProcess, run: Run) -> None
 
     async def one(key: str) -> None:
         data = record(key)
-        assert await store.create(key, data, in_an_hour(), deadline=soon())
+        assert await store.create(key, data, in_an_hour(), deadline=soon()) is not TAKEN
         inside.wait(10)
         if key.startswith("0"):
             seen.append(clients(fresh_valkey))

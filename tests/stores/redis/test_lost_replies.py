@@ -8,7 +8,7 @@ from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Conflict, Saved
 from asgi_session.stores.redis import RedisStore
 from tests.servers import LossyProxy, ServerProcess, named
-from tests.stores.redis.load import in_an_hour, record, save_surely, soon
+from tests.stores.redis.load import in_an_hour, record, save_surely, soon, version
 
 KEY = "k" * 22
 
@@ -34,13 +34,13 @@ async def test_a_write_is_not_repeated(valkey: ServerProcess, cut: str) -> None:
         store = RedisStore.from_url(proxy.url)
         first, second = record("1"), record("2")
         await store.create(KEY, first, in_an_hour(), deadline=soon())
-        await store.save(KEY, first, in_an_hour(), expect=first[:16], deadline=soon())
+        await store.save(KEY, first, in_an_hour(), expect=version(first), deadline=soon())
         lost = getattr(proxy, cut)(named("evalsha"))
         with pytest.raises(StoreUnavailable) as caught:
-            await store.save(KEY, second, in_an_hour(), expect=first[:16], deadline=soon())
+            await store.save(KEY, second, in_an_hour(), expect=version(first), deadline=soon())
         assert caught.value.executed is None
         assert lost.is_set()
-        again = await store.save(KEY, second, in_an_hour(), expect=first[:16], deadline=soon())
+        again = await store.save(KEY, second, in_an_hour(), expect=version(first), deadline=soon())
         if cut == "cut_after":
             assert isinstance(again, Conflict)
             assert again.current.data == second, "it had been executed"
@@ -52,7 +52,7 @@ async def test_a_write_is_not_repeated(valkey: ServerProcess, cut: str) -> None:
                 if verb == "create":
                     await store.create(KEY, first, in_an_hour(), deadline=soon())
                 elif verb == "touch":
-                    await store.touch(KEY, in_an_hour(), expect=second[:16], deadline=soon())
+                    await store.touch(KEY, in_an_hour(), expect=version(second), deadline=soon())
                 else:
                     await store.delete(KEY, deadline=soon())
             assert caught.value.executed is None, verb
@@ -68,7 +68,7 @@ async def test_sending_the_same_bytes_again_is_safe(valkey: ServerProcess) -> No
         for number in range(1, 8):
             following = record(str(number))
             getattr(proxy, "cut_after" if number % 2 else "cut_before")(named("evalsha", "eval"))
-            assert await save_surely(store, KEY, following, data[:16], soon()) == Saved(following[:16])
+            assert await save_surely(store, KEY, following, version(data), soon()) == Saved(following[:16])
             data = following
         await store.close()
 
@@ -81,7 +81,7 @@ async def test_a_held_reply_times_out_and_keeps_the_connection(valkey: ServerPro
         await store.create(KEY, first, in_an_hour(), deadline=soon())
         hold = proxy.hold(named("evalsha"))
         with pytest.raises(StoreUnavailable) as caught:
-            await store.save(KEY, second, in_an_hour(), expect=first[:16], deadline=soon())
+            await store.save(KEY, second, in_an_hour(), expect=version(first), deadline=soon())
         assert caught.value.executed is None
         assert hold.reached.is_set()
         connections = proxy.connections

@@ -21,7 +21,7 @@ from asgi_session.stores.redis.health import Health
 from asgi_session.stores.redis.reporting import Reporter
 from asgi_session.testing import FaultStore
 from tests.servers import Cluster, SentinelSetup, ServerProcess, slot_of
-from tests.stores.redis.load import in_an_hour, record, soon
+from tests.stores.redis.load import in_an_hour, record, soon, version
 from tests.stores.redis.scripted import scripted
 
 KEY = "k" * 22
@@ -93,8 +93,8 @@ async def test_lost_and_back(fresh_valkey: ServerProcess, how: str, caplog: pyte
     assert took > DEADLINE / 2
     for verb in (
         store.create(KEY, record(), in_an_hour(), deadline=soon()),
-        store.touch(KEY, in_an_hour(), expect=b"x" * 16, deadline=soon()),
-        store.save(KEY, record(), in_an_hour(), expect=b"x" * 16, deadline=soon()),
+        store.touch(KEY, in_an_hour(), expect=version(b"x" * 16), deadline=soon()),
+        store.save(KEY, record(), in_an_hour(), expect=version(b"x" * 16), deadline=soon()),
     ):
         probe = asyncio.create_task(attempt(store))
         await asyncio.sleep(0)

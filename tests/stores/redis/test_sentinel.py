@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Sentinel
 
 from asgi_session.errors import StoreUnavailable
+from asgi_session.store import TAKEN
 from asgi_session.stores.redis import RedisStore
 from tests.servers import SentinelSetup
 from tests.stores.redis.load import Load, in_an_hour, record, soon
@@ -60,7 +61,7 @@ async def test_dead_sentinels_are_passed_over(fresh_sentinel: SentinelSetup) -> 
     store = RedisStore.from_url(fresh_sentinel.url)
     fresh_sentinel.sentinels[0].kill()
     fresh_sentinel.sentinels[1].freeze()
-    assert await store.create(KEYS[0], record(), in_an_hour(), deadline=soon())
+    assert await store.create(KEYS[0], record(), in_an_hour(), deadline=soon()) is not TAKEN
     await store.close()
 
 
@@ -68,7 +69,7 @@ async def test_a_sentinel_object(sentinel: SentinelSetup) -> None:
     """redis-py's Sentinel tells where the sentinels are, and is left alone."""
     client = Sentinel([(each.host, each.port) for each in sentinel.sentinels])
     store = RedisStore(client, service_name=sentinel.name)
-    assert await store.create(KEYS[0], record(), in_an_hour(), deadline=soon())
+    assert await store.create(KEYS[0], record(), in_an_hour(), deadline=soon()) is not TAKEN
     await store.close()
     await client.aclose()
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import GONE, Conflict, Distrusts, Saved, Stored
+from asgi_session.store import GONE, TAKEN, Conflict, Distrusts, Saved, Stored
 from asgi_session.stores.redis import RedisStore
 from asgi_session.stores.redis import node as node_module
 from asgi_session.stores.redis.connection import Connection
 from tests.servers import FakeredisServer, ServerProcess, start_redis62, start_valkey
-from tests.stores.redis.load import in_an_hour, record, soon
+from tests.stores.redis.load import in_an_hour, record, soon, version
 from tests.stores.redis.scripted import scripted
 
 KEY = "k" * 22
@@ -50,11 +50,11 @@ async def test_the_layout(server: ServerProcess) -> None:
     """The key is the prefix and the key in braces, the value eight bytes of expiry and the data."""
     async with opened(server.url, prefix="app") as store:
         data, expires_at = record("x"), in_an_hour()
-        assert await store.create(KEY, data, expires_at, deadline=soon())
+        assert await store.create(KEY, data, expires_at, deadline=soon()) is not TAKEN
         name = f"app:{{{KEY}}}"
         assert server.command("GET", name) == expires_at.to_bytes(8, "big") + data
         assert abs(server.command("PTTL", name) - (expires_at - time.time() * 1000)) < 5000
-        assert await store.touch(KEY, expires_at + 999_000, expect=data[:16], deadline=soon())
+        assert await store.touch(KEY, expires_at + 999_000, expect=version(data), deadline=soon())
         assert server.command("PTTL", name) > 3_600_000
         assert server.command("GET", name) == (expires_at + 999_000).to_bytes(8, "big") + data
 
@@ -64,14 +64,16 @@ async def test_an_expiry_in_the_past_ends_the_record(server: ServerProcess, past
     """Every writing verb takes an instant that has passed, however long, and the record is gone."""
     async with opened(server.url) as store:
         first, second = record("1"), record("2")
-        assert await store.create(KEY, first, past(), deadline=soon())
+        assert await store.create(KEY, first, past(), deadline=soon()) is not TAKEN
         assert await store.load(KEY, deadline=soon()) is None
-        assert await store.create(KEY, first, in_an_hour(), deadline=soon())
-        assert await store.save(KEY, second, past(), expect=first[:16], deadline=soon()) == Saved(second[:16])
+        assert await store.create(KEY, first, in_an_hour(), deadline=soon()) is not TAKEN
+        assert await store.save(KEY, second, past(), expect=version(first), deadline=soon()) == Saved(
+            second[:16]
+        )
         assert await store.load(KEY, deadline=soon()) is None
-        assert await store.save(KEY, second, past(), expect=first[:16], deadline=soon()) is GONE
-        assert await store.create(KEY, first, in_an_hour(), deadline=soon())
-        assert await store.touch(KEY, past(), expect=first[:16], deadline=soon())
+        assert await store.save(KEY, second, past(), expect=version(first), deadline=soon()) is GONE
+        assert await store.create(KEY, first, in_an_hour(), deadline=soon()) is not TAKEN
+        assert await store.touch(KEY, past(), expect=version(first), deadline=soon())
         assert await store.load(KEY, deadline=soon()) is None
 
 
@@ -82,18 +84,18 @@ async def test_a_value_too_short_for_a_record_is_not_missing(server: ServerProce
         server.command("SET", f"asgi_session:{{{KEY}}}", value)
         found = await store.load(KEY, deadline=soon())
         assert found == Stored(value[8:], value[8:], int.from_bytes(value[:8], "big", signed=True))
-        assert not await store.create(KEY, record(), in_an_hour(), deadline=soon())
-        result = await store.save(KEY, record(), in_an_hour(), expect=b"t" * 16, deadline=soon())
+        assert await store.create(KEY, record(), in_an_hour(), deadline=soon()) is TAKEN
+        result = await store.save(KEY, record(), in_an_hour(), expect=version(b"t" * 16), deadline=soon())
         assert result == Conflict(found)
-        assert not await store.touch(KEY, in_an_hour(), expect=b"t" * 16, deadline=soon())
+        assert not await store.touch(KEY, in_an_hour(), expect=version(b"t" * 16), deadline=soon())
         assert server.command("GET", f"asgi_session:{{{KEY}}}") == value
 
 
 async def test_an_empty_tag_writes_nothing(server: ServerProcess) -> None:
     """A save or touch that expects nothing does not create a record."""
     async with opened(server.url) as store:
-        assert await store.save(KEY, record(), in_an_hour(), expect=b"", deadline=soon()) is GONE
-        assert not await store.touch(KEY, in_an_hour(), expect=b"", deadline=soon())
+        assert await store.save(KEY, record(), in_an_hour(), expect=version(b""), deadline=soon()) is GONE
+        assert not await store.touch(KEY, in_an_hour(), expect=version(b""), deadline=soon())
         assert server.command("DBSIZE") == 0
 
 
@@ -105,9 +107,9 @@ async def test_one_command_per_verb(server: ServerProcess) -> None:
         for _ in range(2):  # the first time brings the scripts
             server.reset_stats()
             assert await store.load(KEY, deadline=soon()) is not None
-            await store.save(KEY, data, in_an_hour(), expect=data[:16], deadline=soon())
-            await store.save(KEY, data, in_an_hour(), expect=b"t" * 16, deadline=soon())
-            await store.touch(KEY, in_an_hour(), expect=data[:16], deadline=soon())
+            await store.save(KEY, data, in_an_hour(), expect=version(data), deadline=soon())
+            await store.save(KEY, data, in_an_hour(), expect=version(b"t" * 16), deadline=soon())
+            await store.touch(KEY, in_an_hour(), expect=version(data), deadline=soon())
         stats = server.commandstats()
         assert stats["evalsha"] == 3
         assert "eval" not in stats
@@ -121,7 +123,7 @@ async def test_a_save_brings_its_script(server: ServerProcess) -> None:
         await store.create(KEY, data, in_an_hour(), deadline=soon())
         server.command("SCRIPT", "FLUSH")
         server.reset_stats()
-        saved = await store.save(KEY, data, in_an_hour(), expect=data[:16], deadline=soon())
+        saved = await store.save(KEY, data, in_an_hour(), expect=version(data), deadline=soon())
         assert saved == Saved(data[:16])
         stats = server.commandstats()
         assert (stats["evalsha"], stats["eval"]) == (1, 1)
@@ -207,7 +209,7 @@ async def test_a_frozen_server_uses_up_the_deadline_and_no_more(fresh_valkey: Se
         fresh_valkey.freeze()
         began = time.monotonic()
         with pytest.raises(StoreUnavailable) as save:
-            await store.save(KEY, record(), in_an_hour(), expect=data[:16], deadline=soon(3))
+            await store.save(KEY, record(), in_an_hour(), expect=version(data), deadline=soon(3))
         assert save.value.executed is None
         assert time.monotonic() - began < 1
         with pytest.raises(StoreUnavailable):
@@ -222,7 +224,7 @@ async def test_a_restart_is_survived(fresh_valkey: ServerProcess) -> None:
     async with opened(fresh_valkey.url) as store:
         data = record()
         await store.create(KEY, data, in_an_hour(), deadline=soon())
-        await store.save(KEY, data, in_an_hour(), expect=data[:16], deadline=soon())
+        await store.save(KEY, data, in_an_hour(), expect=version(data), deadline=soon())
         connection = connection_of(store)
         fresh_valkey.kill()
         while not connection.closed:
@@ -232,7 +234,7 @@ async def test_a_restart_is_survived(fresh_valkey: ServerProcess) -> None:
         assert not waiting.done()
         await asyncio.to_thread(fresh_valkey.restart)
         assert await waiting
-        saved = await store.save(KEY, data, in_an_hour(), expect=data[:16], deadline=soon())
+        saved = await store.save(KEY, data, in_an_hour(), expect=version(data), deadline=soon())
         assert saved == Saved(data[:16])
 
 
@@ -276,7 +278,7 @@ async def test_closing_ends_what_waits(fresh_valkey: ServerProcess) -> None:
     assert [type(result) for result in results] == [StoreUnavailable, StoreUnavailable]
     assert time.monotonic() - began < 2
     await asyncio.to_thread(fresh_valkey.restart)
-    assert await store.create(KEY, record(), in_an_hour(), deadline=soon())
+    assert await store.create(KEY, record(), in_an_hour(), deadline=soon()) is not TAKEN
     fresh_valkey.freeze()
     frozen = asyncio.create_task(store.load(KEY, deadline=soon(30)))
     await asyncio.wait([frozen], timeout=0.1)
@@ -292,8 +294,8 @@ async def test_refusals_carry_the_servers_words(valkey: ServerProcess) -> None:
         valkey.command("RPUSH", f"asgi_session:{{{KEY}}}", "x")
         for verb in (
             store.load(KEY, deadline=soon()),
-            store.save(KEY, record(), in_an_hour(), expect=b"t" * 16, deadline=soon()),
-            store.touch(KEY, in_an_hour(), expect=b"t" * 16, deadline=soon()),
+            store.save(KEY, record(), in_an_hour(), expect=version(b"t" * 16), deadline=soon()),
+            store.touch(KEY, in_an_hour(), expect=version(b"t" * 16), deadline=soon()),
         ):
             with pytest.raises(StoreUnavailable, match="WRONGTYPE") as caught:
                 await verb
@@ -309,11 +311,11 @@ async def test_a_full_server_refuses(start: Any) -> None:
         async with opened(server.url) as store:
             data = record()
             await store.create(KEY, data, in_an_hour(), deadline=soon())
-            await store.save(KEY, data, in_an_hour(), expect=data[:16], deadline=soon())
+            await store.save(KEY, data, in_an_hour(), expect=version(data), deadline=soon())
             server.command("CONFIG", "SET", "maxmemory", "1")
             for write in (
                 store.create("n" * 22, data, in_an_hour(), deadline=soon()),
-                store.save(KEY, data, in_an_hour(), expect=data[:16], deadline=soon()),
+                store.save(KEY, data, in_an_hour(), expect=version(data), deadline=soon()),
             ):
                 with pytest.raises(StoreUnavailable, match=r"OOM|maxmemory") as caught:
                     await write
@@ -335,10 +337,10 @@ async def test_a_replica_is_not_written_to(start: Any) -> None:
             with pytest.raises(StoreUnavailable, match="READONLY") as create:
                 await store.create(KEY, data, in_an_hour(), deadline=soon(0.3))
             with pytest.raises(StoreUnavailable, match="READONLY") as save:
-                await store.save(KEY, data, in_an_hour(), expect=data[:16], deadline=soon(1))
+                await store.save(KEY, data, in_an_hour(), expect=version(data), deadline=soon(1))
             assert create.value.executed is save.value.executed is False
             waiting = asyncio.create_task(
-                store.save(KEY, data, in_an_hour(), expect=data[:16], deadline=soon())
+                store.save(KEY, data, in_an_hour(), expect=version(data), deadline=soon())
             )
             await asyncio.wait([waiting], timeout=0.1)
             assert not waiting.done()
@@ -435,6 +437,6 @@ async def test_fakeredis_works_too(fakeredis_server: FakeredisServer) -> None:
     """A server without INFO and CLIENT SETINFO is served, and nothing is said about it."""
     async with opened(fakeredis_server.url) as store:
         data = record()
-        assert await store.create(KEY, data, in_an_hour(), deadline=soon())
+        assert await store.create(KEY, data, in_an_hour(), deadline=soon()) is not TAKEN
         assert await store.load(KEY, deadline=soon()) is not None
         assert await store.delete(KEY, deadline=soon())
