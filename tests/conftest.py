@@ -121,6 +121,21 @@ def sentinel(shared_sentinel: SentinelSetup) -> SentinelSetup:
     return shared_sentinel
 
 
+@pytest.fixture(scope="session")
+def shared_without_lua() -> Iterator[ServerProcess]:
+    hidden = [each for name in ("EVAL", "EVALSHA") for each in ("--rename-command", name, "")]
+    server = start_valkey(*hidden)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def without_lua(shared_without_lua: ServerProcess) -> ServerProcess:
+    """Valkey 9 that does not know EVAL and EVALSHA, emptied."""
+    shared_without_lua.flush()
+    return shared_without_lua
+
+
 @pytest.fixture
 def fresh_valkey() -> Iterator[ServerProcess]:
     """A Valkey of the test's own, to kill or freeze."""

@@ -1,6 +1,6 @@
 """This library on one Redis or Valkey server. A request that uses its session loads it (``GET``). If
-something changed, one script (``EVALSHA``) saves it, unless another request has saved first: then both
-changes are merged and saved again.
+something changed, one ``SET ... IFEQ`` saves it (on servers before Valkey 8.1 and Redis 8.4 one script,
+``EVALSHA``), unless another request has saved first: then both changes are merged and saved again.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from tests.locks.recording import Record
-from tests.servers import Cluster, LossyProxy, Server, named, wait_until
+from tests.servers import Cluster, LossyProxy, Server, saves, wait_until
 
 
 async def strike(
@@ -51,11 +51,11 @@ class Network:
     async def lose_reply(self) -> None:
         """Have the server carry out a script whose reply nobody gets."""
         assert self.proxy is not None
-        await self._cut(self.proxy.cut_after(named("evalsha")))
+        await self._cut(self.proxy.cut_after(saves))
 
     async def lose_command(self) -> None:
         assert self.proxy is not None
-        await self._cut(self.proxy.cut_before(named("evalsha")))
+        await self._cut(self.proxy.cut_before(saves))
 
     async def _cut(self, done: asyncio.Event) -> None:
         self.record.note("shaken")

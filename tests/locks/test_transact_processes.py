@@ -13,7 +13,7 @@ import pytest_asyncio
 from tests.locks.processes import Process
 from tests.locks.transacting import Transacting
 from tests.manager.kit import credential
-from tests.servers import LossyProxy, ServerProcess, named
+from tests.servers import LossyProxy, ServerProcess, saves
 
 # Four processes take a second to start: the tests share them, and with them an event loop.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -122,7 +122,7 @@ async def test_replies_that_are_lost(crowd: Crowd) -> None:
     async def lose(proxy: LossyProxy) -> None:
         nonlocal lost
         while True:
-            await proxy.cut_after(named("evalsha"), nth=7).wait()
+            await proxy.cut_after(saves, nth=7).wait()
             lost += 1
 
     losses = [asyncio.create_task(lose(proxy)) for proxy in crowd.proxies]
@@ -146,7 +146,7 @@ async def test_a_stock_whose_buyers_hear_nothing(crowd: Crowd) -> None:
     await crowd.new(left=200)
     for proxy in crowd.proxies:
         for nth in range(3, 60, 6):
-            proxy.cut_after(named("evalsha"), nth=nth)
+            proxy.cut_after(saves, nth=nth)
     told = await crowd.all("buy", clients=64, each=5, asynchronous=False)
     sold = await crowd.value("sold")
     assert await crowd.value("left") == 200 - sold >= 0

@@ -10,7 +10,7 @@ from asgi_session import Session, SessionConflict, SessionManager
 from asgi_session.stores import RedisStore
 from tests.inside import new_session
 from tests.manager.kit import credential
-from tests.servers import LossyProxy, ServerProcess, named
+from tests.servers import LossyProxy, ServerProcess, saves
 
 
 async def request(manager: SessionManager, token: str) -> Session:
@@ -35,11 +35,9 @@ async def test_a_lost_reply_with_others_before_the_retry(
         slow["mine"] = 1
         await far.drain()  # its touch
         # The first save is executed and its reply lost; no retry reaches the server before the release.
-        lost = proxy.cut_after(named("evalsha"))
+        lost = proxy.cut_after(saves)
         for _ in range(500):
-            proxy.cut_before(
-                lambda command: lost.is_set() and not released and command[0] in (b"EVALSHA", b"EVAL")
-            )
+            proxy.cut_before(lambda command: lost.is_set() and not released and saves(command))
         saving = asyncio.create_task(slow.commit())
         await lost.wait()
         for number in range(others):

@@ -3,7 +3,7 @@
 from tests.servers.cluster import Cluster, slot_of, start_cluster
 from tests.servers.fake import FakeredisServer, start_fakeredis
 from tests.servers.process import ServerProcess, start_redis62, start_valkey
-from tests.servers.proxy import Hold, LossyProxy, named
+from tests.servers.proxy import Hold, LossyProxy, named, saves
 from tests.servers.sentinel import SentinelSetup, start_sentinel
 from tests.servers.server import Server, wait_until
 
@@ -16,6 +16,7 @@ __all__ = [
     "Server",
     "ServerProcess",
     "named",
+    "saves",
     "slot_of",
     "start_cluster",
     "start_fakeredis",

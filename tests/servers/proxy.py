@@ -20,6 +20,12 @@ def named(*names: str) -> Match:
     return lambda command: command[0].upper() in wanted
 
 
+def saves(command: Command) -> bool:
+    """Match what changes a record that is there: a script, or SET ... IFEQ."""
+    name = command[0].upper()
+    return name in (b"EVALSHA", b"EVAL") or (name == b"SET" and b"IFEQ" in command)
+
+
 def frame_end(buffer: bytes | bytearray, start: int) -> int | None:
     """Return where the RESP2 or RESP3 value that begins at `start` ends; None when it is not complete."""
     line_end = buffer.find(b"\r\n", start)

@@ -83,6 +83,17 @@ class TestRedisStoreOnRedis62(OnRedis):
         await store.close()
 
 
+class TestRedisStoreWithoutLua(OnRedis):
+    """Valkey 9.1 has Lua as a module, which may be absent."""
+
+    @pytest.fixture
+    async def store(self, without_lua: ServerProcess) -> AsyncIterator[RedisStore]:
+        self.url = without_lua.url
+        store = RedisStore.from_url(without_lua.url)
+        yield store
+        await store.close()
+
+
 class TestRedisStoreOnFakeredis(OnRedis):
     @pytest.fixture
     async def store(self, fakeredis_server: FakeredisServer) -> AsyncIterator[RedisStore]:

@@ -127,8 +127,7 @@ async def administer(session_id: str) -> None:
         await manager.drain()
     await manager.open()
     await manager.close()
-    assert_type(manager.idle, int)
-    assert_type(manager.deadline, float)
+    assert_type(manager.store, Store)
 
 
 # handlers

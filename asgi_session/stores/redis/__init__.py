@@ -10,7 +10,8 @@ locks. Without ``+info`` nobody warns of a ``maxmemory-policy`` that evicts sess
 nobody warns of clocks that differ. In addition: on a cluster ``+cluster|slots +asking``; with a database
 other than 0 ``+select``; with a ``client_name`` ``+client|setname``; behind Sentinel ``+role``, without
 which a demoted primary is noticed only by its refusal to write. ``+client|setinfo`` names the library in
-CLIENT LIST. A user of the sentinels needs ``+sentinel|get-master-addr-by-name``.
+CLIENT LIST. On a server without Lua, ``+delifeq`` takes the place of ``+eval +evalsha +getrange +setrange
++pexpireat``. A user of the sentinels needs ``+sentinel|get-master-addr-by-name``.
 
 Every other user of the server needs ``resetchannels``, or it can hear and forge wake-ups: until Redis 7,
 new users may use all channels.

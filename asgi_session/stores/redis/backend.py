@@ -18,7 +18,11 @@ class Backend(Protocol):
     """The servers, as one event loop sees them."""
 
     def submit(self, key: str, data: bytes, deadline: float) -> asyncio.Future[Any] | None:
-        """Send a repeatable command without waiting for anything; None when not connected."""
+        """Send a repeatable command on the connection that is ready; None when none is."""
+        ...
+
+    def ready(self, key: str) -> Connection | None:
+        """Return the connection that answers for a key, None while there is none to rely on."""
         ...
 
     def failed(self, key: str, why: str, *, last: bool) -> None:

@@ -7,6 +7,7 @@ key of its own, and nothing stays behind. What never heals by itself is a `Failu
 from __future__ import annotations
 
 import asyncio
+import enum
 import itertools
 import os
 from binascii import crc_hqx
@@ -16,9 +17,18 @@ from typing import Any, Final, NamedTuple
 
 import hiredis
 
+from asgi_session.store import Stored
 from asgi_session.stores.redis import backoff, commands
 from asgi_session.stores.redis.backend import Backend
-from asgi_session.stores.redis.commands import ReplyKind, is_denied, is_full, kind, pack
+from asgi_session.stores.redis.commands import (
+    ReplyKind,
+    is_denied,
+    is_full,
+    is_syntax_error,
+    is_unknown,
+    kind,
+    pack,
+)
 from asgi_session.stores.redis.connection import PING, Connection, Failure
 from asgi_session.stores.redis.diagnosis import diagnose, hello
 from asgi_session.stores.redis.node import Node
@@ -31,6 +41,11 @@ _PROBES: Final = 16
 """Keys that are looked for to tell whether a node of a cluster has all the slots."""
 
 _NEEDED: Final = "+get +set +del +eval +evalsha +getrange +setrange +pexpireat +ping"
+_NEEDED_WITHOUT_LUA: Final = "+get +set +del +delifeq +ping"
+_NEITHER: Final = (
+    "knows neither Lua scripts nor SET ... IFEQ, so nothing can be compared and set: load the Lua module, or "
+    "use Valkey 8.1 or later"
+)
 _PRIMARY: Final = "sessions need the primary; give its address, or the Sentinels'"
 
 
@@ -41,11 +56,40 @@ class Names(NamedTuple):
     channel: bytes
 
 
+class _Kind(enum.Enum):
+    """What a refusal of a step says."""
+
+    NEEDED = "the store cannot work"
+    SCRIPT = "unknown: the server has no Lua"
+    COMPARES = "a syntax error: the server does not know IFEQ"
+    WAKES = "forbidden: nobody is woken up"
+    OPTIONAL = "unknown: there is another way"
+
+
 class _Step(NamedTuple):
     """Something that the store's user must be allowed to do."""
 
     what: str
     data: bytes
+    kind: _Kind = _Kind.NEEDED
+
+
+class _Trial(NamedTuple):
+    """A key that only this check knows, its name on the server, a channel, and a record."""
+
+    key: str
+    name: bytes
+    channel: bytes
+    first: Stored
+
+
+class _Outcome(NamedTuple):
+    """What the steps have shown."""
+
+    denied: tuple[str, ...] = ()
+    silent: bool = False
+    no_scripts: bool = False
+    failure: Failure | None = None
 
 
 def _ignore(connection: Connection) -> None:
@@ -123,71 +167,103 @@ class Check:
     # rights
 
     async def _rights(self, connection: Connection, slots: frozenset[int]) -> Failure | None:
-        steps = self._steps(slots)
+        trial = self._trial(slots)
+        needed = _NEEDED
+        outcome = await self._try_steps(connection, [*self._steps(trial), *self._by_script(trial)])
+        if outcome.no_scripts:
+            needed = _NEEDED_WITHOUT_LUA
+            outcome = await self._try_steps(connection, [*self._steps(trial), *self._by_comparing(trial)])
+        if outcome.failure is not None:
+            return outcome.failure
+        if outcome.denied:
+            what = ", ".join(dict.fromkeys(outcome.denied))
+            return Failure(
+                f"{connection.where} does not allow the store's user {what}. Give it all that it needs: "
+                f"ACL SETUSER <user> {self._all_rights(needed)}",
+                False,
+                final=True,
+            )
+        if outcome.silent or not await self._may_listen(connection):
+            self._muted()
+        return None
+
+    def _all_rights(self, needed: str) -> str:
+        cluster = " +cluster|slots +asking" if self._target.mode == "cluster" else ""
+        pattern, channels = (each.decode() for each in (self._names.key[:-1], self._names.channel))
+        return f"~{pattern}* {needed}{cluster}, and for locks &{channels}* +publish +subscribe"
+
+    def _trial(self, slots: frozenset[int]) -> _Trial:
+        key = _key(slots)
+        return _Trial(
+            key,
+            self._names.key + key.encode() + b"}",
+            self._names.channel + os.urandom(8).hex().encode(),
+            Stored(data := os.urandom(16), data, round(time() * 1000) + _LIFE),
+        )
+
+    async def _try_steps(self, connection: Connection, steps: list[_Step]) -> _Outcome:
         limit = monotonic() + self._options.timeout
         replies: list[Any] = await asyncio.gather(*(connection.request(each.data, limit) for each in steps))
         denied: list[str] = []
         silent = False
         for step, reply in zip(steps, replies, strict=True):
             if isinstance(reply, Failure):
-                return reply
+                return _Outcome(failure=reply)
+            if step.kind is _Kind.SCRIPT and is_unknown(reply):
+                return _Outcome(no_scripts=True)
+            if step.kind is _Kind.COMPARES and is_syntax_error(reply):
+                return _Outcome(failure=Failure(f"{connection.where} {_NEITHER}", False, final=True))
             if isinstance(reply, hiredis.ReplyError):
                 if is_denied(reply):
-                    denied.append(step.what)
-                elif (failure := self._failure(connection.where, reply)) is not None:
-                    return failure
+                    if step.kind is _Kind.WAKES:
+                        silent = True
+                    else:
+                        denied.append(step.what)
+                elif step.kind is not _Kind.OPTIONAL or not is_unknown(reply):
+                    failure = self._failure(connection.where, reply)
+                    if failure is not None:
+                        return _Outcome(failure=failure)
             silent = silent or reply == commands.SAVED_IN_SILENCE
-        if denied:
-            what = ", ".join(dict.fromkeys(denied))
-            return Failure(
-                f"{connection.where} does not allow the store's user {what}. Give it all that it needs: "
-                f"ACL SETUSER <user> {self._all_rights()}",
-                False,
-                final=True,
-            )
-        if silent or not await self._may_listen(connection):
-            self._muted()
-        return None
+        return _Outcome(tuple(denied), silent)
 
-    def _all_rights(self) -> str:
-        cluster = " +cluster|slots +asking" if self._target.mode == "cluster" else ""
-        pattern, channels = (each.decode() for each in (self._names.key[:-1], self._names.channel))
-        return f"~{pattern}* {_NEEDED}{cluster}, and for locks &{channels}* +publish +subscribe"
-
-    def _steps(self, slots: frozenset[int]) -> list[_Step]:
-        """Return all that the store may send, for a key that only this check knows."""
-        key = _key(slots)
-        name = self._names.key + key.encode() + b"}"
-        data, expires_at = os.urandom(16), round(time() * 1000) + _LIFE
-        channel = self._names.channel + os.urandom(8).hex().encode()
+    def _steps(self, trial: _Trial) -> list[_Step]:
+        """Return what the store sends to every server, and what leaves nothing behind."""
+        key, name, _, first = trial
         steps = [
             _Step("GET", commands.get(name)),
-            _Step("SET", commands.create(key, name, data, expires_at).data),
+            _Step("SET", commands.create(key, name, first.data, first.expires_at).data),
+            _Step("PING", PING),
         ]
-        # An empty tag never matches. So it is the second of each two that does something.
-        for what, by_name, by_text in (
-            (
-                "to save",
-                commands.save(key, name, data, expires_at, b""),
-                commands.save(key, name, data, expires_at, data, [channel]),
-            ),
-            (
-                "to touch",
-                commands.touch(key, name, expires_at, b""),
-                commands.touch(key, name, expires_at, data),
-            ),
-            (
-                "to delete",
-                commands.delete(key, name, b""),
-                commands.delete(key, name, data),
-            ),
-        ):
-            by_text.with_script_text()
-            steps += [_Step("EVALSHA", by_name.data), _Step(f"EVAL {what}", by_text.data)]
-        steps += [_Step("DEL", commands.delete(key, name).data), _Step("PING", PING)]
         if self._target.mode == "cluster":
             steps.append(_Step("ASKING", commands.ASKING))
         return steps
+
+    def _by_script(self, trial: _Trial) -> list[_Step]:
+        """Return what the store sends to a server with Lua."""
+        _, name, channel, first = trial
+        head, at = commands.header(first.expires_at), commands.instant(first.expires_at)
+        value = head + first.data
+        steps: list[_Step] = []
+        # An empty tag never matches. So it is the second of each two that does something.
+        for what, script, by_name, by_text in (
+            ("to save", commands.SAVE, (b"", value, at), (first.tag, value, at, channel)),
+            ("to touch", commands.TOUCH, (b"", head, at), (first.tag, head, at)),
+            ("to delete", commands.DELETE, (b"",), (first.tag,)),
+        ):
+            steps.append(_Step("EVALSHA", script.by_name(name, *by_name), _Kind.SCRIPT))
+            steps.append(_Step(f"EVAL {what}", script.by_text(name, *by_text), _Kind.SCRIPT))
+        return [*steps, _Step("DEL", commands.pack(b"DEL", name))]
+
+    def _by_comparing(self, trial: _Trial) -> list[_Step]:
+        """Return what the store sends to a server without Lua."""
+        key, name, channel, first = trial
+        compared = commands.compare_and_set(name, first.data, first.expires_at, first)
+        return [
+            _Step("SET", compared, _Kind.COMPARES),
+            _Step("PUBLISH", commands.publish(channel, key), _Kind.WAKES),
+            _Step("DELIFEQ", commands.delete_if(name, first), _Kind.OPTIONAL),
+            _Step("DEL", commands.pack(b"DEL", name)),
+        ]
 
     def _failure(self, where: str, reply: hiredis.ReplyError) -> Failure | None:
         """Return why a server that answers so cannot be used now; None for what is no reason."""

@@ -22,7 +22,7 @@ import hiredis
 from asgi_session.errors import StoreUnavailable
 from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.backend import refused, unavailable
-from asgi_session.stores.redis.commands import ASKING, Command, ReplyKind, is_down, kind
+from asgi_session.stores.redis.commands import AGAIN, ASKING, STEPS, Command, ReplyKind, is_down, kind
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.health import Health
 from asgi_session.stores.redis.node import Node
@@ -106,6 +106,11 @@ class Cluster:
         limit = monotonic() + self._timeout
         return node.ready.request(data, limit if limit < deadline else deadline)
 
+    def ready(self, key: str) -> Connection | None:
+        """Return the connection to the slot's node if there is one."""
+        node = self._slots[crc_hqx(key.encode(), 0) & 16383]
+        return None if node is None else node.ready
+
     async def execute(self, command: Command, deadline: float) -> Any:
         """Send, follow and retry until there is an answer."""
         began = monotonic()
@@ -121,7 +126,7 @@ class Cluster:
                 health.probe = None
 
     async def _execute(self, command: Command, slot: int, deadline: float, began: float) -> Any:
-        tries = redirects = 0
+        tries = redirects = steps = 0
         told = ""
         asked: Node | None = None  # the node that an ASK named
         while True:
@@ -157,16 +162,17 @@ class Cluster:
                     found = kind(reply)
                     if found is ReplyKind.REFUSED:
                         refused(command, node.where, reply)
-                    if found is ReplyKind.NOSCRIPT:
-                        command.with_script_text()  # and to the same node, asking again if that was needed
-                    else:
-                        asked = self._redirected(found, str(reply), node)
+                    asked = self._redirected(found, str(reply), node)
                     redirects += 1
-                    at_once = found in (ReplyKind.MOVED, ReplyKind.ASK, ReplyKind.NOSCRIPT)
+                    at_once = found in (ReplyKind.MOVED, ReplyKind.ASK)
                     if at_once and redirects <= _REDIRECTS and monotonic() < deadline:
                         continue
-                    if found is not ReplyKind.NOSCRIPT:
-                        asked = None
+                    asked = None
+                elif reply is AGAIN:  # of the same node, asking again if that was needed
+                    steps += 1
+                    failure = Failure(f"{node.where}: the record changes all the time", False)
+                    if steps <= STEPS and monotonic() < deadline:
+                        continue
                 else:
                     return reply
             tries += 1
@@ -181,13 +187,16 @@ class Cluster:
             self._doubt(node, connection)
             return connection
         attempt = min(deadline, monotonic() + self._timeout)
+        data = command.packed(connection.abilities)
         if asking:  # one write, for the flag holds for the very next command
-            reply = await connection.request(ASKING + command.data, attempt, 1)
+            reply = await connection.request(ASKING + data, attempt, 1)
         else:
-            reply = await connection.request(command.data, attempt)
+            reply = await connection.request(data, attempt)
         if isinstance(reply, Failure):
             self._doubt(node, reply)
-        elif isinstance(reply, hiredis.ReplyError) and is_down(reply):
+            return reply._replace(executed=False) if command.looks else reply
+        reply = command.read(connection.abilities, reply)
+        if isinstance(reply, hiredis.ReplyError) and is_down(reply):
             node.failing(f"{node.where} answered: {reply}")
         else:
             node.answered()

@@ -6,7 +6,6 @@ import enum
 import hashlib
 import re
 import struct
-from collections.abc import Iterable
 from typing import Any, Final
 
 import hiredis
@@ -31,11 +30,19 @@ def pack(*parts: bytes) -> bytes:
 class Script:
     """A Lua script with one key."""
 
-    __slots__ = ("sha", "text")
+    __slots__ = ("_text", "sha")
 
     def __init__(self, text: str) -> None:
-        self.text = text.encode()
-        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+        self._text = text.encode()
+        self.sha = hashlib.sha1(self._text, usedforsecurity=False).hexdigest().encode()
+
+    def by_name(self, *arguments: bytes) -> bytes:
+        """Pack a call by the script's digest."""
+        return pack(b"EVALSHA", self.sha, b"1", *arguments)
+
+    def by_text(self, *arguments: bytes) -> bytes:
+        """Pack a call that sends the script itself."""
+        return pack(b"EVAL", self._text, b"1", *arguments)
 
 
 SAVED_IN_SILENCE: Final = 2
@@ -44,7 +51,7 @@ SAVED_IN_SILENCE: Final = 2
 # An empty tag never matches: GETRANGE answers it for a missing key too. The arguments after the third
 # are channels to wake up. That comes last and by pcall, for an error would make what was executed look
 # as if it was not.
-_SAVE: Final = Script(f"""\
+SAVE: Final = Script(f"""\
 local tag = redis.call('GETRANGE', KEYS[1], 8, 23)
 if tag == ARGV[1] and tag ~= '' then
   redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3])
@@ -58,7 +65,7 @@ end
 return redis.call('GET', KEYS[1])
 """)
 
-_TOUCH: Final = Script("""\
+TOUCH: Final = Script("""\
 local tag = redis.call('GETRANGE', KEYS[1], 8, 23)
 if tag ~= ARGV[1] or tag == '' then return 0 end
 redis.call('SETRANGE', KEYS[1], 0, ARGV[2])
@@ -67,56 +74,84 @@ return redis.call('PEXPIREAT', KEYS[1], ARGV[3])
 
 
 # DEL is carried out by a server that is full, while all that the other scripts write is not.
-_DELETE: Final = Script("""\
+DELETE: Final = Script("""\
 local tag = redis.call('GETRANGE', KEYS[1], 8, 23)
 if tag ~= ARGV[1] or tag == '' then return 0 end
 return redis.call('DEL', KEYS[1])
 """)
 
 
+class Again(enum.Enum):
+    """The type of `AGAIN`."""
+
+    AGAIN = "again"
+
+
+AGAIN: Final = Again.AGAIN
+"""A reply has been read, and the verb needs one more command."""
+
+
+STEPS: Final = 6
+"""Commands of one verb that follow one another at once; after that with a pause."""
+
+
+class Abilities:
+    """What a server can do, as far as one connection has found out.
+
+    It belongs to the connection and not to the server: during an upgrade the next connection to the same
+    address may meet another version, and a cluster's nodes need not have the same one.
+
+    Attributes:
+        compares: whether it knows ``SET ... IFEQ``; None while no save has tried.
+        scripts: whether it knows EVALSHA. Lua is a module of Valkey 9.1, and may be absent.
+        deletes: whether it knows DELIFEQ.
+    """
+
+    __slots__ = ("compares", "deletes", "scripts")
+
+    def __init__(self) -> None:
+        self.compares: bool | None = None
+        self.scripts = True
+        self.deletes = True
+
+
 class Command:
-    """A packed command for one key."""
+    """A command for one key."""
 
-    __slots__ = ("_script", "_tail", "data", "key", "repeatable", "verb")
+    __slots__ = ("data", "key", "repeatable", "verb")
 
-    def __init__(
-        self,
-        verb: str,
-        key: str,
-        data: bytes,
-        *,
-        repeatable: bool = False,
-        script: Script | None = None,
-        tail: tuple[bytes, ...] = (),
-    ) -> None:
+    def __init__(self, verb: str, key: str, data: bytes = b"", *, repeatable: bool = False) -> None:
         self.verb = verb
         self.key = key
         self.data = data
         self.repeatable = repeatable
-        self._script = script
-        self._tail = tail
 
-    def with_script_text(self) -> None:
-        """Send the script itself from now on: the server does not know it."""
-        if self._script is not None:
-            self.data = pack(b"EVAL", self._script.text, b"1", *self._tail)
+    @property
+    def looks(self) -> bool:
+        """Whether what was sent last has written nothing, whatever became of it."""
+        return False
+
+    def packed(self, able: Abilities) -> bytes:
+        """Return what to send next to a server that can do so much."""
+        return self.data
+
+    def read(self, able: Abilities, reply: Any) -> Any:
+        """Read a server's reply to what was packed last; AGAIN when more is to be sent."""
+        return reply
 
 
-def _run(verb: str, key: str, script: Script, *tail: bytes) -> Command:
-    data = pack(b"EVALSHA", script.sha, b"1", *tail)
-    return Command(verb, key, data, script=script, tail=tail)
-
-
-def _header(expires_at: int) -> bytes:
+def header(expires_at: int) -> bytes:
+    """Return what stands in front of the data."""
     return expires_at.to_bytes(EXPIRY_SIZE, "big", signed=True)
 
 
-def _instant(expires_at: int) -> bytes:
+def instant(expires_at: int) -> bytes:
+    """Return an expiry as an argument of PXAT or PEXPIREAT."""
     # Instants long past are valid to Redis, zero and less are not.
     return b"%d" % max(expires_at, 1)
 
 
-# The two frequent ones are put together by hand: hiredis takes four times as long.
+# The frequent ones are put together by hand: hiredis takes four times as long.
 
 
 def get(name: bytes) -> bytes:
@@ -124,47 +159,58 @@ def get(name: bytes) -> bytes:
     return b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(name), name)
 
 
-def try_save(name: bytes, data: bytes, expires_at: int, expect: bytes) -> bytes:
-    """Pack the first try of `save`, for a server that knows the script."""
-    instant = b"%d" % expires_at if expires_at > 0 else b"1"
-    return _TRY_SAVE % (
-        len(name), name, len(expect), expect,
+def compare_and_set(name: bytes, data: bytes, expires_at: int, old: Stored) -> bytes:
+    """Pack `save` for a server that compares by itself: with the bytes of the whole value."""
+    at = b"%d" % expires_at if expires_at > 0 else b"1"
+    return _COMPARE_AND_SET % (
+        len(name), name,
         EXPIRY_SIZE + len(data), expires_at.to_bytes(EXPIRY_SIZE, "big", signed=True), data,
-        len(instant), instant,
+        EXPIRY_SIZE + len(old.data), old.expires_at.to_bytes(EXPIRY_SIZE, "big", signed=True), old.data,
+        len(at), at,
     )  # fmt: skip
 
 
-_TRY_SAVE: Final = (
-    b"*7\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n" % _SAVE.sha
+_COMPARE_AND_SET: Final = (
+    b"*7\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b%b\r\n$4\r\nIFEQ\r\n$%d\r\n%b%b\r\n$4\r\nPXAT\r\n$%d\r\n%b\r\n"
+)
+
+
+def save_by_script(name: bytes, data: bytes, expires_at: int, tag: bytes) -> bytes:
+    """Pack `save` for a server that knows the script."""
+    at = b"%d" % expires_at if expires_at > 0 else b"1"
+    return _SAVE_BY_SCRIPT % (
+        len(name), name, len(tag), tag,
+        EXPIRY_SIZE + len(data), expires_at.to_bytes(EXPIRY_SIZE, "big", signed=True), data,
+        len(at), at,
+    )  # fmt: skip
+
+
+_SAVE_BY_SCRIPT: Final = (
+    b"*7\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n" % SAVE.sha
     + b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b%b\r\n$%d\r\n%b\r\n"
 )
 
 
+def delete_if(name: bytes, old: Stored) -> bytes:
+    """Pack `delete` for a server that compares by itself: Valkey 9."""
+    return pack(b"DELIFEQ", name, header(old.expires_at) + old.data)
+
+
 def create(key: str, name: bytes, data: bytes, expires_at: int) -> Command:
     """Pack `create`."""
-    value = _header(expires_at) + data
-    packed = pack(b"SET", name, value, b"NX", b"PXAT", _instant(expires_at))
+    value = header(expires_at) + data
+    packed = pack(b"SET", name, value, b"NX", b"PXAT", instant(expires_at))
     return Command("create", key, packed)
 
 
-def save(
-    key: str, name: bytes, data: bytes, expires_at: int, expect: bytes, channels: Iterable[bytes] = ()
-) -> Command:
-    """Pack `save`, and with channels `save_and_wake`."""
-    value = _header(expires_at) + data
-    return _run("save", key, _SAVE, name, expect, value, _instant(expires_at), *channels)
+def delete(key: str, name: bytes) -> Command:
+    """Pack `delete` of whatever version is there."""
+    return Command("delete", key, pack(b"DEL", name))
 
 
-def touch(key: str, name: bytes, expires_at: int, expect: bytes) -> Command:
-    """Pack `touch`."""
-    return _run("touch", key, _TOUCH, name, expect, _header(expires_at), _instant(expires_at))
-
-
-def delete(key: str, name: bytes, expect: bytes | None = None) -> Command:
-    """Pack `delete`."""
-    if expect is None:
-        return Command("delete", key, pack(b"DEL", name))
-    return _run("delete", key, _DELETE, name, expect)
+def publish(channel: bytes, key: str) -> bytes:
+    """Pack a wake-up: what the script sends by itself."""
+    return pack(b"PUBLISH", channel, key.encode())
 
 
 def stored(value: bytes) -> Stored:
@@ -257,6 +303,19 @@ def is_denied(error: hiredis.ReplyError) -> bool:
 def is_full(error: hiredis.ReplyError) -> bool:
     """Tell whether the server has no memory for what was to be written."""
     return _OOM.match(str(error)) is not None
+
+
+_UNKNOWN: Final = re.compile(r"ERR unknown command", re.IGNORECASE)
+
+
+def is_unknown(reply: Any) -> bool:
+    """Tell whether the server does not know the command at all."""
+    return isinstance(reply, hiredis.ReplyError) and _UNKNOWN.match(str(reply)) is not None
+
+
+def is_syntax_error(reply: Any) -> bool:
+    """Tell whether the server does not know an option of the command, which certainly did not execute."""
+    return isinstance(reply, hiredis.ReplyError) and str(reply).lower() == "err syntax error"
 
 
 def wants_script(reply: Any) -> bool:

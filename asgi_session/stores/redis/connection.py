@@ -18,6 +18,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import hiredis
 
+from asgi_session.stores.redis.commands import Abilities
+
 _TICK: Final = 0.05
 """Seconds between two looks of the watchdog, which runs only while something is pending."""
 
@@ -94,6 +96,7 @@ class Connection(asyncio.Protocol):
         "_timeout",
         "_transport",
         "_watch",
+        "abilities",
         "closed",
         "gone",
         "on_push",
@@ -103,6 +106,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, where: str, timeout: float, on_close: Callable[[Connection], None]) -> None:
         self.where = where
         self.closed = False
+        self.abilities = Abilities()
         self.on_push: Callable[[list[Any]], None] | None = None
         """Called with every push. On a connection that has it an ordinary array is one, too: fakeredis
         has no others. It must not raise."""

@@ -12,7 +12,7 @@ import hiredis
 from asgi_session.errors import StoreUnavailable
 from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.backend import refused, unavailable
-from asgi_session.stores.redis.commands import Command, ReplyKind, is_down, kind
+from asgi_session.stores.redis.commands import AGAIN, STEPS, Command, ReplyKind, is_down, kind
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.node import Node
 from asgi_session.stores.redis.target import Target, advice
@@ -36,6 +36,10 @@ class Single:
         limit = monotonic() + self._timeout
         return connection.request(data, limit if limit < deadline else deadline)
 
+    def ready(self, key: str) -> Connection | None:
+        """Return the connection if there is one."""
+        return self._node.ready
+
     async def execute(self, command: Command, deadline: float) -> Any:
         """Send until there is an answer."""
         began = monotonic()
@@ -51,7 +55,7 @@ class Single:
                 health.probe = None
 
     async def _execute(self, command: Command, deadline: float, began: float) -> Any:
-        tries = 0
+        tries = steps = 0
         told = ""
         node = self._node
         while True:
@@ -68,9 +72,12 @@ class Single:
                 node.failing(failure.why)
             else:
                 attempt = min(deadline, monotonic() + self._timeout)
-                reply: Any = await connection.request(command.data, attempt)
+                able = connection.abilities
+                reply: Any = await connection.request(command.packed(able), attempt)
+                if not isinstance(reply, Failure):
+                    reply = command.read(able, reply)
                 if isinstance(reply, Failure):
-                    failure = reply
+                    failure = reply._replace(executed=False) if command.looks else reply
                     if not node.closed:
                         node.failing(failure.why)
                     if failure.executed is None and not command.repeatable:
@@ -86,18 +93,18 @@ class Single:
                         refused(command, connection.where, reply, hint)
                     if found is ReplyKind.REFUSED:
                         refused(command, connection.where, reply)
-                    if found is ReplyKind.NOSCRIPT:
-                        command.with_script_text()
-                    elif found is ReplyKind.RECONNECT:
+                    if found is ReplyKind.RECONNECT:
                         node.reconnect(connection)
                     told = f"{connection.where} answered: {reply}"
                     failure = Failure(told, False)
-                    if found is ReplyKind.NOSCRIPT and tries == 0:
-                        tries = 1
-                        continue
                 else:
                     node.answered()
-                    return reply
+                    if reply is not AGAIN:
+                        return reply
+                    steps += 1
+                    failure = Failure(f"{connection.where}: the record changes all the time", False)
+                    if steps <= STEPS and monotonic() < deadline:
+                        continue
             tries += 1
             if not await backoff.pause(tries, deadline):
                 unavailable(command, failure, told)

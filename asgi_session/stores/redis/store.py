@@ -10,10 +10,12 @@ from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from hiredis import ReplyError
+
 from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.store import CreateResult, Heard, Report, SaveResult, Stored
-from asgi_session.stores.redis import commands, url
+from asgi_session.store import TAG_SIZE, CreateResult, Heard, Report, Saved, SaveResult, Stored
+from asgi_session.stores.redis import commands, conditional, url
 from asgi_session.stores.redis.arguments import (
     RedisOptions,
     check_files,
@@ -28,6 +30,7 @@ from asgi_session.stores.redis.clients import describe
 from asgi_session.stores.redis.clocks import ClockCheck
 from asgi_session.stores.redis.cluster import Cluster
 from asgi_session.stores.redis.commands import Command
+from asgi_session.stores.redis.conditional import Way
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.dial import dial
 from asgi_session.stores.redis.eviction import EvictionCheck
@@ -186,28 +189,39 @@ class RedisStore:
         backend = self._loops.backends.get(get_running_loop()) or self._loops.enter()
         name = self._name(key)
         reply: Any = None
-        future = backend.submit(key, commands.try_save(name, data, expires_at, expect.tag), deadline)
-        if future is not None:
-            reply = await future
-            if reply is None or type(reply) is int or type(reply) is bytes:
-                return commands.saved(reply, data)
+        connection = backend.ready(key)
+        way = None if connection is None else conditional.known_way(connection.abilities, data, expect)
+        if connection is not None and way is not None:
+            limit = min(monotonic() + self._options.timeout, deadline)
+            if way is Way.COMPARE:
+                reply = await connection.request(
+                    commands.compare_and_set(name, data, expires_at, expect), limit
+                )
+                if reply == b"OK":
+                    return Saved(data[:TAG_SIZE])
+            else:
+                by_script = commands.save_by_script(name, data, expires_at, expect.tag)
+                reply = await connection.request(by_script, limit)
+                if reply is None or type(reply) is int or type(reply) is bytes:
+                    return commands.saved(reply, data)
             if type(reply) is Failure and reply.executed is None:
                 backend.failed(key, reply.why, last=True)
                 raise StoreUnavailable(f"save: {reply.why}", executed=None)
-        # Not connected, or an error, which means that it was not executed: from here on with patience.
-        command = commands.save(key, name, data, expires_at, expect.tag)
-        if commands.wants_script(reply):
-            command.with_script_text()
+        # Not connected, or nothing was written yet: from here on with patience.
+        command = conditional.save(key, name, data, expires_at, expect)
+        if connection is not None and way is not None and type(reply) is not Failure:
+            command.read_as(way, connection.abilities, reply)
         return commands.saved(await backend.execute(command, deadline), data)
 
     async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
         """Change the expiry of that version of the record."""
-        command = commands.touch(key, self._name(key), expires_at, expect.tag)
+        command = conditional.touch(key, self._name(key), expires_at, expect)
         return bool(await self._backend().execute(command, deadline))
 
     async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
         """Remove the record, with `expect` only that version. Works on a full server, too."""
-        command = commands.delete(key, self._name(key), None if expect is None else expect.tag)
+        name = self._name(key)
+        command = commands.delete(key, name) if expect is None else conditional.delete(key, name, expect)
         return bool(await self._backend().execute(command, deadline))
 
     async def save_and_wake(
@@ -215,9 +229,11 @@ class RedisStore:
     ) -> SaveResult:
         """Replace that version of the record, and publish its key to the listeners."""
         channels = [self._channels + listener.encode() for listener in wake]
-        command = commands.save(key, self._name(key), data, expires_at, expect.tag, channels)
+        command = conditional.save(key, self._name(key), data, expires_at, expect, channels)
         reply = await self._backend().execute(command, deadline)
-        if reply == commands.SAVED_IN_SILENCE:
+        if reply == conditional.SAVED_UNTOLD:
+            await self._publish(key, channels, deadline)
+        elif reply == commands.SAVED_IN_SILENCE:
             self._tell_silence()
         return commands.saved(reply, data)
 
@@ -235,6 +251,15 @@ class RedisStore:
         backend = self._loops.backends.get(get_running_loop())
         if backend is not None:
             backend.distrust(key)
+
+    async def _publish(self, key: str, channels: Sequence[bytes], deadline: float) -> None:
+        """Wake up listeners where no script does it. A wake-up may get lost: the save stays done."""
+        backend = self._backend()
+        told = [backend.submit(key, commands.publish(each, key), deadline) for each in channels]
+        for future in told:
+            reply: Any = None if future is None else await future
+            if isinstance(reply, ReplyError) and commands.is_denied(reply):
+                self._tell_silence()
 
     def _tell_silence(self) -> None:
         if not self._silence_told:

@@ -12,7 +12,7 @@ import pytest
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import TAKEN, Conflict, Saved, Stored
 from asgi_session.stores.redis import RedisStore
-from tests.servers import Cluster, LossyProxy, ServerProcess, named, slot_of, start_cluster
+from tests.servers import Cluster, LossyProxy, ServerProcess, named, saves, slot_of, start_cluster
 from tests.stores.redis.load import Load, in_an_hour, record, soon, version
 
 BOUND = 1.5
@@ -302,7 +302,7 @@ async def test_a_lost_reply_is_told(nodes: Cluster) -> None:
         await store.delete(key, deadline=soon())
         first, second = record("1"), record("2")
         assert await store.create(key, first, in_an_hour(), deadline=soon()) is not TAKEN
-        proxy.cut_after(named("evalsha", "eval"))
+        proxy.cut_after(saves)
         with pytest.raises(StoreUnavailable) as caught:
             await store.save(key, second, in_an_hour(), expect=version(first), deadline=soon())
         assert caught.value.executed is None

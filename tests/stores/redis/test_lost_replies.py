@@ -7,15 +7,22 @@ import pytest
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Conflict, Saved
 from asgi_session.stores.redis import RedisStore
-from tests.servers import LossyProxy, ServerProcess, named
+from tests.servers import LossyProxy, ServerProcess, named, saves
 from tests.stores.redis.load import in_an_hour, record, save_surely, soon, version
 
 KEY = "k" * 22
 
 
-async def test_a_load_is_repeated(valkey: ServerProcess) -> None:
+@pytest.fixture(params=["valkey", "redis62"])
+def server(request: pytest.FixtureRequest) -> ServerProcess:
+    """One that compares by itself, and one that needs the script."""
+    found: ServerProcess = request.getfixturevalue(request.param)
+    return found
+
+
+async def test_a_load_is_repeated(server: ServerProcess) -> None:
     """Reading twice is the same as once."""
-    async with LossyProxy(valkey) as proxy:
+    async with LossyProxy(server) as proxy:
         store = RedisStore.from_url(proxy.url)
         data = record()
         await store.create(KEY, data, in_an_hour(), deadline=soon())
@@ -28,14 +35,14 @@ async def test_a_load_is_repeated(valkey: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("cut", ["cut_after", "cut_before"])
-async def test_a_write_is_not_repeated(valkey: ServerProcess, cut: str) -> None:
+async def test_a_write_is_not_repeated(server: ServerProcess, cut: str) -> None:
     """Promise 7: written and unanswered, a write may have been executed: the store says so at once."""
-    async with LossyProxy(valkey) as proxy:
+    async with LossyProxy(server) as proxy:
         store = RedisStore.from_url(proxy.url)
         first, second = record("1"), record("2")
         await store.create(KEY, first, in_an_hour(), deadline=soon())
         await store.save(KEY, first, in_an_hour(), expect=version(first), deadline=soon())
-        lost = getattr(proxy, cut)(named("evalsha"))
+        lost = getattr(proxy, cut)(saves)
         with pytest.raises(StoreUnavailable) as caught:
             await store.save(KEY, second, in_an_hour(), expect=version(first), deadline=soon())
         assert caught.value.executed is None
@@ -59,27 +66,27 @@ async def test_a_write_is_not_repeated(valkey: ServerProcess, cut: str) -> None:
         await store.close()
 
 
-async def test_sending_the_same_bytes_again_is_safe(valkey: ServerProcess) -> None:
+async def test_sending_the_same_bytes_again_is_safe(server: ServerProcess) -> None:
     """Promise 7: what the manager does after an unknown outcome applies the save once."""
-    async with LossyProxy(valkey) as proxy:
+    async with LossyProxy(server) as proxy:
         store = RedisStore.from_url(proxy.url)
         data = record("0")
         await store.create(KEY, data, in_an_hour(), deadline=soon())
         for number in range(1, 8):
             following = record(str(number))
-            getattr(proxy, "cut_after" if number % 2 else "cut_before")(named("evalsha", "eval"))
+            getattr(proxy, "cut_after" if number % 2 else "cut_before")(saves)
             assert await save_surely(store, KEY, following, version(data), soon()) == Saved(following[:16])
             data = following
         await store.close()
 
 
-async def test_a_held_reply_times_out_and_keeps_the_connection(valkey: ServerProcess) -> None:
+async def test_a_held_reply_times_out_and_keeps_the_connection(server: ServerProcess) -> None:
     """A save whose reply is late is of unknown outcome; the late reply is nobody else's."""
-    async with LossyProxy(valkey) as proxy:
+    async with LossyProxy(server) as proxy:
         store = RedisStore.from_url(proxy.url, timeout=0.3)
         first, second = record("1"), record("2")
         await store.create(KEY, first, in_an_hour(), deadline=soon())
-        hold = proxy.hold(named("evalsha"))
+        hold = proxy.hold(saves)
         with pytest.raises(StoreUnavailable) as caught:
             await store.save(KEY, second, in_an_hour(), expect=version(first), deadline=soon())
         assert caught.value.executed is None

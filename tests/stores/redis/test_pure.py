@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asgi_session.store import Stored
 from asgi_session.stores.redis import commands
 from asgi_session.stores.redis.backoff import delay
 from asgi_session.stores.redis.commands import ReplyKind, kind
@@ -120,14 +121,22 @@ def test_delays_grow_to_a_limit() -> None:
 
 
 @given(
-    st.binary(max_size=60), st.binary(max_size=200), st.integers(-(2**63), 2**63 - 1), st.binary(max_size=20)
+    st.binary(max_size=60),
+    st.binary(max_size=200),
+    st.integers(-(2**63), 2**63 - 1),
+    st.binary(max_size=200),
+    st.integers(-(2**63), 2**63 - 1),
 )
-def test_what_is_packed_by_hand(name: bytes, data: bytes, expires_at: int, tag: bytes) -> None:
-    """The two frequent commands are what hiredis would make of them."""
+def test_what_is_packed_by_hand(name: bytes, data: bytes, expires_at: int, old: bytes, before: int) -> None:
+    """The frequent commands are what hiredis would make of them."""
     assert commands.get(name) == commands.pack(b"GET", name)
-    assert (
-        commands.try_save(name, data, expires_at, tag) == commands.save("k", name, data, expires_at, tag).data
-    )
+    expect, at = Stored(old, old[:16], before), commands.instant(expires_at)
+    value = commands.header(expires_at) + data
+    by_script = commands.SAVE.by_name(name, expect.tag, value, at)
+    assert commands.save_by_script(name, data, expires_at, expect.tag) == by_script
+    was = commands.header(before) + old
+    by_comparing = commands.pack(b"SET", name, value, b"IFEQ", was, b"PXAT", at)
+    assert commands.compare_and_set(name, data, expires_at, expect) == by_comparing
 
 
 @given(st.from_regex(rb"[A-Za-z0-9_-]{22}", fullmatch=True), st.binary(min_size=24, max_size=200))

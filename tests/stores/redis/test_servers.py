@@ -99,36 +99,6 @@ async def test_an_empty_tag_writes_nothing(server: ServerProcess) -> None:
         assert server.command("DBSIZE") == 0
 
 
-async def test_one_command_per_verb(server: ServerProcess) -> None:
-    """Promise 2: a load, a create, a save, a conflict and a touch are one command each."""
-    async with opened(server.url) as store:
-        data = record()
-        await store.create(KEY, data, in_an_hour(), deadline=soon())
-        for _ in range(2):  # the first time brings the scripts
-            server.reset_stats()
-            assert await store.load(KEY, deadline=soon()) is not None
-            await store.save(KEY, data, in_an_hour(), expect=version(data), deadline=soon())
-            await store.save(KEY, data, in_an_hour(), expect=version(b"t" * 16), deadline=soon())
-            await store.touch(KEY, in_an_hour(), expect=version(data), deadline=soon())
-        stats = server.commandstats()
-        assert stats["evalsha"] == 3
-        assert "eval" not in stats
-        assert stats["get"] == 2, "the load's, and the script's upon the conflict"
-
-
-async def test_a_save_brings_its_script(server: ServerProcess) -> None:
-    """A server that does not know the script is sent it at once."""
-    async with opened(server.url) as store:
-        data = record()
-        await store.create(KEY, data, in_an_hour(), deadline=soon())
-        server.command("SCRIPT", "FLUSH")
-        server.reset_stats()
-        saved = await store.save(KEY, data, in_an_hour(), expect=version(data), deadline=soon())
-        assert saved == Saved(data[:16])
-        stats = server.commandstats()
-        assert (stats["evalsha"], stats["eval"]) == (1, 1)
-
-
 async def test_64_loads_leave_in_one_write(valkey: ServerProcess) -> None:
     """Promise 2: what 64 tasks load in one tick is one system call."""
     async with opened(valkey.url) as store:
