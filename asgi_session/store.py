@@ -115,7 +115,8 @@ class Store(Protocol):
     async def close(self) -> None:
         """Wait for the verbs on their way, then release what this event loop holds.
 
-        A closed store opens again at the next verb.
+        Verbs whose server does not answer may be given up before their deadline. A closed store opens
+        again at the next verb.
         """
         ...
 

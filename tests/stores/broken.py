@@ -53,6 +53,7 @@ class Broken:
     late_hangs: bool = False
     close_forgets: bool = False
     close_is_final: bool = False
+    close_cuts_off: bool = False
     one_loop: bool = False
     stale_reads: bool = False
     cancel_shifts_replies: bool = False
@@ -138,6 +139,10 @@ class Broken:
             stored = None
         if stored is None and self.missing_is_an_error:
             raise KeyError(key)
+        if self.close_cuts_off:
+            await asyncio.sleep(0)
+            if self.closed:
+                raise StoreUnavailable("closed", executed=None)
         if self.cancel_shifts_replies:
             self.replies.append(stored)
             await asyncio.sleep(0)

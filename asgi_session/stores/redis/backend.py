@@ -46,12 +46,39 @@ class Backend(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close all connections of this event loop."""
+        """Wait for what is under way, then close all connections of this event loop."""
         ...
 
     def abandon(self) -> None:
         """Free the sockets of an event loop that was closed without `close`."""
         ...
+
+
+class UnderWay:
+    """The verbs that are being carried out with patience: whoever closes waits for them."""
+
+    __slots__ = ("_count", "_over")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._over: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> None:
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count and self._over is not None:
+            if not self._over.done():
+                self._over.set_result(None)
+            self._over = None
+
+    async def over(self, seconds: float) -> None:
+        """Wait until none is left, so long at most: what takes longer waits for a server that is away."""
+        if self._count:
+            if self._over is None:
+                self._over = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._over], timeout=seconds)
 
 
 def unavailable(command: Command, why: Failure, told: str = "") -> NoReturn:

@@ -21,7 +21,7 @@ import hiredis
 
 from asgi_session.errors import StoreUnavailable
 from asgi_session.stores.redis import backoff
-from asgi_session.stores.redis.backend import refused, unavailable
+from asgi_session.stores.redis.backend import UnderWay, refused, unavailable
 from asgi_session.stores.redis.commands import AGAIN, ASKING, STEPS, Command, ReplyKind, is_down, kind
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.health import Health
@@ -72,6 +72,7 @@ class Cluster:
         "_timeout",
         "_to",
         "_trouble",
+        "_under_way",
     )
 
     def __init__(
@@ -82,6 +83,7 @@ class Cluster:
         self._seeds = target.addresses
         self._remap = target.address_remap
         self._timeout = timeout
+        self._under_way = UnderWay()
         self._to = to
         self._slots: list[Node | None] = [None] * SLOTS
         self._nodes: dict[Address, Node] = {}
@@ -116,7 +118,8 @@ class Cluster:
         began = monotonic()
         slot = crc_hqx(command.key.encode(), 0) & 16383
         try:
-            return await self._execute(command, slot, deadline, began)
+            with self._under_way:
+                return await self._execute(command, slot, deadline, began)
         except StoreUnavailable:
             node = self._slots[slot]
             (self._health if node is None else node.health).count()
@@ -410,7 +413,9 @@ class Cluster:
     # the end
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Wait for what is under way, then close all connections."""
+        nodes = [*self._nodes.values(), *self._leaving]
+        await asyncio.gather(self._under_way.over(self._timeout), *(node.settled() for node in nodes))
         self._closed = True
         self._health.close()
         refreshing = self._refreshing

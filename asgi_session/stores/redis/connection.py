@@ -297,6 +297,12 @@ class Connection(asyncio.Protocol):
         if not self._pending and not self._queue:
             self.close()
 
+    async def settled(self) -> None:
+        """Wait for the replies that are due, no longer than a try of a command may take."""
+        due = [entry[0] for entry in (*self._pending, *self._queue) if not entry[0].done()]
+        if due:
+            await asyncio.wait(due, timeout=self._timeout)
+
     def close(self) -> None:
         """Close now, after what was written has left; what waits for a reply fails."""
         if self._transport is not None and not self.closed:

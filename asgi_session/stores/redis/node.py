@@ -163,6 +163,11 @@ class Node:
         """Whether no connection is left, or being made."""
         return self.connection is None and not self._old and self._dialing is None
 
+    async def settled(self) -> None:
+        """Wait for the replies that are due."""
+        connections = [*self._old, *([self.connection] if self.connection is not None else [])]
+        await asyncio.gather(*(connection.settled() for connection in connections))
+
     async def aclose(self) -> None:
         """Close everything and wait until the sockets are closed."""
         dialing = self._dialing

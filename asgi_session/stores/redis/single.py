@@ -11,7 +11,7 @@ import hiredis
 
 from asgi_session.errors import StoreUnavailable
 from asgi_session.stores.redis import backoff
-from asgi_session.stores.redis.backend import refused, unavailable
+from asgi_session.stores.redis.backend import UnderWay, refused, unavailable
 from asgi_session.stores.redis.commands import AGAIN, STEPS, Command, ReplyKind, is_down, kind
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.node import Node
@@ -21,12 +21,13 @@ from asgi_session.stores.redis.target import Target, advice
 class Single:
     """A backend with one node."""
 
-    __slots__ = ("_node", "_target", "_timeout")
+    __slots__ = ("_node", "_target", "_timeout", "_under_way")
 
     def __init__(self, node: Node, target: Target, timeout: float) -> None:
         self._node = node
         self._target = target
         self._timeout = timeout
+        self._under_way = UnderWay()
 
     def submit(self, key: str, data: bytes, deadline: float) -> asyncio.Future[Any] | None:
         """Send if connected."""
@@ -46,7 +47,8 @@ class Single:
         health = self._node.health
         health.expect(deadline - began + self._timeout)  # that long it may have tried before it came here
         try:
-            return await self._execute(command, deadline, began)
+            with self._under_way:
+                return await self._execute(command, deadline, began)
         except StoreUnavailable:
             health.count()
             raise
@@ -129,7 +131,8 @@ class Single:
         return connection if isinstance(connection, Failure) else [(self._node, frozenset())]
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Wait for what is under way, then close the connection."""
+        await asyncio.gather(self._under_way.over(self._timeout), self._node.settled())
         await self._node.aclose()
 
     def abandon(self) -> None:

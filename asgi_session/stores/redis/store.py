@@ -153,7 +153,10 @@ class RedisStore:
         raise StoreUnavailable(f"open: {failure.why}", executed=False, full=failure.full)
 
     async def close(self) -> None:
-        """Close this event loop's connections; what waits on them fails. The next verb reconnects."""
+        """Wait for the verbs on their way, no longer than `timeout`; then close the connections.
+
+        The next verb reconnects.
+        """
         await self._listenings.leave()
         await self._loops.leave()
 

@@ -16,7 +16,7 @@ from asgi_session.store import GONE, TAKEN, Conflict, Distrusts, Saved, Stored
 from asgi_session.stores.redis import RedisStore
 from asgi_session.stores.redis import node as node_module
 from asgi_session.stores.redis.connection import Connection
-from tests.servers import FakeredisServer, ServerProcess, start_redis62, start_valkey
+from tests.servers import FakeredisServer, LossyProxy, ServerProcess, saves, start_redis62, start_valkey
 from tests.stores.redis.load import in_an_hour, record, soon, version
 from tests.stores.redis.scripted import scripted
 
@@ -230,6 +230,31 @@ async def test_reconnects_are_few() -> None:
         results = await asyncio.gather(*loads, return_exceptions=True)
         assert all(isinstance(result, StoreUnavailable) for result in results)
         assert 2 <= server.connections <= 25
+        await store.close()
+
+
+async def test_closing_waits_for_replies(valkey: ServerProcess) -> None:
+    """A save that is on its way when the store is closed is answered."""
+    async with LossyProxy(valkey) as proxy:
+        store = RedisStore.from_url(proxy.url)
+        data, following = record("1"), record("2")
+        assert await store.create(KEY, data, in_an_hour(), deadline=soon()) is not TAKEN
+        for patient in (False, True):
+            hold = proxy.hold(saves)
+            save = store.save_and_wake if patient else store.save
+            options = {"wake": []} if patient else {}
+            saving = asyncio.create_task(
+                save(KEY, following, in_an_hour(), expect=version(data), deadline=soon(), **options)  # type: ignore[operator]
+            )
+            await hold.reached.wait()
+            closing = asyncio.create_task(store.close())
+            await asyncio.wait([closing], timeout=0.05)
+            assert not closing.done()
+            hold.release()
+            assert await saving == Saved(following[:16])
+            await closing
+            assert await store.load(KEY, deadline=soon()) == version(following)
+            data, following = following, record("3")
         await store.close()
 
 
