@@ -69,7 +69,7 @@ async def stored_session(size: int) -> tuple[Stored, list[tuple[bytes, bytes]]]:
     session.update(session_of_size(size))
     await session.commit()
     assert session.id is not None and session._token is not None
-    value = f"{cookie.name}={manager.tokens.write(session._token)}"
+    value = f"{cookie.name}={manager._policy.tokens.write(session._token)}"
     headers = [(b"host", b"example.org"), (b"accept", b"*/*"), (b"cookie", value.encode())]
     await Session(manager._engine, cookie, headers).load()  # confirms it: else every load would send a touch
     await manager.drain()

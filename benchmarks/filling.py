@@ -34,20 +34,21 @@ async def _fill_ours(bed: Bed, first: int, end: int) -> None:
     from asgi_session.stores import RedisStore
 
     manager = SessionManager(RedisStore.from_url(bed.store_url))  # with the options that the layer has
+    policy = manager._policy
     entries = {key: codec.encode(value, key) for key, value in session_of_size(USUAL).items()}
 
     async def create(n: int) -> None:
         token = Token(*_parts(n))
-        now = manager.clock()
+        now = policy.clock()
         new = record.new_record(
             now=now,
-            idle=manager.idle,
-            absolute=manager.absolute,
-            digest=manager.tokens.digest(token),
-            check=manager.tokens.check(token.selector),
+            idle=policy.idle,
+            absolute=policy.absolute,
+            digest=policy.tokens.digest(token),
+            check=policy.tokens.check(token.selector),
             entries={**entries, "user_id": codec.encode(n, "user_id")},
         )
-        expires = expires_at(now, manager.idle, new.deadline)
+        expires = expires_at(now, policy.idle, new.deadline)
         data = record.encode(new)
         created = await manager.store.create(token.selector, data, expires, deadline=time.monotonic() + 60)
         if created is TAKEN:

@@ -71,7 +71,7 @@ class Ours:
         session.update(session_of_size(USUAL))
         await session.commit()
         assert session._token is not None
-        token = self._manager.tokens.write(session._token)
+        token = self._manager._policy.tokens.write(session._token)
         await self._load(token)  # confirms it: else every load would send a touch
         await self._manager.drain()
         return token

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from hiredis import pack_command
 
-from asgi_session.store import Saved, Stored
+from asgi_session.store import TAG_SIZE, Saved, Stored
 from asgi_session.stores import RedisStore
 from benchmarks.calls import stored_session
 from benchmarks.sessions import USUAL
@@ -99,20 +99,20 @@ async def _by_store(bed: Bed, stored: Stored) -> list[Save]:
     bed.at_end(store.close)
 
     async def saver() -> Save:
-        key, expect = _key(), b""
+        key = _key()
         await store.create(key, stored.data, stored.expires_at, deadline=_soon())
         found = await store.load(key, deadline=_soon())
         assert found is not None
-        expect = found.tag
+        expect = found
 
         async def save(times: int) -> None:
             nonlocal expect
             for _ in range(times):
                 # A version of its own each time, as a save has one: it begins with the tag.
-                data = os.urandom(len(expect)) + stored.data[len(expect) :]
+                data = os.urandom(TAG_SIZE) + stored.data[TAG_SIZE:]
                 done = await store.save(key, data, stored.expires_at, expect=expect, deadline=_soon())
                 assert isinstance(done, Saved), done
-                expect = done.tag
+                expect = Stored(data, done.tag, stored.expires_at)
 
         return save
 
