@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from inspect import iscoroutinefunction
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from asgi_session import stores
 from asgi_session._data.rules import Rule, Rules, is_rule
@@ -28,6 +28,13 @@ OnEvent = Callable[..., None]
 """Called as ``on_event(name, session_id, *, connection, **info)``; it must return quickly and not raise."""
 
 Key: TypeAlias = str | bytes | Wrapped
+
+
+class HasConnection(Protocol):
+    """What knows the connection of the request that it belongs to; None when that is over."""
+
+    @property
+    def _connection(self) -> object: ...
 
 
 class Policy:
@@ -112,16 +119,19 @@ class Policy:
         self.owns_store: bool = isinstance(revealed(store), str)
         self.store: Store = with_revealed(stores.store_from_url if self.owns_store else _checked, store)
 
-    def emit(self, name: str, session_id: str | None, connection: object = None, /, **info: Any) -> None:
+    def emit(
+        self, name: str, session_id: str | None, session: HasConnection | None = None, /, **info: Any
+    ) -> None:
         """Tell `on_event`; what it raises is logged and goes no further.
 
         Args:
             name: of the event.
             session_id: public.
-            connection: of the request it happened in, if it was one.
+            session: of the request it happened in, if it was one.
             **info: what there is to know.
         """
         if self.on_event is not None:
+            connection = session._connection if session is not None else None
             try:
                 self.on_event(name, session_id, connection=connection, **info)
             except (Exception, asyncio.CancelledError):  # the latter: from a future that it looks at

@@ -23,9 +23,19 @@ from asgi_session._data import record as records
 from asgi_session._data.expiry import ENDED_FOR
 from asgi_session._data.lease import MAX_SKEW, Lease
 from asgi_session._data.record import MAX_TIME, NOBODY, Record
-from asgi_session._engine import batch, committing, creating, lock_hints, lock_queue, lock_wakeups
+from asgi_session._engine import (
+    batch,
+    committing,
+    creating,
+    lock_hints,
+    lock_inside,
+    lock_queue,
+    lock_wakeups,
+    settling,
+)
 from asgi_session._engine.engine import Engine
 from asgi_session._engine.loading import MAX_CANDIDATES
+from asgi_session._engine.save_queue import SaveQueue
 from asgi_session._policy import Policy
 from asgi_session._session.contents import UNDECODED
 from asgi_session._web.cookie import Cookie
@@ -271,7 +281,7 @@ def saves_under_way(manager: SessionManager) -> int:
 def commits_queued(manager: SessionManager, token: str) -> int:
     """Return how many commits wait while one save of that session is on its way."""
     queue = manager._engine.loops.current().saves._queues.get(token[:22])
-    return len(queue.waiting) if queue is not None else 0
+    return len(queue.waiting) if isinstance(queue, SaveQueue) else 0
 
 
 def failures_of(manager: SessionManager) -> _failures.Failures:
@@ -449,7 +459,7 @@ def shortest_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def renew_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have locks renewed, and looked at again, after milliseconds."""
-    monkeypatch.setattr(lock_queue, "_FIRST_RENEWAL", 0.005)
+    monkeypatch.setattr(lock_inside, "_FIRST_RENEWAL", 0.005)
     monkeypatch.setattr(lock_queue, "_LOOK_AGAIN", 0.01)
 
 
@@ -471,9 +481,9 @@ def note_checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     keys: list[str] = []
     check = codec.check
 
-    def noted(value: Any, key: str) -> None:
+    def noted(value: Any, key: str, encoded: bytes) -> None:
         keys.append(key)
-        check(value, key)
+        check(value, key, encoded)
 
     monkeypatch.setattr(codec, "check", noted)
     return keys
@@ -510,7 +520,7 @@ def failure_log_goes_by(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], flo
 
 def forget_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no lost change of any key told in the log yet."""
-    monkeypatch.setattr(committing, "_told_of", set())
+    monkeypatch.setattr(settling, "_told_of", set())
 
 
 async def pause_after_tries(tries: int, deadline: float) -> None:

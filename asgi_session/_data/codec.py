@@ -91,11 +91,11 @@ def shown(key: str) -> str:
     return repr(key) if len(key) <= _LONGEST_SHOWN else f"{key[:_LONGEST_SHOWN]!r}..."
 
 
-def check(value: Any, key: str) -> None:
+def check(value: Any, key: str, encoded: bytes) -> None:
     """Refuse what `encode` has encoded but `decode` would not give back.
 
-    Apart from `encode` because it walks the value in Python: only a value that was changed needs it,
-    and that is not too large.
+    Apart from `encode` because it may have to walk the value in Python: only a value that was changed
+    needs it, and that is not too large.
 
     Raises:
         SessionSerializationError: names key, place and type.
@@ -106,12 +106,29 @@ def check(value: Any, key: str) -> None:
         except UnicodeEncodeError as error:
             message = f"session[{shown(key)}]: the key is not valid Unicode: {error}"
             raise SessionSerializationError(message, key=key) from None
-    if type(value) not in SCALARS and _refuse(value, key, SCALARS) == _IN_KEYS and not _comes_back(value):
+    if type(value) in SCALARS or _is_plain(value, encoded):
+        return
+    if _refuse(value, key, SCALARS) == _IN_KEYS and not _comes_back(value):
         raise SessionSerializationError(
             f"session[{shown(key)}] has dict keys or set elements of a subclass that, as plain values, are "
             "equal to each other or cannot be hashed; store plain values",
             key=key,
         )
+
+
+def _is_plain(value: Any, encoded: bytes) -> bool:
+    """Tell, in C, that a container holds nothing that would have to be looked at; False: it may.
+
+    What is packed without a single question holds msgpack's own types alone, and without a marker of
+    bytes or an extension in it none of those that `decode` would give back as something else.
+    """
+    if type(value) not in _DIRECT_CONTAINERS or _BYTES_OR_EXTENSION.search(encoded) is not None:
+        return False
+    try:
+        _pack_plain(value)
+    except Exception:  # a subclass, a tuple, an int beyond 64 bits
+        return False
+    return not _may_be_foreign(value, encoded)
 
 
 def decode(data: bytes) -> Any:
@@ -411,6 +428,8 @@ def _foreign(kind: type) -> str:
 _unpackb: Final[Callable[..., Any]] = msgpack.unpackb
 _TIMESTAMP: Final = re.compile(b"\xd6\xff|\xd7\xff|\xc7\x0c\xff")  # how extension -1 begins
 _SHORT: Final = 500
+_BYTES_OR_EXTENSION: Final = re.compile(rb"[\xc4-\xc9\xd4-\xd8]")
+_DIRECT_CONTAINERS: Final = frozenset({list, dict})
 _NOT_HEADERS: Final = bytes({*range(256)} - {*range(0x80, 0xA0), *range(0xDC, 0xE0)})
 
 

@@ -50,13 +50,18 @@ def fold(base: Record, changes: Sequence[Change], rules: Rules, max_size: int, n
         max_size: bytes; above it only growth is refused.
         now: ms since the Unix epoch.
     """
+    one = changes[0] if len(changes) == 1 else None
     if (
-        len(changes) == 1
-        and _is_plain(one := changes[0])
+        one is not None
+        and one.mark is None
+        and one.holder is None
+        and one.step is None
+        and one.compute is None
+        and one.only_on is None
         and one.epoch == base.epoch
         and (one.origins is base.entries or not rules.compares)
     ):
-        # Nearly every save. One version less to make, and nothing to sort out.
+        # Nearly every save: changes and nothing else. One version less to make, and nothing to sort out.
         one.overwritten = overwritten(base.entries, one) if one.origins is not base.entries else ()
         record = records.next_version(base, now, merge(base.entries, one.changes))
         data = records.encode(record)
@@ -88,17 +93,6 @@ def fold(base: Record, changes: Sequence[Change], rules: Rules, max_size: int, n
                 record, data = candidate, candidate_data
         outcomes.append(outcome)
     return Fold(base if record is start else record, data, outcomes)
-
-
-def _is_plain(change: Change) -> bool:
-    """Whether it is changes and nothing else, to be applied to whatever is there."""
-    return (
-        change.mark is None
-        and change.holder is None
-        and change.step is None
-        and change.compute is None
-        and change.only_on is None
-    )
 
 
 def _apply(record: Record, change: Change, rules: Rules, now: int) -> tuple[Record, Outcome]:

@@ -123,7 +123,7 @@ def _by_rule(
     if merged is None:
         return None
     encoded = codec.encode(merged, key)
-    codec.check(merged, key)
+    codec.check(merged, key, encoded)
     return encoded
 
 

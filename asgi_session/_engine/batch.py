@@ -85,9 +85,8 @@ def results(
     requests: Sequence[SaveRequest], made: Attempt, current: Version, tries: int
 ) -> Iterator[tuple[SaveRequest, Result]]:
     """Give each request of an attempt that was applied its result; the store now has `current`."""
-    if len(requests) == 1 and current.record is made.record and same_data(made.base, requests[0].base):
-        already = made.outcomes[0] == "rotated already"  # nothing of anybody else's in it
-        yield requests[0], SavedAs(current, False, tries, already)
+    if len(requests) == 1 and current.record is made.record:
+        yield requests[0], result(requests[0], made, current, tries)
         return
     for request, outcome in zip(requests, made.outcomes, strict=True):
         already = outcome == "rotated already"
@@ -97,6 +96,14 @@ def results(
             yield request, SavedAs(_without_others(request), False, tries, already, left_behind=True)
 
 
+def result(request: SaveRequest, made: Attempt, current: Version, tries: int) -> SavedAs:
+    """Return the result of the only request of an attempt that the store has just saved as `current`."""
+    base, own = made.base.record, request.base.record
+    # What was done to the lock alone is no merge.
+    merged = base is not own and (base.epoch != own.epoch or base.entries != own.entries)
+    return SavedAs(current, merged, tries, made.outcomes[0] == "rotated already")
+
+
 def newest(requests: Sequence[SaveRequest], known: Version | None) -> Version:
     """Return the latest of the versions that the requests were made on, and of `known`."""
     found = known or requests[0].base
@@ -104,13 +111,6 @@ def newest(requests: Sequence[SaveRequest], known: Version | None) -> Version:
         if request.base.record.version > found.record.version:
             found = request.base
     return found
-
-
-def same_data(one: Version, other: Version) -> bool:
-    """Whether nothing but the lock has changed between two versions."""
-    if one.record is other.record:
-        return True
-    return one.record.epoch == other.record.epoch and one.record.entries == other.record.entries
 
 
 def _epoch_after(request: SaveRequest, made: Record) -> bytes:

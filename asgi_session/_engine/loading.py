@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import Final
 
+from asgi_session._data import record as records
 from asgi_session._data.change import gone
 from asgi_session._data.expiry import USED, touch_due
 from asgi_session._data.record import Version
@@ -14,7 +15,7 @@ from asgi_session._engine.loops import Loops, LoopState
 from asgi_session._engine.reading import Reader
 from asgi_session._policy import Policy
 from asgi_session._session.session import OutsideSession, Session
-from asgi_session._session.tracked import Status
+from asgi_session._session.versioned import Status
 from asgi_session.errors import SessionCorrupt, StoreUnavailable
 
 MAX_CANDIDATES: Final = 4
@@ -54,22 +55,23 @@ class Loader:
                 key = policy.tokens.key(token.selector)
                 stored = await policy.store.load(key, deadline=deadline)
                 if stored is None:
-                    policy.emit("unknown", token.selector, session._connection)
+                    policy.emit("unknown", token.selector, session)
                     continue
                 try:
-                    record = self._reader.record(stored.data, token.selector, session._connection)
+                    record = records.decode(stored.data)
                     now = policy.clock()
                     fit = fit_of(record, token, stored.expires_at, now, policy.tokens)
                     if fit != "opens":
                         fit = self._report(fit, token, session)
                 except SessionCorrupt as error:
-                    corrupt = error
+                    corrupt = self._reader.corrupt(error, token.selector, session)
                     continue
                 if fit == "opens":
                     session._attach("live", token, Version(record, stored))
                     if policy.on_event is not None:  # every load comes here
-                        policy.emit("loaded", token.selector, session._connection)
-                    if session._mark is None:  # else it is about to be ended or to begin anew
+                        policy.emit("loaded", token.selector, session)
+                    due = touch_due(stored.expires_at, now, record.idle, record.deadline)
+                    if due is not None and session._mark is None:  # else it is to end, or to begin anew
                         self.touch_if_due(session, now)
                     return
                 if fit == "retired":
@@ -77,7 +79,7 @@ class Loader:
             if corrupt is not None and policy.on_corrupt == "raise":
                 raise corrupt
         except StoreUnavailable as error:
-            policy.emit("unavailable", None, session._connection, error=error)
+            policy.emit("unavailable", None, session, error=error)
             if policy.on_unavailable == "fail" or required:
                 raise
             policy.failures.log(error)
@@ -118,7 +120,7 @@ class Loader:
         The cookies' values live in here and nowhere else: error trackers record the local variables of
         every function that an error passes through.
         """
-        texts = session._texts()
+        texts = session._cookie.read(session._headers) if session._cookie is not None else ()
         if not texts:
             return []
         read = self._policy.tokens.read
@@ -126,26 +128,26 @@ class Loader:
             return [token]
         found = [token for text in texts if (token := read(text)) is not None]
         if len(found) < len(texts):
-            self._policy.emit("malformed", None, session._connection, count=len(texts) - len(found))
+            self._policy.emit("malformed", None, session, count=len(texts) - len(found))
         if len(texts) == 1:
             return []
-        self._policy.emit("ambiguous", None, session._connection, count=len(texts))
+        self._policy.emit("ambiguous", None, session, count=len(texts))
         found = list(dict.fromkeys(found))
         half = MAX_CANDIDATES // 2
         return found if len(found) <= MAX_CANDIDATES else found[:half] + found[-half:]
 
     def _report(self, fit: Fit, token: Token, session: Session) -> Fit:
         """Report a token that does not simply open its record; SessionCorrupt for another's record."""
-        policy, connection = self._policy, session._connection
+        policy = self._policy
         if fit == "opens in grace":
-            policy.emit("retired", token.selector, connection, opens=True)
+            policy.emit("retired", token.selector, session, opens=True)
             return "opens"
         if fit == "retired":
-            policy.emit("retired", token.selector, connection, opens=False)
+            policy.emit("retired", token.selector, session, opens=False)
         elif fit == "unknown":
-            policy.emit("unknown", token.selector, connection)
+            policy.emit("unknown", token.selector, session)
         else:
-            raise self._reader.anothers(policy.tokens.key(token.selector), token.selector, connection)
+            raise self._reader.anothers(policy.tokens.key(token.selector), token.selector, session)
         return fit
 
     def touch_if_due(self, session: Session, now: int) -> None:
@@ -172,10 +174,10 @@ class Loader:
         try:
             done = await policy.store.touch(key, expires, expect=version.stored, deadline=deadline)
         except Exception as error:  # a foreign store's too: nobody waits for this task
-            policy.emit("touch_failed", session_id, session._connection, error=error)
+            policy.emit("touch_failed", session_id, session, error=error)
         else:
             if done:
                 session._touched(version, expires)
-                policy.emit("touched", session_id, session._connection, expires_at=expires)
+                policy.emit("touched", session_id, session, expires_at=expires)
         finally:
             loop.touching.discard(session_id)

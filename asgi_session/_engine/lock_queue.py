@@ -16,26 +16,21 @@ from time import monotonic
 from typing import Final
 
 from asgi_session._backoff import delay, jittered
-from asgi_session._data import lease as leases
 from asgi_session._data.change import gone
-from asgi_session._data.lease import GRANT
 from asgi_session._data.record import Version
 from asgi_session._engine.hold import Hold, Terms
-from asgi_session._engine.lock_record import LockRecord
+from asgi_session._engine.lock_inside import LockInside
 from asgi_session._engine.lock_state import Change, Close, LetIn, Wait
 from asgi_session._engine.reading import Reader
-from asgi_session._engine.save_queue import SaveQueues
-from asgi_session._engine.save_request import SavedAs, SaveRequest, own_copy, shutting_down
+from asgi_session._engine.save_request import own_copy, shutting_down
+from asgi_session._engine.saving import SaveQueues
 from asgi_session._engine.tasks import Tasks
 from asgi_session._policy import Policy
 from asgi_session._session.session import Session
-from asgi_session.errors import LockLost, LockTimeout
+from asgi_session.errors import LockTimeout
 
 logger: Final = logging.getLogger("asgi_session")
 
-_CATCH_UP: Final = 0.1
-"""Seconds for which a save waits for a load that would spare it a conflict: a conflict costs no more."""
-_FIRST_RENEWAL: Final = GRANT / 1000 / 3
 _LOOK_AGAIN: Final = 5.0
 """Seconds after which a queue that waits looks at the record even if it heard nothing."""
 _FIRST_POLL: Final = 0.01
@@ -56,13 +51,11 @@ class Waiter:
         self.timer: asyncio.TimerHandle | None = None
 
 
-class LockQueue(LockRecord):
+class LockQueue(LockInside):
     """The lock of one session, as one event loop sees it.
 
     Attributes:
         waiters: in order of arrival.
-        hold: of the one that is inside, if any.
-        listens: tells whether wake-ups are heard, and has them heard from then on.
         hint: has the record loaded because of a wake-up; whether that begins now.
         closed: called when nobody is here any more.
     """
@@ -80,15 +73,11 @@ class LockQueue(LockRecord):
         hint: Callable[[str], bool],
         closed: Callable[[LockQueue], None],
     ) -> None:
-        super().__init__(policy, tasks, reader, saves, key, session_id)
+        super().__init__(policy, tasks, reader, saves, key, session_id, listens)
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        self.hold: Hold | None = None
-        self._listens = listens
         self._hint = hint
         self._closed = closed
         self._overdue: list[Waiter] = []
-        self._due = 0.0  # when the hold is to be renewed
-        self._catching_up: asyncio.Future[None] | None = None  # done when that load ends; None: there is none
 
     def believe_in(self, version: Version) -> None:
         """Begin with a version that a session has, though what it says of this process may be past."""
@@ -127,6 +116,9 @@ class LockQueue(LockRecord):
             if waiter.timer is not None:
                 waiter.timer.cancel()
 
+    def _waiting(self) -> bool:
+        return bool(self.waiters)
+
     def _time_out_all(self, overdue: list[Waiter]) -> None:
         for waiter in overdue:
             self._time_out(waiter)
@@ -137,7 +129,7 @@ class LockQueue(LockRecord):
             self._overdue.append(waiter)
         elif waiter in self.waiters and not waiter.let_in.done():
             del self.waiters[waiter]
-            self.policy.emit("lock_timeout", self.id, waiter.session._connection)
+            self.policy.emit("lock_timeout", self.id, waiter.session)
             waiter.let_in.set_exception(
                 LockTimeout(
                     f"session {self.id}: could not acquire the lock within {waiter.terms.wait:g} s. Another "
@@ -198,7 +190,7 @@ class LockQueue(LockRecord):
             self._gone()
             return None
         while True:
-            next_one = self.state.next(bool(self.waiters), monotonic(), self.policy.clock())
+            next_one = self.state.next(self._waiting(), monotonic(), self.policy.clock())
             match next_one:
                 case LetIn():
                     if self._let_in_next(self.latest):
@@ -235,7 +227,7 @@ class LockQueue(LockRecord):
             hold = Hold(session, waiter.terms, self, fence, version)
             self._hold_for(hold)
             waited = monotonic() - waiter.arrived
-            self.policy.emit("locked", self.id, session._connection, fence=fence, waited=waited)
+            self.policy.emit("locked", self.id, session, fence=fence, waited=waited)
             waiter.let_in.set_result(hold)
             return True
         return False
@@ -284,109 +276,3 @@ class LockQueue(LockRecord):
 
     def _hint_again(self) -> bool:
         return self._hint(self.key)
-
-    # ---------------------------------------------------------------- the one inside
-
-    def adopt(self, hold: Hold) -> None:
-        """Take in the hold of a session that has just been created with the lock taken."""
-        self.state.spent = hold.fence
-        self._hold_for(hold)
-
-    def _hold_for(self, hold: Hold) -> None:
-        self.hold = hold
-        self._due = monotonic() + min(_FIRST_RENEWAL, hold.terms.max_hold)
-        self._set_timer(self._due - monotonic(), self._renew)
-
-    def cover(self, hold: Hold, request: SaveRequest) -> None:
-        """Have a save count only while the lock is held; with ``hold.leaving`` it releases the lock, too."""
-        # No record has a fence of 0.
-        request.holder = (self.state.name, 0 if hold.lost else hold.fence)
-        request.known = self.latest
-        if hold.leaving:
-            request.step = partial(
-                leases.release, holder=request.holder, waiting=bool(self.waiters), turn=self.state.turn
-            )
-
-    def left(self, hold: Hold, request: SaveRequest, *, done: bool) -> None:
-        """Note what became of the commit with which a hold was to end."""
-        if self.hold is hold:
-            self.hold = None
-            connection = hold.session._connection
-            if isinstance(request.error, LockLost):
-                self.policy.emit("lock_lost", self.id, connection, fence=hold.fence)
-            else:
-                self.policy.emit("released", self.id, connection, fence=hold.fence, committed=done)
-            result = request.result
-            if done and isinstance(result, SavedAs) and not result.left_behind:
-                self._note_unless_older(result.version, request.known)
-                if result.tries > 1:
-                    self._listens()  # to learn of others' saves before its own meet them
-            self._go_on()
-
-    def end(self, hold: Hold) -> None:
-        """End a hold without a commit."""
-        if self.hold is hold:
-            self.hold = None
-            self.policy.emit("released", self.id, hold.session._connection, fence=hold.fence, committed=False)
-            self._go_on()
-
-    async def catch_up(self) -> None:
-        """Wait for the load that a wake-up has caused, so that the next save need not meet its news."""
-        if self._catching_up is not None:
-            await asyncio.wait([self._catching_up], timeout=_CATCH_UP)
-
-    async def _load_for(self, hold: Hold) -> None:
-        """Load what others have made of the record of a lock that is held here."""
-        before, deadline = self.latest, monotonic() + self.policy.deadline
-        self._catching_up = asyncio.get_running_loop().create_future()
-        newest: Version | None = None
-        try:
-            newest = self._read(await self.policy.store.load(self.key, deadline=deadline))
-        except Exception:  # the holder's own saves will meet it
-            return
-        finally:
-            done, self._catching_up = self._catching_up, None
-            done.set_result(None)
-        self._check_hold(hold, newest)
-        self._learn(newest, before)
-
-    def _renew(self) -> None:
-        """Renew the hold, unless it has to end."""
-        hold, now = self.hold, monotonic()
-        assert hold is not None, "or there is no timer"
-        if now >= hold.ends or (hold.task is not None and hold.task.done()):
-            self._lose(hold)
-            self._go_on()
-            return
-        length = min(hold.terms.lease, hold.ends - now)
-        self._due = now + min(hold.terms.lease / 3, hold.ends - now)
-        self.tasks.spawn(self._change(self.state.renew(hold.fence, length), partial(self._renewed, hold)))
-
-    def _renewed(self, hold: Hold, error: Exception | None, newest: Version | None, before: Version) -> None:
-        self._done()
-        if error is not None:
-            logger.warning("session %s: the lock could not be renewed: %s", self.id, error)
-            self._due = min(self._due, monotonic() + _FIRST_RENEWAL)
-            self._go_on()
-            return
-        self._check_hold(hold, newest)
-        self._learn(newest, before)
-
-    def _check_hold(self, hold: Hold, newest: Version | None) -> None:
-        """End a hold that the record, as it is now, knows nothing of."""
-        if self.hold is hold and not hold.leaving:
-            if newest is None or newest.record.ended:
-                self._lose(hold, ended=True)
-            elif not leases.held_by(newest.record, (self.state.name, hold.fence)):
-                self._lose(hold)
-
-    def _lose(self, hold: Hold, *, ended: bool = False) -> None:
-        """End a hold under its holder, who learns of it at the next commit; or the session has `ended`."""
-        hold.lost = True
-        self.hold = None
-        connection = hold.session._connection
-        if ended:
-            self.policy.emit("released", self.id, connection, fence=hold.fence, committed=False)
-        else:
-            self.policy.emit("lock_lost", self.id, connection, fence=hold.fence)
-            logger.warning("session %s: the lock was lost while its block was still running", self.id)

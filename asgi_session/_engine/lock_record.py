@@ -16,8 +16,8 @@ from asgi_session._data.lease import Step
 from asgi_session._data.record import Version
 from asgi_session._engine.lock_state import LockState
 from asgi_session._engine.reading import Reader
-from asgi_session._engine.save_queue import SaveQueues
 from asgi_session._engine.save_request import LeftOut, SavedAs, SaveRequest
+from asgi_session._engine.saving import SaveQueues
 from asgi_session._engine.tasks import Tasks
 from asgi_session._policy import Policy
 from asgi_session.store import Stored

@@ -12,7 +12,7 @@ from asgi_session._engine.hold import Hold
 from asgi_session._engine.lock_hints import Hints
 from asgi_session._engine.lock_queue import LONGEST_POLL, LockQueue
 from asgi_session._engine.reading import Reader
-from asgi_session._engine.save_queue import SaveQueues
+from asgi_session._engine.saving import SaveQueues
 from asgi_session._engine.tasks import Tasks
 from asgi_session._policy import Policy
 from asgi_session.errors import StoreUnavailable

@@ -7,8 +7,8 @@ from weakref import WeakKeyDictionary, ref
 
 from asgi_session._engine.lock_wakeups import LockQueues
 from asgi_session._engine.reading import Reader
-from asgi_session._engine.save_queue import SaveQueues
 from asgi_session._engine.save_request import SaveRequest
+from asgi_session._engine.saving import SaveQueues
 from asgi_session._engine.tasks import Tasks
 from asgi_session._policy import Policy
 from asgi_session.errors import ConfigurationError

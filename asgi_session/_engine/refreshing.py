@@ -56,7 +56,7 @@ class Refresher:
         if stored is None or stored.expires_at <= policy.clock():
             part(policy, session, "gone")
             raise gone()
-        newest = self._reader.version(key, stored, token.selector, session._connection)
+        newest = self._reader.version(key, stored, token.selector, session)
         if newest.record.epoch != version.record.epoch:
             part(policy, session, "overtaken")
             raise gone()
@@ -67,7 +67,7 @@ class Refresher:
 def report_stale(policy: Policy, session: Session) -> None:
     """Report values that a refresh had replaced and that were changed all the same; forget the others."""
     for key in session._stale_values():
-        policy.emit("stale_value", session.id, session._connection, key=key)
+        policy.emit("stale_value", session.id, session, key=key)
         logger.warning(
             "session[%s]: the change to an old value is lost, because refresh(), transact() or entering a "
             "lock had replaced that value. Read it from the session again after those calls",
@@ -87,5 +87,5 @@ def part(
         keys: what the commit wanted to change.
         keep: it was cleared meanwhile: what it holds begins anew, and stays.
     """
-    policy.emit("dropped", session.id, session._connection, reason=reason, keys=list(keys))
+    policy.emit("dropped", session.id, session, reason=reason, keys=list(keys))
     session._detach(keep=keep)

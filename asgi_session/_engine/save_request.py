@@ -75,7 +75,7 @@ class SaveRequest(Change, kw_only=True, eq=False):
     """
 
     then: Callable[[Self], None]
-    deadline: float
+    deadline: float = 0.0
     base: Version = _NOWHERE
     id: str | None = None
     known: Version | None = None

@@ -187,7 +187,6 @@ class Transactor:
             changes,
             then=self._note,
             base=session._version,
-            deadline=session._wait_begins(self._policy.deadline),
             session=session,
             max_size=self._policy.max_size,
         )
@@ -198,12 +197,11 @@ class Transactor:
         if version is None or token is None:
             raise gone()
         transaction.base, transaction.epoch = version, version.record.epoch
-        transaction.use = session._use_of()
         transaction.id = token.selector
         hold = hold_of(session)
         if hold is not None:
             hold.cover(transaction, leaving=False)
-        session._commit_begins(transaction)
+        session._commit_begins(transaction, self._policy.deadline)
         key = self._policy.tokens.key(token.selector)
         await self._loops.current().saves.save(key, transaction)
         return transaction.value
@@ -213,14 +211,14 @@ class Transactor:
         session, policy, result = transaction.session, self._policy, transaction.result
         if isinstance(result, Failed):
             if not isinstance(result.error, Moved):
-                policy.emit("failed", session.id, session._connection, error=result.error)
+                policy.emit("failed", session.id, session, error=result.error)
         elif isinstance(result, SavedAs) and result.version.record.epoch == transaction.epoch:
             transaction.error = transaction.raised
             if transaction.changes:
                 policy.emit(
                     "saved",
                     session.id,
-                    session._connection,
+                    session,
                     keys=list(transaction.changes),
                     tries=result.tries,
                 )
@@ -235,8 +233,7 @@ class Transactor:
             reason: Reason = result.reason if isinstance(result, LeftOut) else "overtaken"
             part(policy, session, reason, list(transaction.changes))
             transaction.error = gone()
-        session._commit_ends(None)
-        session._wait_ends(transaction.deadline, policy.deadline)
+        session._commit_ends(None, policy.deadline)
         transaction.end()
 
 

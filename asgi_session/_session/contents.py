@@ -200,8 +200,15 @@ class Contents(dict[str, Any]):
     def update(self, other: Any = (), /, **values: Any) -> None:
         """Set many keys, from a mapping, pairs or keywords."""
         self._change()
-        for key, value in dict(other, **values).items():
-            self[key] = value
+        new: dict[str, Any] = dict(other, **values)
+        for key in new:
+            if type(key) is not str:
+                new = {_plain_key(key): value for key, value in new.items()}
+                break
+        dict.update(self, new)
+        keys = dict.fromkeys(new)
+        self._watched.update(keys)
+        self._assigned = {**self._assigned, **keys}
 
     def __ior__(self, other: Any, /) -> Self:  # type: ignore[override]
         self.update(other)

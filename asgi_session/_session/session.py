@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
-from time import monotonic
 from typing import Any, ClassVar, Final, Protocol, TypeVar, overload
 
 import anyio
 import anyio.from_thread
 
 from asgi_session._data.change import Kind, Mark
-from asgi_session._data.expiry import NOT_USED, UNCONFIRMED, USED
 from asgi_session._data.record import MAX_TIME
 from asgi_session._options import as_seconds
-from asgi_session._session.tracked import Owed, Tracked
+from asgi_session._session.serving import CookieReader, Serving
 from asgi_session.errors import SessionError, SessionNotLoaded
 
 T = TypeVar("T")
@@ -59,28 +57,7 @@ class Engine(Protocol):
         ...
 
 
-class CookieReader(Protocol):
-    """Finds the session's cookies in a request's headers."""
-
-    @property
-    def name(self) -> str:
-        """Of the cookie."""
-        ...
-
-    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> Sequence[str]:
-        """Return their values, in their order."""
-        ...
-
-
-class OnItsWay(Protocol):
-    """A commit that has no result yet."""
-
-    async def wait(self) -> None:
-        """Wait until it has one."""
-        ...
-
-
-class Session(Tracked):
+class Session(Serving):
     """The session of one request, as a dict of str to values.
 
     It is not loaded until you ask: ``await session.load()``, `load_session`, `SessionDep`, or, in a
@@ -92,12 +69,7 @@ class Session(Tracked):
     an `IntEnum`) is stored as its plain value, and that is what comes back.
     """
 
-    __slots__ = (
-        "__weakref__", "_accessed", "_commit", "_connection", "_cookie", "_engine", "_headers", "_hold",
-        "_loading", "_served", "_touch", "_waited",
-    )  # fmt: skip
-
-    _outside: ClassVar = False  # of no request: work on it is no use by its client
+    __slots__ = ("__weakref__", "_engine", "_loading")
 
     def __init__(
         self,
@@ -106,17 +78,9 @@ class Session(Tracked):
         headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         """Not for users: the middleware makes sessions."""
-        super().__init__()
+        super().__init__(cookie, headers)
         self._engine = engine
-        self._cookie = cookie
-        self._headers = headers
-        self._accessed = self._served = False
-        self._waited = 0.0  # seconds of the request's deadline that are used up
         self._loading: list[asyncio.Future[None]] | None = None  # who waits for the load on its way
-        self._commit: OnItsWay | None = None
-        self._hold: object = None  # of its lock
-        self._touch: asyncio.Task[None] | None = None  # that this request has caused
-        self._connection: object = None  # for events; None when it is over, or nobody listens
 
     # ---------------------------------------------------------------- loading and committing
 
@@ -403,95 +367,6 @@ class Session(Tracked):
             self._use()
         if self._mark is not None or self._status == "ended":
             self._refuse_if_ended()
-
-    # ---------------------------------------------------------------- for the engine and the middleware
-
-    def _texts(self) -> Sequence[str]:
-        """Return the values of its cookies.
-
-        They live in the caller and nowhere else: error trackers record the local variables of every
-        function that an error passes through.
-        """
-        return self._cookie.read(self._headers) if self._cookie is not None else ()
-
-    def _unchanged(self) -> bool:
-        """Tell whether a commit would certainly have nothing to do."""
-        return not self._watched and self._mark is None and self._commit is None and not self._replaced
-
-    def _commit_begins(self, commit: OnItsWay) -> None:
-        """Have the next commit wait for this one."""
-        self._commit = commit
-
-    def _commit_ends(self, mark: Mark | None) -> None:
-        """Let the next commit go on; the mark that this one has carried out is done with."""
-        if self._mark is mark:
-            self._mark = None
-        self._commit = None
-
-    async def _settled(self) -> None:
-        """Wait for the commit that is on its way, if there is one."""
-        while self._commit is not None:
-            await self._commit.wait()
-
-    def _use_of(self) -> int:
-        """Return what a save of this session says about its use: USED, UNCONFIRMED or NOT_USED.
-
-        It is unconfirmed while its cookie has not come back yet, and may be on its way to a client that
-        never returns it. Once the headers have left that can no longer be known: another request may have
-        come with it.
-        """
-        if self._outside:
-            return NOT_USED
-        return USED if self._confirmed or self._sealed else UNCONFIRMED
-
-    def _wait_begins(self, whole: float) -> float:
-        """Begin to wait on the store; return by when that must end, as `time.monotonic`.
-
-        `whole`: seconds that one request may wait in all.
-        """
-        if self._sealed:
-            self._waited = 0.0  # no response waits any more: every operation has the whole of it
-        return monotonic() + whole - self._waited
-
-    def _wait_ends(self, deadline: float, whole: float) -> None:
-        """Note how much of what one request may wait is used up."""
-        waited = whole - deadline + monotonic()
-        if waited > self._waited:
-            self._waited = waited
-
-    def _lock_with(self, hold: object) -> None:
-        """Note the hold of its lock; None: it has none any more."""
-        self._hold = hold
-
-    def _touch_begins(self, touch: asyncio.Task[None], expires_at: int) -> None:
-        """Note the touch that this request has caused, so that no other follows it; `expires_at` in ms."""
-        self._touch, self._expires_at = touch, expires_at
-
-    async def _touch_ended(self, whole: float) -> None:
-        """Wait for the touch that this request has caused, as long as what it may wait is not used up."""
-        touch, self._touch = self._touch, None
-        if touch is not None and not touch.done():
-            await asyncio.wait([touch], timeout=max(whole - self._waited, 0.0))
-
-    def _seal(self) -> None:
-        """Note that the headers have left: no cookie can be sent any more."""
-        self._sealed = True
-
-    def _take_owed(self) -> Owed:
-        """Return the Set-Cookie that is due, which the caller now sends."""
-        owed, self._owed = self._owed, "nothing"
-        if owed == "cookie" and (self._token is None or self._version is None):
-            return "nothing"  # somebody else has ended what this request had created or rotated
-        return owed
-
-    def _tell(self, connection: object) -> None:
-        """Have events name the connection of its request."""
-        self._connection = connection
-
-    def _close(self) -> None:
-        """Note that its request is over."""
-        self._served = True
-        self._connection = None  # or the two would keep each other alive
 
 
 class OutsideSession(Session):

@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from asgi_session._policy import Policy
 from asgi_session._session.session import Session
-from asgi_session._session.tracked import Owed
+from asgi_session._session.versioned import Owed
 from asgi_session._web.cookie import Cookie, keep_out_of_caches, keep_private, vary_on_cookie
 
 logger: Final = logging.getLogger("asgi_session")

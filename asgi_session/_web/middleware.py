@@ -254,7 +254,9 @@ async def load_session(connection: HTTPConnection) -> Session:
         ConfigurationError: there is no `SessionMiddleware` around the app.
         StoreUnavailable, SessionCorrupt: see `Session.load`.
     """
-    session = session_of(connection)
+    session = connection.scope.get("session")
+    if not isinstance(session, Session):
+        session = session_of(connection)
     return session if session._opened else await session.load()
 
 

@@ -1,0 +1,184 @@
+"""Settling: what became of a commit, noted in its session."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from asgi_session._data import codec
+from asgi_session._data.change import Changes, Mark, Reason, gone
+from asgi_session._data.token import Token
+from asgi_session._engine.hold import Hold, hold_of
+from asgi_session._engine.refreshing import part
+from asgi_session._engine.save_request import Failed, LeftOut, SavedAs, SaveRequest
+from asgi_session._policy import Policy
+from asgi_session._session.session import Session
+from asgi_session.errors import SessionError
+
+logger: Final = logging.getLogger("asgi_session")
+
+_told_of: Final[set[str]] = set()  # keys of which the log has said that a change was lost
+_MOST_TOLD_OF: Final = 100
+"""How many keys are logged per process: names like ``cart:{sku}`` are without bound."""
+_LATE: Final = (
+    "they were set after the response had started (or the WebSocket was accepted), and the session needs a "
+    "new cookie, which can no longer be sent. Set a key or call commit() before the response starts"
+)
+_NOTHING: Final[dict[str, bytes]] = {}  # shared: nobody changes it
+
+
+class Commit(SaveRequest, kw_only=True, eq=False):
+    """One commit of a session, from when its changes were taken until all that it asked is done.
+
+    Attributes:
+        session: whose.
+        taken: the changes, as the session had them; `changes` are those that its record gets.
+        era: of the session when they were taken.
+        own: what goes on in a new record, if it comes to that.
+        token: the new credential, if its record gets one.
+        hold: of the lock that it releases.
+        adopting: of the lock that its new record is created with.
+        left_out: why nothing was written, if so.
+    """
+
+    session: Session
+    taken: Changes
+    era: int
+    own: dict[str, bytes] = _NOTHING
+    token: Token | None = None
+    hold: Hold | None = None
+    adopting: Hold | None = None
+    left_out: Reason | None = None
+
+
+class Settler:
+    """Settles the commits of one manager.
+
+    Args:
+        policy: whose events are told.
+        begin_anew: has a commit's own keys go on in a new record.
+    """
+
+    __slots__ = ("_begin_anew", "_policy")
+
+    def __init__(self, policy: Policy, begin_anew: Callable[[Commit], None]) -> None:
+        self._policy = policy
+        self._begin_anew = begin_anew
+
+    def note(self, commit: Commit) -> None:
+        """Note in the session what became of a commit that went to its record."""
+        result = commit.result
+        if isinstance(result, SavedAs):
+            self._saved(commit, result)
+        elif isinstance(result, LeftOut):
+            if commit.own and not commit.session._sealed:
+                # A login must not be lost because the session it began on has ended meanwhile.
+                self._part(commit, result)
+            else:
+                self.leave_out(commit, result.reason)
+        elif isinstance(result, Failed):
+            self.fail(commit, result.error)
+
+    def _saved(self, commit: Commit, result: SavedAs) -> None:
+        session, mark, policy = commit.session, commit.mark, self._policy
+        token = session._token
+        assert token is not None, "what was saved has a credential"
+        if mark is not None and mark.ends:
+            session._ended(mark.kind)
+            policy.emit("ended", token.selector, session)
+            if commit.own and not session._sealed:
+                self._part(commit, result)
+                return
+            hold = hold_of(session)
+            if hold is not None:
+                hold.part(result.version)
+            if commit.own:
+                self.refuse_late(commit)
+            self.finish(commit)
+            return
+        session._saved(commit.changes, commit.era, result.version, merged=result.merged)
+        if policy.on_event is not None:  # every save comes here
+            policy.emit("saved", token.selector, session, keys=list(commit.changes), tries=result.tries)
+        if commit.overwritten:
+            self._tell_of_overwritten(commit, token.selector)
+        if result.merged:
+            policy.emit("merged", token.selector, session, tries=result.tries)
+        if commit.token is not None:
+            if result.left_behind or result.rotated_already:
+                reason: Reason = "overtaken" if result.left_behind else "rotated already"
+                policy.emit("dropped", token.selector, session, reason=reason, keys=[])
+            else:
+                session._rotated(commit.token)
+                policy.emit("rotated", token.selector, session)
+        self._end(commit, mark)
+
+    def _part(self, commit: Commit, result: SavedAs | LeftOut) -> None:
+        """Go on under a new id: the record that the session came with has ended, or moved on."""
+        hold = hold_of(commit.session)
+        if hold is not None:
+            hold.part(result.version)
+        self._begin_anew(commit)
+
+    def _tell_of_overwritten(self, commit: Commit, session_id: str) -> None:
+        """Report changes of others that are lost, since this commit has changed the same keys."""
+        keys = list(commit.overwritten)
+        self._policy.emit("overwritten", session_id, commit.session, keys=keys)
+        for key in keys:
+            if key not in _told_of and len(_told_of) < _MOST_TOLD_OF:
+                _told_of.add(key)
+                logger.warning(
+                    "session[%s] was changed by two requests at once, and one of the changes is lost. Give "
+                    "the key a merge rule: merge={%s: ...}, with one from asgi_session.merging (counter, "
+                    "append, by_key, ...); or change it in session.transact(). This is logged once per key",
+                    codec.shown(key),
+                    codec.shown(key),
+                )
+
+    def fail(self, commit: Commit, error: Exception) -> None:
+        """Note that a commit failed; does nothing for one that is done."""
+        if not commit.done:
+            session = commit.session
+            commit.error = error
+            self._policy.emit("failed", session.id, session, error=error)
+            session._hand_back(commit.taken, commit.era)
+            self._end(commit, None)
+
+    def leave_out(self, commit: Commit, reason: Reason) -> None:
+        """Part the session from its record, since nothing was written."""
+        session = commit.session
+        commit.left_out = reason
+        cleared = session._era != commit.era and session._mark is not None and session._mark.begins_anew
+        part(self._policy, session, reason, commit.taken, keep=cleared)
+        self.finish(commit)
+
+    def refuse_late(self, commit: Commit) -> None:
+        """Report data that cannot be kept: its cookie can no longer reach the client."""
+        keys = list(commit.taken)
+        shown = ", ".join(map(codec.shown, keys[:20])) + (
+            f" and {len(keys) - 20} more" if len(keys) > 20 else ""
+        )
+        logger.error("session keys %s are lost: %s", shown, _LATE)
+        session = commit.session
+        self._policy.emit("dropped", session.id, session, reason="late", keys=keys)
+        commit.changes = {}
+        commit.left_out = "late"
+
+    def finish(self, commit: Commit) -> None:
+        """Let go of a commit of which everything was carried out that can be."""
+        self._end(commit, commit.mark)
+
+    def _end(self, commit: Commit, consumed: Mark | None) -> None:
+        commit.session._commit_ends(consumed, self._policy.deadline)
+        if commit.hold is not None:
+            done = commit.error is None and commit.left_out is None
+            commit.hold.left(commit, done=done)
+        commit.end()
+
+
+def refuse_left_out(commit: Commit) -> None:
+    """Raise the error for a commit that has written nothing, or not all."""
+    if commit.left_out == "late":
+        raise SessionError(_LATE)
+    if commit.left_out is not None:
+        raise gone()

@@ -1,0 +1,166 @@
+"""A session's part in its request: what it waits for, holds and owes there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from time import monotonic
+from typing import ClassVar, Protocol
+
+from asgi_session._data.change import Mark
+from asgi_session._data.expiry import NOT_USED, UNCONFIRMED, USED
+from asgi_session._session.contents import UNDECODED
+from asgi_session._session.tracked import NO_KEYS, NO_ORIGIN
+from asgi_session._session.versioned import UNLOADED_KEY, Owed, Versioned
+
+
+class CookieReader(Protocol):
+    """Finds the session's cookies in a request's headers."""
+
+    @property
+    def name(self) -> str:
+        """Of the cookie."""
+        ...
+
+    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> Sequence[str]:
+        """Return their values, in their order."""
+        ...
+
+
+class OnItsWay(Protocol):
+    """A commit that has no result yet.
+
+    Attributes:
+        deadline: by when it must have one, as `time.monotonic`.
+        use: what it says about the session's use: USED, UNCONFIRMED or NOT_USED.
+    """
+
+    deadline: float
+    use: int
+
+    async def wait(self) -> None:
+        """Wait until it has one."""
+        ...
+
+
+class Serving(Versioned):
+    """A session as the engine and the middleware deal with it."""
+
+    __slots__ = (
+        "_accessed", "_commit", "_connection", "_cookie", "_headers", "_hold", "_served", "_touch", "_waited",
+    )  # fmt: skip
+
+    _outside: ClassVar = False  # of no request: work on it is no use by its client
+
+    def __init__(
+        self, cookie: CookieReader | None = None, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        dict.__setitem__(self, UNLOADED_KEY, UNDECODED)
+        self._opened = self._confirmed = self._sealed = False
+        self._status = "unloaded"
+        self._token = self._version = self._mark = None
+        self._era = self._expires_at = 0
+        self._owed = "nothing"
+        self._origin = NO_ORIGIN
+        self._watched = self._assigned = NO_KEYS
+        self._replaced = ()
+        self._cookie = cookie
+        self._headers = headers
+        self._accessed = self._served = False
+        self._waited = 0.0  # seconds of the request's deadline that are used up
+        self._commit: OnItsWay | None = None
+        self._hold: object = None  # of its lock
+        self._touch: asyncio.Task[None] | None = None  # that this request has caused
+        self._connection: object = None  # for events; None when it is over, or nobody listens
+
+    def _unchanged(self) -> bool:
+        """Tell whether a commit would certainly have nothing to do."""
+        return not self._watched and self._mark is None and self._commit is None and not self._replaced
+
+    # ---------------------------------------------------------------- a commit on its way
+
+    def _commit_begins(self, commit: OnItsWay, whole: float) -> None:
+        """Have the next commit wait for this one, which may wait on the store as long as its request.
+
+        `whole`: seconds that one request may wait in all.
+        """
+        self._commit = commit
+        commit.deadline = self._wait_begins(whole)
+        commit.use = self._use_of()
+
+    def _commit_ends(self, consumed: Mark | None, whole: float) -> None:
+        """Let the next commit go on; the mark that this one has carried out is done with."""
+        if self._mark is consumed:
+            self._mark = None
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            self._wait_ends(commit.deadline, whole)
+
+    async def _settled(self) -> None:
+        """Wait for the commit that is on its way, if there is one."""
+        while self._commit is not None:
+            await self._commit.wait()
+
+    def _use_of(self) -> int:
+        """Return what a save of this session says about its use: USED, UNCONFIRMED or NOT_USED.
+
+        It is unconfirmed while its cookie has not come back yet, and may be on its way to a client that
+        never returns it. Once the headers have left that can no longer be known: another request may have
+        come with it.
+        """
+        if self._outside:
+            return NOT_USED
+        return USED if self._confirmed or self._sealed else UNCONFIRMED
+
+    # ---------------------------------------------------------------- what may be waited
+
+    def _wait_begins(self, whole: float) -> float:
+        """Begin to wait on the store; return by when that must end, as `time.monotonic`.
+
+        `whole`: seconds that one request may wait in all.
+        """
+        if self._sealed:
+            self._waited = 0.0  # no response waits any more: every operation has the whole of it
+        return monotonic() + whole - self._waited
+
+    def _wait_ends(self, deadline: float, whole: float) -> None:
+        """Note how much of what one request may wait is used up."""
+        waited = whole - deadline + monotonic()
+        if waited > self._waited:
+            self._waited = waited
+
+    def _touch_begins(self, touch: asyncio.Task[None], expires_at: int) -> None:
+        """Note the touch that this request has caused, so that no other follows it; `expires_at` in ms."""
+        self._touch, self._expires_at = touch, expires_at
+
+    async def _touch_ended(self, whole: float) -> None:
+        """Wait for the touch that this request has caused, as long as what it may wait is not used up."""
+        touch, self._touch = self._touch, None
+        if touch is not None and not touch.done():
+            await asyncio.wait([touch], timeout=max(whole - self._waited, 0.0))
+
+    # ---------------------------------------------------------------- lock, headers, end
+
+    def _lock_with(self, hold: object) -> None:
+        """Note the hold of its lock; None: it has none any more."""
+        self._hold = hold
+
+    def _seal(self) -> None:
+        """Note that the headers have left: no cookie can be sent any more."""
+        self._sealed = True
+
+    def _take_owed(self) -> Owed:
+        """Return the Set-Cookie that is due, which the caller sends with the headers that now leave."""
+        owed, self._owed = self._owed, "nothing"
+        if owed == "cookie" and (self._token is None or self._version is None):
+            return "nothing"  # somebody else has ended what this request had created or rotated
+        return owed
+
+    def _tell(self, connection: object) -> None:
+        """Have events name the connection of its request."""
+        self._connection = connection
+
+    def _close(self) -> None:
+        """Note that its request is over."""
+        self._served = True
+        self._connection = None  # or the two would keep each other alive
