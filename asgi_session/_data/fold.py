@@ -26,7 +26,7 @@ Outcome: TypeAlias = Literal["in", "rotated already", "overtaken"] | Exception
 ONE_IN: Final[list[Outcome]] = ["in"]  # shared: nobody changes it
 
 
-class Fold(msgspec.Struct, frozen=True, gc=False):
+class Fold(msgspec.Struct, frozen=True):
     """What several changes make together.
 
     Attributes:

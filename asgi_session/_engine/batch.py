@@ -21,7 +21,7 @@ from asgi_session.store import Stored
 _NOBODY: Final[Sequence[bytes]] = ()
 
 
-class Attempt(msgspec.Struct, frozen=True, gc=False):
+class Attempt(msgspec.Struct, frozen=True):
     """A version that is to be saved, or is on the wire.
 
     Attributes:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Protocol
 
 from asgi_session._engine.committing import Committer
 from asgi_session._engine.creating import Creator
@@ -17,17 +15,7 @@ from asgi_session._engine.session_lock import OutsideLock, SessionLock
 from asgi_session._engine.transactions import Transactor
 from asgi_session._options import seconds
 from asgi_session._policy import Policy
-from asgi_session._session.session import OutsideSession, Session
-
-
-class Commits(Protocol):
-    """How a session is committed; see `Committer.commit`."""
-
-    def __call__(
-        self, session: Session, *, explicit: bool, only_destroy: bool = False
-    ) -> Coroutine[Any, Any, None]:
-        """Commit what was changed, if anything; await the result."""
-        ...
+from asgi_session._session.session import Commits, Does, OutsideSession, Session, Transacts
 
 
 class Engine:
@@ -48,12 +36,11 @@ class Engine:
         self._loader = loader = Loader(policy, reader, self.loops)
         self._committer = committer = Committer(policy, loader, Creator(policy), self.loops)
         refresher = Refresher(policy, reader, loader)
-        self.load: Callable[[Session], Awaitable[None]] = loader.load
+        self.load: Does = loader.load
         self.commit: Commits = committer.commit
-        self.refresh: Callable[[Session], Awaitable[None]] = refresher.refresh
-        self.transact: Callable[[Session, Callable[[Session], Any]], Awaitable[Any]] = Transactor(
-            policy, refresher, committer, self.loops
-        ).transact
+        self.refresh: Does = refresher.refresh
+        transactor = Transactor(policy, refresher, committer, self.loops)
+        self.transact: Transacts = transactor.transact
 
     def lock(
         self,

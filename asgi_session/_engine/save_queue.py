@@ -11,7 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from asgi_session._backoff import Backoff, jittered
-from asgi_session._data.fold import ONE_IN
+from asgi_session._data.fold import ONE_IN, Outcome
 from asgi_session._data.record import Version
 from asgi_session._engine import batch as batches
 from asgi_session._engine.batch import Attempt
@@ -54,7 +54,7 @@ class SaveQueue:
 
     def start(self, batch: tuple[SaveRequest, ...]) -> None:
         """Begin with another batch."""
-        self.batch = batch
+        self.batch: tuple[SaveRequest, ...] = batch
         self.tries = 0
         self.made: Attempt | None = None
         self.reply_lost = self.perhaps_deleted = False
@@ -80,10 +80,7 @@ class SaveQueue:
         return tuple(taken)
 
     def make(self, policy: Policy) -> Attempt:
-        """Fold the batch into the next version, on the newest that is known.
-
-        What cannot be applied gets its result, and leaves the batch.
-        """
+        """Fold the batch into the next version, on the newest that is known; see `take_up`."""
         batch, base = self.batch, self.known
         if base is None and len(batch) == 1:
             base = batch[0].base
@@ -91,13 +88,17 @@ class SaveQueue:
             # After a conflict it must be the store's, even if somebody has seen a later one: a failover
             # may have lost that.
             base = batches.newest(batch, base)
-        made = batches.attempt(base, batch, policy)
+        return self.take_up(batches.attempt(base, batch, policy))
+
+    def take_up(self, made: Attempt) -> Attempt:
+        """Go on with what the batch was folded into; what is not part of that gets its result, and leaves."""
         if made.outcomes is not ONE_IN:
-            taken = [(one, outcome) for one, outcome in zip(batch, made.outcomes, strict=True)]
-            for one, outcome in taken:
-                if not batches.is_in(outcome):
-                    one.answer(batches.refused(outcome, base))
-            taken = [(one, outcome) for one, outcome in taken if batches.is_in(outcome)]
+            taken: list[tuple[SaveRequest, Outcome]] = []
+            for one, outcome in zip(self.batch, made.outcomes, strict=True):
+                if batches.is_in(outcome):
+                    taken.append((one, outcome))
+                else:
+                    one.answer(batches.refused(outcome, made.base))
             self.batch = tuple(one for one, _ in taken)
             made = replace(made, outcomes=[outcome for _, outcome in taken])
         self.reply_lost = False
@@ -123,7 +124,8 @@ class SaveQueue:
 
     def fail(self, error: Exception) -> None:
         """Fail the batch."""
-        batch, self.batch, self.known, self.made = self.batch, (), None, None
+        batch = self.batch
+        self.batch, self.known, self.made = (), None, None
         fail_all(batch, error)
 
     def expire(self, reason: str, executed: bool | None) -> None:

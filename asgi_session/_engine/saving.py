@@ -94,22 +94,21 @@ class SaveQueues:
         try:
             known = request.known
             base = request.base if known is None else batches.newest((request,), known)
-            attempt = batches.attempt(base, (request,), self._policy)
-            if attempt.outcomes is ONE_IN and attempt.data:
-                made = attempt
+            made = batches.attempt(base, (request,), self._policy)
+            if made.outcomes is ONE_IN and made.data:
                 outcome = await self._save(key, made, request.deadline)
         except asyncio.CancelledError:
-            queue = self._queue_of(key, request, made)
-            queue.reply_lost = True
+            queue = self._queue_of(key, request)
+            queue.made, queue.tries, queue.reply_lost = made, 1, True
             self._tasks.spawn(self._run(queue))
             raise
         except Exception as error:
             outcome = error
         except BaseException:  # its coroutine was closed, so its event loop is gone
-            self._abandon(self._queue_of(key, request, made))
+            self._abandon(self._queue_of(key, request))
             raise
         if made is None or not isinstance(outcome, Saved) or self._queues[key] is not request:
-            await self._lead(self._queue_of(key, request, made), request, outcome)
+            await self._lead(self._queue_of(key, request), request, made, outcome)
             return
         del self._queues[key]
         version = made.saved(outcome.tag)
@@ -121,25 +120,32 @@ class SaveQueues:
         if request.error is not None:
             raise request.error
 
-    def _queue_of(self, key: str, first: SaveRequest, made: Attempt | None) -> SaveQueue:
-        """Return the queue that the first request of a session has led without having one."""
+    def _queue_of(self, key: str, first: SaveRequest) -> SaveQueue:
+        """Return the queue of a session whose first request was alone until now."""
         queue = self._queues[key]
         if isinstance(queue, SaveRequest):
             queue = self._queues[key] = SaveQueue(key, first)
-        queue.made = made
-        queue.tries = 0 if made is None else 1
         return queue
 
     async def _lead(
-        self, queue: SaveQueue, leader: SaveRequest, outcome: SaveResult | Exception | None
+        self,
+        queue: SaveQueue,
+        leader: SaveRequest,
+        made: Attempt | None,
+        outcome: SaveResult | Exception | None,
     ) -> None:
-        """Save until the leader has its result; the rest is left to a task.
+        """Go on from what became of a request that was alone, until it has its result.
 
-        `outcome`: of what the queue has on the wire, if that is known by now.
+        The rest is left to a task.
+
+        Args:
+            queue: of its session.
+            leader: the request.
+            made: what it was folded into.
+            outcome: of its save; None: it was not sent.
         """
         try:
-            if outcome is not None:
-                await self._step(queue, outcome)
+            await self._go_on_from(queue, made, outcome)
             while queue.batch and leader.result is None:
                 await self._step(queue)
         except asyncio.CancelledError:
@@ -156,6 +162,20 @@ class SaveQueues:
             await leader.wait()
         if leader.error is not None:
             raise leader.error
+
+    async def _go_on_from(
+        self, queue: SaveQueue, made: Attempt | None, outcome: SaveResult | Exception | None
+    ) -> None:
+        try:
+            if made is not None and outcome is None:
+                await self._send(queue, queue.take_up(made))
+            elif made is not None and outcome is not None:
+                queue.made, queue.tries = made, 1
+                await self._settle(queue, made, outcome)
+            elif isinstance(outcome, Exception):  # it could not even be folded
+                queue.fail(outcome)
+        except Exception as error:  # SessionCorrupt
+            queue.fail(error)
 
     async def _run(self, queue: SaveQueue) -> None:
         """Save what the queue holds until nothing is left."""
@@ -175,44 +195,48 @@ class SaveQueues:
         del self._queues[queue.key]
         fail_all([*queue.batch, *queue.waiting], shutting_down())
 
-    async def _step(self, queue: SaveQueue, outcome: SaveResult | Exception | None = None) -> None:
-        """Make one step: fold, send, and settle what was answered; with `outcome` only the last.
+    async def _step(self, queue: SaveQueue) -> None:
+        """Make one step: fold, send, and settle what was answered.
 
         It can be called again, also after it was cancelled, and goes on where it was.
         """
         try:
-            made = queue.made
-            if made is None and outcome is None:
-                made = queue.make(self._policy)
-                if not queue.batch:
-                    return
-                if not made.data:
-                    await self._look(queue, made)
-                    return
-                queue.made = made
-            if outcome is None and made is not None:
-                try:
-                    outcome = await self._save(queue.key, made, queue.deadline())
-                except asyncio.CancelledError:
-                    queue.reply_lost = True
-                    raise
-                except StoreUnavailable as error:
-                    outcome = error
-            if made is None or (isinstance(outcome, Exception) and not isinstance(outcome, StoreUnavailable)):
-                assert isinstance(outcome, Exception), "nothing else comes of nothing"
-                queue.fail(outcome)  # whatever a foreign store raises
-            elif isinstance(outcome, StoreUnavailable):
-                if outcome.full and made.ends:
-                    await self._end_by_deleting(queue, made)
-                else:
-                    await self._unanswered(queue, outcome)
-            elif outcome is not None:
-                self._answered(queue, made, outcome)
-                if queue.batch:
-                    await queue.give_way()
-                    queue.expire("every save met a newer version of the session", False)
+            await self._send(queue, queue.made or queue.make(self._policy))
         except Exception as error:  # SessionCorrupt
             queue.fail(error)
+
+    async def _send(self, queue: SaveQueue, made: Attempt) -> None:
+        """Send what the batch was folded into, and settle what was answered."""
+        if not queue.batch:
+            return
+        if not made.data:
+            await self._look(queue, made)
+            return
+        queue.made = made
+        outcome: SaveResult | Exception
+        try:
+            outcome = await self._save(queue.key, made, queue.deadline())
+        except asyncio.CancelledError:
+            queue.reply_lost = True
+            raise
+        except Exception as error:
+            outcome = error
+        await self._settle(queue, made, outcome)
+
+    async def _settle(self, queue: SaveQueue, made: Attempt, outcome: SaveResult | Exception) -> None:
+        """Settle the batch as far as the outcome of its save allows."""
+        if isinstance(outcome, StoreUnavailable):
+            if outcome.full and made.ends:
+                await self._end_by_deleting(queue, made)
+            else:
+                await self._unanswered(queue, outcome)
+        elif isinstance(outcome, Exception):  # whatever a foreign store raises
+            queue.fail(outcome)
+        else:
+            self._answered(queue, made, outcome)
+            if queue.batch:
+                await queue.give_way()
+                queue.expire("every save met a newer version of the session", False)
 
     def _save(self, key: str, made: Attempt, deadline: float) -> Coroutine[Any, Any, SaveResult]:
         wakes = self._wakes

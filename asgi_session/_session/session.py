@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final, Protocol, TypeVar, overload
@@ -27,19 +27,59 @@ _NOT_LOADED: Final = (
 )
 
 
+class Commits(Protocol):
+    """How a session is committed."""
+
+    def __call__(
+        self, session: Session, *, explicit: bool, only_destroy: bool = False
+    ) -> Coroutine[Any, Any, None]:
+        """Commit what was changed, if anything; await the result.
+
+        Args:
+            session: whose.
+            explicit: the app asked and wants to know: a session that is gone is an error.
+            only_destroy: the request has failed: drop the changes, end the session if it was to end.
+        """
+        ...
+
+
+class Does(Protocol):
+    """Something that is done for a session."""
+
+    def __call__(self, session: Session) -> Awaitable[None]:
+        """Do it."""
+        ...
+
+
+class Transacts(Protocol):
+    """How a function is run on the newest data."""
+
+    def __call__(self, session: Session, function: Callable[[Session], Any]) -> Awaitable[Any]:
+        """Run it, save what it changes, and return its result."""
+        ...
+
+
 class Engine(Protocol):
     """What a session needs done: this process's way to the store."""
 
-    def load(self, session: Session) -> Awaitable[None]:
+    @property
+    def load(self) -> Does:
         """Find the record of the session's cookie and attach it."""
         ...
 
-    def commit(self, session: Session, *, explicit: bool) -> Awaitable[None]:
+    @property
+    def commit(self) -> Commits:
         """Save what was changed, if anything."""
         ...
 
-    def refresh(self, session: Session) -> Awaitable[None]:
+    @property
+    def refresh(self) -> Does:
         """Take over the newest record under the session's uncommitted changes."""
+        ...
+
+    @property
+    def transact(self) -> Transacts:
+        """Run a function on the newest data, and save what it changes."""
         ...
 
     def lock(
@@ -50,10 +90,6 @@ class Engine(Protocol):
         max_hold: float | timedelta,
     ) -> AbstractAsyncContextManager[Session]:
         """Hold the session's lock."""
-        ...
-
-    def transact(self, session: Session, function: Callable[[Session], Any]) -> Awaitable[Any]:
-        """Run a function on the newest data, and save what it changes."""
         ...
 
 

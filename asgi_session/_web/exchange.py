@@ -9,17 +9,15 @@ reach the app as "response already started".
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Coroutine
-from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
 import starlette
 from starlette.types import Message, Receive, Scope, Send
 
 from asgi_session._engine.engine import Engine
-from asgi_session._failures import close_code, status_of
+from asgi_session._failures import status_of
 from asgi_session._session.session import Session
 from asgi_session._web.decision import DISCONNECTED, commits_data
 from asgi_session._web.headers import SessionHeaders
@@ -28,7 +26,6 @@ from asgi_session.errors import REFUSED, SessionError
 logger: Final = logging.getLogger("asgi_session")
 
 _STARLETTE_PUTS_DICTS: Final = starlette.__version__.startswith("0.")
-_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 section 9.2.1
 
 
 class Exchange:
@@ -199,119 +196,6 @@ class Exchange:
             )
             return problem
         return None
-
-
-class HttpExchange(Exchange):
-    """A request and its response."""
-
-    __slots__ = ()
-
-    def send_on(self, message: Message) -> Coroutine[Any, Any, None]:
-        """Send what the app sends, and commit first where the response starts.
-
-        Returns a coroutine without being one itself: that is one less on the way of a commit.
-        """
-        if self.failed:
-            return discard(self.scope, message)
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            return self.start(message)
-        return self._forward(message)
-
-    async def refuse(self, error: Exception, *, after_handler: bool) -> None:
-        """Answer with a plain text."""
-        self.session._seal()
-        self.refused(error)
-        code = status_of(error)
-        body = HTTPStatus(code).phrase.encode()
-        extra = []
-        if code == 503 and (not after_handler or self.scope["method"] in _SAFE_METHODS):
-            # After a handler has run, a client that repeats by itself could run it twice.
-            extra.append((b"retry-after", b"1"))
-        await self.send(
-            {
-                "type": "http.response.start",
-                "status": code,
-                "headers": [*self.headers.add(self.session, self.scope, plain(body)), *extra],
-            }
-        )
-        await self.send({"type": "http.response.body", "body": body})
-
-
-class WebSocketExchange(Exchange):
-    """A WebSocket. Its acceptance, or a denial in its place, is what carries headers."""
-
-    __slots__ = ("_closed", "_receive")
-
-    carries_cookies = False
-    greeted = True
-
-    def guard(self, receive: Receive) -> Receive:
-        """Return what the app receives with."""
-        self._closed = False
-        self._receive = receive
-        return self._receive_unless_failed
-
-    async def _receive_unless_failed(self) -> Message:
-        """Receive what the client sends; its leaving once the handshake was refused here."""
-        return (
-            {"type": "websocket.disconnect", "code": 1006}
-            if self.failed
-            else await self._receive_unless_gone()
-        )
-
-    def send_on(self, message: Message) -> Coroutine[Any, Any, None]:
-        """Send what the app sends, and commit first where the handshake is answered."""
-        if self.failed:
-            return discard(self.scope, message)
-        kind = message["type"]
-        if kind == "websocket.close":
-            self._closed = True
-        if self.status == 0:
-            if kind == "websocket.close":
-                self.status = 403  # what the server makes of it; it takes no headers
-                self.session._seal()
-            elif kind in ("websocket.accept", "websocket.http.response.start"):
-                self.status = message.get("status", 101)
-                return self.start(message)
-        return self._forward(message)
-
-    async def _receive_unless_gone(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "websocket.disconnect":
-            self._closed = True
-        return message
-
-    async def refuse(self, error: Exception, *, after_handler: bool) -> None:
-        """Refuse the handshake, with a status where the server can send one."""
-        self.session._seal()
-        self.refused(error)
-        if "websocket.http.response" in self.scope.get("extensions", {}):
-            code = status_of(error)
-            body = HTTPStatus(code).phrase.encode()
-            await self.send(
-                {
-                    "type": "websocket.http.response.start",
-                    "status": code,
-                    "headers": self.headers.add(self.session, self.scope, plain(body)),
-                }
-            )
-            await self.send({"type": "websocket.http.response.body", "body": body})
-        else:
-            await self.send({"type": "websocket.close", "code": close_code(error)})
-
-    async def end_with(self, error: Exception) -> bool:
-        """Close with the code that tells about an error of the session; others are the server's to tell."""
-        if self.status != 101 or self._closed or not isinstance(error, SessionError):
-            return False
-        self._closed = True
-        with contextlib.suppress(*DISCONNECTED):
-            await self.send({"type": "websocket.close", "code": close_code(error)})
-        if status_of(error) == 500:
-            return False
-        self.policy.failures.log(error)
-        self.refused(error)
-        return True
 
 
 def plain(body: bytes) -> list[tuple[bytes, bytes]]:

@@ -21,8 +21,10 @@ from asgi_session._policy import Key, OnEvent
 from asgi_session._secret import Hidden, Wrapped, hidden, revealed
 from asgi_session._session.session import Session
 from asgi_session._web.cookie import Cookie, SameSite
-from asgi_session._web.exchange import Exchange, HttpExchange, WebSocketExchange
+from asgi_session._web.exchange import Exchange
 from asgi_session._web.headers import SessionHeaders
+from asgi_session._web.http_exchange import HttpExchange
+from asgi_session._web.websocket_exchange import WebSocketExchange
 from asgi_session.clock import Clock
 from asgi_session.errors import ConfigurationError
 from asgi_session.store import Store

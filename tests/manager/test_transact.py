@@ -40,6 +40,21 @@ async def test_never_below_zero(world: World, function: Callable[[Session], Any]
     assert await world.read(token) == {"stock": 0}
 
 
+async def test_a_plain_function_that_changes_nothing_runs_once(world: World) -> None:
+    """Promise 2: nothing is written, and nothing is done twice to find that out."""
+    token = await world.new(stock=1)
+    session = await world.load(token)
+    runs: list[int] = []
+
+    def look(draft: Session) -> int:
+        runs.append(draft["stock"])
+        return draft["stock"]  # type: ignore[no-any-return]
+
+    assert await session.transact(look) == 1
+    assert runs == [1]
+    assert world.store.counts().get("save", 0) == 0
+
+
 @both
 async def test_a_decision_not_to_write_is_made_on_the_newest_data_too(
     world: World, function: Callable[[Session], Any]

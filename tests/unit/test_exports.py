@@ -46,7 +46,9 @@ LAYERS = (
 )
 """From the lowest to the highest: a module knows its own layer and those below."""
 
-ASGI = {"_web.exchange", "fastapi", "_web.middleware"}
+ASGI = {"fastapi"} | {
+    name.removeprefix("asgi_session.") for name in MODULES if name.startswith("asgi_session._web.")
+}
 
 
 def test_all_is_sorted_and_complete() -> None:

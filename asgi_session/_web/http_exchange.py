@@ -1,0 +1,51 @@
+"""A request and its response."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import Any, Final
+
+from starlette.types import Message
+
+from asgi_session._failures import status_of
+from asgi_session._web.exchange import Exchange, discard, plain
+
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 section 9.2.1
+
+
+class HttpExchange(Exchange):
+    """A request and its response."""
+
+    __slots__ = ()
+
+    def send_on(self, message: Message) -> Coroutine[Any, Any, None]:
+        """Send what the app sends, and commit first where the response starts.
+
+        Returns a coroutine without being one itself: that is one less on the way of a commit.
+        """
+        if self.failed:
+            return discard(self.scope, message)
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            return self.start(message)
+        return self._forward(message)
+
+    async def refuse(self, error: Exception, *, after_handler: bool) -> None:
+        """Answer with a plain text."""
+        self.session._seal()
+        self.refused(error)
+        code = status_of(error)
+        body = HTTPStatus(code).phrase.encode()
+        extra = []
+        if code == 503 and (not after_handler or self.scope["method"] in _SAFE_METHODS):
+            # After a handler has run, a client that repeats by itself could run it twice.
+            extra.append((b"retry-after", b"1"))
+        await self.send(
+            {
+                "type": "http.response.start",
+                "status": code,
+                "headers": [*self.headers.add(self.session, self.scope, plain(body)), *extra],
+            }
+        )
+        await self.send({"type": "http.response.body", "body": body})
