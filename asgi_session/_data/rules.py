@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from asgi_session._data import codec
 from asgi_session._data.change import Change, Changes
+from asgi_session._data.values import shown
 from asgi_session.errors import SessionConflict
 
 Rule: TypeAlias = Callable[[Any, Any, Any], Any]
@@ -80,7 +81,7 @@ def merge_by_rules(entries: dict[str, bytes], change: Change, rules: Rules) -> d
             changes[key] = _by_rule(rule, key, base, mine, theirs)
         elif rules.on_conflict == "raise" and theirs != mine:
             raise SessionConflict(
-                f"another request changed session[{codec.shown(key)}] as well, so nothing was saved. Set the "
+                f"another request changed session[{shown(key)}] as well, so nothing was saved. Set the "
                 "key to the value you want (`theirs` is the stored one), call discard() to drop your "
                 "changes, or give the key a merge rule. refresh() alone keeps your value and would save it "
                 "over theirs",
@@ -114,12 +115,12 @@ def _by_rule(
     except (KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:
-        error.add_note(f"in the merge rule of session[{codec.shown(key)}]")
+        error.add_note(f"in the merge rule of session[{shown(key)}]")
         raise
     except BaseException as error:
         # A CancelledError of something that it asked: it runs in anybody's task, who was not cancelled.
         name = type(error).__name__
-        raise RuntimeError(f"the merge rule of session[{codec.shown(key)}] raised {name}") from error
+        raise RuntimeError(f"the merge rule of session[{shown(key)}] raised {name}") from error
     if merged is None:
         return None
     encoded = codec.encode(merged, key)

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from asgi_session._data import codec
 from asgi_session._data.change import Reason, gone
+from asgi_session._data.values import shown
 from asgi_session._engine.loading import Loader
 from asgi_session._engine.reading import Reader
 from asgi_session._policy import Policy
@@ -71,7 +71,7 @@ def report_stale(policy: Policy, session: Session) -> None:
         logger.warning(
             "session[%s]: the change to an old value is lost, because refresh(), transact() or entering a "
             "lock had replaced that value. Read it from the session again after those calls",
-            codec.shown(key),
+            shown(key),
         )
 
 

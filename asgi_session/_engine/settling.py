@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from asgi_session._data import codec
 from asgi_session._data.change import Changes, Mark, Reason, gone
 from asgi_session._data.token import Token
+from asgi_session._data.values import shown
 from asgi_session._engine.hold import Hold, hold_of
 from asgi_session._engine.refreshing import part
 from asgi_session._engine.save_request import Failed, LeftOut, SavedAs, SaveRequest
@@ -131,8 +131,8 @@ class Settler:
                     "session[%s] was changed by two requests at once, and one of the changes is lost. Give "
                     "the key a merge rule: merge={%s: ...}, with one from asgi_session.merging (counter, "
                     "append, by_key, ...); or change it in session.transact(). This is logged once per key",
-                    codec.shown(key),
-                    codec.shown(key),
+                    shown(key),
+                    shown(key),
                 )
 
     def fail(self, commit: Commit, error: Exception) -> None:
@@ -155,10 +155,8 @@ class Settler:
     def refuse_late(self, commit: Commit) -> None:
         """Report data that cannot be kept: its cookie can no longer reach the client."""
         keys = list(commit.taken)
-        shown = ", ".join(map(codec.shown, keys[:20])) + (
-            f" and {len(keys) - 20} more" if len(keys) > 20 else ""
-        )
-        logger.error("session keys %s are lost: %s", shown, _LATE)
+        named = ", ".join(map(shown, keys[:20])) + (f" and {len(keys) - 20} more" if len(keys) > 20 else "")
+        logger.error("session keys %s are lost: %s", named, _LATE)
         session = commit.session
         self._policy.emit("dropped", session.id, session, reason="late", keys=keys)
         commit.changes = {}

@@ -15,6 +15,7 @@ from copy import deepcopy
 from typing import Any, Final, NoReturn, Self, SupportsIndex
 
 from asgi_session._data import codec
+from asgi_session._data.values import SCALARS
 from asgi_session.errors import SessionSerializationError
 
 # The class's name is what orjson and msgspec print when they meet it.
@@ -56,7 +57,7 @@ class Contents(dict[str, Any]):
             if held is not UNDECODED:
                 return held if held is not ABSENT else value  # another thread of this request was first
             dict.__setitem__(self, key, value)
-            if type(value) not in codec.SCALARS and codec.is_mutable(value):
+            if type(value) not in SCALARS and codec.is_mutable(value):
                 self._watched[key] = None
         return value
 

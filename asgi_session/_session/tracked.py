@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from asgi_session._data import codec
 from asgi_session._data.change import Changes, own_keys, too_large
+from asgi_session._data.values import SCALARS
 from asgi_session._session.contents import ABSENT, UNDECODED, Contents
 from asgi_session.errors import SessionError
 
@@ -62,7 +63,7 @@ class Tracked(Contents):
                     size += len(encoded)
                     if origin is not None:
                         before += len(origin)
-                    if type(value) not in codec.SCALARS or not key.isascii():
+                    if type(value) not in SCALARS or not key.isascii():
                         unchecked.append((key, value, encoded))
         if max_size is not None and size > max_size and size > before:
             raise too_large(size, max_size)
