@@ -176,13 +176,19 @@ async def test_readiness(fresh_valkey: ServerProcess) -> None:
         assert client.get("/ready").status_code == 503
 
 
-@pytest.mark.usefixtures("configured")
-async def test_ending_from_outside(valkey: ServerProcess) -> None:
-    """The page on security keeps the id of a session that is new, and ends it by that."""
+@pytest.fixture
+async def security_page(configured: None, valkey: ServerProcess) -> dict[str, Any]:
+    """What the examples of the page on security define."""
     page = ROOT / "docs/security.md"
     names: dict[str, Any] = {"__name__": page.stem}
     for block in python(page):
         await run(page, block, names, valkey.url)
+    return names
+
+
+def test_ending_from_outside(security_page: dict[str, Any]) -> None:
+    """The page on security keeps the id of a session that is new, and ends it by that."""
+    names = security_page
     app = FastAPI()
     app.add_middleware(SessionMiddleware, manager=names["manager"])
 
@@ -201,3 +207,34 @@ async def test_ending_from_outside(valkey: ServerProcess) -> None:
     for client in (phone, laptop):
         with client.session() as session:
             assert session == {}
+
+
+def test_signing_out_other_devices(security_page: dict[str, Any]) -> None:
+    """Promise 8: it ends the other devices' sessions, and not that of who logged in on one of them since."""
+    names = security_page
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, manager=names["manager"])
+
+    @app.post("/login/{user_id}")
+    async def login(user_id: int, session: SessionDep) -> str | None:
+        await names["log_in_and_remember"](session, user_id)
+        return session.id
+
+    @app.post("/switch/{user_id}")
+    async def switch(user_id: int, session: SessionDep) -> str | None:
+        names["switch_user"](session, user_id)
+        await session.commit()
+        return session.id
+
+    @app.post("/others/{user_id}")
+    async def others(user_id: int, session: SessionDep) -> None:
+        await names["log_out_other_devices"](names["manager"], session, user_id)
+
+    phone, laptop, shared = (SessionClient(app) for _ in range(3))
+    ids = [client.post("/login/8").json() for client in (phone, laptop, shared)]
+    assert shared.post("/switch/9").json() not in ids
+    assert phone.post("/others/8").status_code == 200
+    assert names["devices"][8] == {ids[0]}
+    for client, left in ((phone, {"user_id": 8}), (laptop, {}), (shared, {"user_id": 9})):
+        with client.session() as session:
+            assert session == left

@@ -53,6 +53,15 @@ async def int_key(request: Request) -> Response:
     return Response()
 
 
+async def attribute(request: Request) -> Response:
+    """Set an attribute instead of a key; where that is an error, note it."""
+    try:
+        request.session.user = "ada"  # type: ignore[attr-defined]
+    except AttributeError as error:
+        SEEN["error"] = error
+    return Response()
+
+
 async def show(request: Request) -> Response:
     SEEN["session"] = dict(request.session)
     return Response()
@@ -63,7 +72,8 @@ async def clear(request: Request) -> Response:
     return Response()
 
 
-ROUTES = [Route(f"/{handler.__name__}", handler) for handler in (fails, nest, kinds, int_key, show, clear)]
+HANDLERS = (fails, nest, kinds, int_key, attribute, show, clear)
+ROUTES = [Route(f"/{handler.__name__}", handler) for handler in HANDLERS]
 
 
 def there() -> TestClient:
@@ -110,6 +120,15 @@ def test_int_keys_of_the_session() -> None:
     assert after(there(), "/int_key") == {"7": True}
     assert after(here(), "/int_key") == {}
     assert isinstance(SEEN["error"], TypeError)
+
+
+def test_attributes_of_the_session() -> None:
+    """An attribute is lost there, and is an error here, where it is set."""
+    SEEN.clear()
+    assert after(there(), "/attribute") == {}
+    assert "error" not in SEEN
+    assert after(here(), "/attribute") == {}
+    assert isinstance(SEEN["error"], AttributeError)
 
 
 def test_copies_of_a_cookie_after_logout() -> None:
