@@ -33,7 +33,7 @@ async def test_a_locked_change_is_two_saves(world: World) -> None:
 
 
 async def test_nothing_is_left_behind(world: World) -> None:
-    """No room, no task, no timer, once nobody is inside and nobody waits."""
+    """No lock queue, no task, no timer, once nobody is inside and nobody waits."""
     token = await world.new(n=1)
     for _ in range(3):
         async with (await world.load(token)).lock():

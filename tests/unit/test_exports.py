@@ -293,7 +293,7 @@ def test_the_testing_package_uses_public_names_alone(name: str) -> None:
         ("from asgi_session._data.lease import Lease", ["_data.lease.Lease"]),
         ("import asgi_session._engine.lock_queue", ["asgi_session._engine.lock_queue"]),
         ("from asgi_session.store import _hidden", ["store._hidden"]),
-        ("manager._loops.current().rooms", ["_loops"]),
+        ("manager._loops.current().locks", ["_loops"]),
         ("getattr(manager, '_loops')", ["_loops"]),
         ("class Ear:\n def __init__(self): self._heard = 1\nEar()._heard", []),
         ("from asgi_session import SessionManager\nSessionManager.lock", []),

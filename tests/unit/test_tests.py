@@ -131,7 +131,7 @@ def test_the_stores_tests_know_nothing_of_the_core(name: str) -> None:
         ("import asgi_session._web.exchange", ["asgi_session._web.exchange"]),
         ("session._status", ["_status"]),
         ("session._sealed = True", ["_sealed"]),
-        ("manager._loops.current().rooms._stop", ["_stop", "_loops"]),
+        ("manager._loops.current().locks._stop", ["_stop", "_loops"]),
         ("getattr(session, '_status')", ["_status"]),
         ("monkeypatch.setattr(module, '_FIRST_RENEWAL', 1)", ["_FIRST_RENEWAL"]),
         ("monkeypatch.setattr('asgi_session._engine.loading.x', 1)", ["asgi_session._engine.loading.x"]),
