@@ -103,6 +103,8 @@ class Session(Serving):
     Keys are str. Values are None, bool, int, float, str, bytes, datetime, date, Decimal, UUID, and
     list, dict, tuple, set, frozenset of them. An instance of a subclass (a named tuple, an `OrderedDict`,
     an `IntEnum`) is stored as its plain value, and that is what comes back.
+
+    Attributes cannot be set: ``session.user = ...`` raises AttributeError. Use ``session["user"]``.
     """
 
     __slots__ = ("__weakref__", "_engine", "_loading")
@@ -156,6 +158,8 @@ class Session(Serving):
 
         Raises:
             SessionGone: the session has ended or moved on; nothing was written.
+            SessionError: it needs a new cookie, and the response has started; the changes are dropped.
+            LockLost: in a block of `lock` that has lost the lock; nothing was written.
             SessionConflict, SessionTooLarge, SessionSerializationError, StoreUnavailable.
         """
         await self._engine.commit(self, explicit=True)
@@ -168,6 +172,7 @@ class Session(Serving):
 
         Raises:
             SessionGone: the session has ended or moved on.
+            SessionSerializationError: an uncommitted value cannot be stored.
             StoreUnavailable, SessionCorrupt.
         """
         if self._status == "unloaded":
@@ -278,7 +283,10 @@ class Session(Serving):
 
     @property
     def id(self) -> str | None:
-        """The public id: safe to log and to show, no credential. None until it is created."""
+        """The public id: safe to log and to show, no credential. None until it is created.
+
+        A rotation keeps it. After `clear` and new values it is the new session's from the commit on.
+        """
         return self._token.selector if self._version is not None and self._token is not None else None
 
     @property
@@ -310,7 +318,7 @@ class Session(Serving):
     # ---------------------------------------------------------------- marks
 
     def rotate(self, *, grace: float | timedelta | None = None) -> None:
-        """Give the session a new credential at the next commit; the data stays.
+        """Give the session a new credential at the next commit; the data and the id stay.
 
         Call it whenever the user's privileges change, above all at login (OWASP Session Management
         Cheat Sheet, "Renew the Session ID After Any Privilege Level Change"). The old credential is
@@ -322,7 +330,10 @@ class Session(Serving):
 
         Raises:
             SessionNotLoaded: load it first.
-            SessionError: the response has started, so the new cookie could not reach the client.
+            SessionGone: it was ended by `destroy`.
+            SessionError: the response has started, or it is used outside a request, so the new cookie could
+                not reach the client.
+            ValueError: a `grace` that makes no sense.
         """
         self._use()
         self._refuse_if_ended()
@@ -340,10 +351,19 @@ class Session(Serving):
             self._mark = Mark(kind, round(length * 1000))
 
     def clear(self) -> None:
-        """End this session and begin anew: what is set afterwards goes into a new identity.
+        """End this session; what is set afterwards begins another one, under a new id.
 
-        That is what login and logout code written for Starlette means by it. Without anything set
-        afterwards it ends the session, as `destroy` does. Needs no load.
+        That is what login and logout code written for Starlette means by it. The commit ends the old
+        session first and then creates the new one: if the process dies in between, the user is signed
+        out; if the new one cannot be stored, the commit fails, and the response deletes the cookie. After the
+        response has started no cookie can follow: the session ends, and what was set afterwards is dropped.
+
+        Without anything set afterwards it ends the session, as `destroy` does, but only if the request does
+        not fail. Needs no load.
+
+        Raises:
+            SessionGone: it was ended by `destroy`.
+            SessionError: it is used outside a request.
         """
         self._refuse_if_ended()
         self._refuse_outside("clear")
@@ -372,9 +392,10 @@ class Session(Serving):
             self._status = "blank"
 
     def discard(self) -> None:
-        """Forget what was changed since the last load, commit or refresh; a `destroy()` is not forgotten.
+        """Forget what was changed since the last load, commit or refresh, `rotate` and `clear` included.
 
-        Values are as they were then. Lists and dicts have to be taken out of the session again.
+        Values are as they were then. Lists and dicts have to be taken out of the session again. Not
+        forgotten are a `destroy`, and a `clear` of a session that is not loaded.
         """
         self._revert()
 
