@@ -38,8 +38,11 @@ _FIELD: Final = struct.Struct(">8sQHII")
 Holder: TypeAlias = tuple[bytes, int]
 """A process and the fence that it was granted."""
 
-Term: TypeAlias = tuple[bytes, int, int]
-"""Process, fence and end: what a renewal, a release or a grant changes."""
+Term: TypeAlias = tuple[bytes, int, int, int]
+"""Process, fence, end and length: what a renewal, a release or a grant changes.
+
+The end alone would not do: close to the end of `max_hold` each renewal ends when the one before does.
+"""
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -62,7 +65,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     @property
     def term(self) -> Term:
         """What a renewal, a release or a grant changes: while it stays the same, nobody was heard of."""
-        return self.process, self.fence, self.until
+        return self.process, self.fence, self.until, self.length
 
 
 class Step(Protocol):

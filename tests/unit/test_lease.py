@@ -97,6 +97,14 @@ def test_renew() -> None:
     assert leases.renew(None, 8, NOW, holder=(A, 7), length=90) is None
 
 
+def test_a_renewal_to_the_same_end() -> None:
+    """Close to the end of `max_hold` each renewal ends when the one before does, and still is one."""
+    held = Lease(A, 7, NOW + 90, 60, (B,))
+    renewed = leases.renew(held, 8, NOW + 60, holder=(A, 7), length=30)
+    assert renewed == replace(held, length=30)
+    assert leases.take(renewed, 9, NOW + 60, process=B, over=held.term) == renewed
+
+
 @pytest.mark.parametrize(
     ("queue", "waiting", "turn", "after"),
     [
