@@ -13,14 +13,14 @@ import pytest
 from tests.unit.test_exports import MODULES, ROOT
 
 SESSION = "asgi_session._session"
-CLASSES = {"Contents", "Tracked", "Session"}
+CLASSES = {"Contents", "Tracked", "Versioned", "Serving", "Session"}
 OUTSIDE = {name: path for name, path in MODULES.items() if not name.startswith(SESSION)}
 
-MOST_READS = 100
+MOST_READS = 75
 """Of a session's private attributes, by others: lower it when it falls."""
-MOST_CALLS = 69
+MOST_CALLS = 62
 """Of a session's private methods, by others: likewise."""
-LONGEST = 332
+LONGEST = 255
 """Lines of code that a file of the core may have, without docstrings, comments and empty lines: likewise."""
 
 NO_SESSIONS = {"self", "cls", "manager", "self.manager"}
