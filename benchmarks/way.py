@@ -9,7 +9,9 @@ The number beside a file is its height: one more than that of the highest file t
 for type checkers only, or inside a function, counts too, unless the other file leads back to this one:
 files that know each other have no order to read them by. The way *climbs* where a call goes into a higher
 file than the call before it, whether that one makes it or has returned: there a reader who follows the way
-has to go back up. Such lines begin with ``^``; a way that went straight down would have none.
+has to go back up. Such lines begin with ``^``; a way that went straight down would have none. Most climbs are
+returns: a function that has asked one below goes on. Where the lower file itself makes the call (an object
+that it was given, a method that a class above overrides), the line begins with ``!``.
 """
 
 from __future__ import annotations
@@ -146,6 +148,17 @@ def climbs(calls: Sequence[Call], height: Mapping[str, int]) -> list[bool]:
     return [False, *rises][: len(calls)]
 
 
+def from_below(calls: Sequence[Call], height: Mapping[str, int]) -> list[bool]:
+    """Return for each call whether a function of a lower file makes it."""
+    found: list[bool] = []
+    above: list[Call] = []  # the calls that this one is part of
+    for call in calls:
+        del above[call.depth :]
+        found.append(bool(above) and height[call.file] > height[above[-1].file])
+        above.append(call)
+    return found
+
+
 class Tracer:
     """Notes the package's calls in this thread, inside a ``with`` block."""
 
@@ -211,14 +224,16 @@ async def trace(action: str) -> list[Call]:
 def lines(calls: Sequence[Call], height: Mapping[str, int]) -> list[str]:
     """Return a line for each call, and one with the sums."""
     width = max((2 * call.depth + len(call.name) for call in calls), default=0)
-    upward = climbs(calls, height)
+    upward, called = climbs(calls, height), from_below(calls, height)
+    marks = ["!" if below else "^" if up else " " for below, up in zip(called, upward, strict=True)]
     shown = [
-        f"{'^' if up else ' '} {'  ' * call.depth + call.name:{width}}  {height[call.file]:2} {call.file}"
-        for call, up in zip(calls, upward, strict=True)
+        f"{mark} {'  ' * call.depth + call.name:{width}}  {height[call.file]:2} {call.file}"
+        for call, mark in zip(calls, marks, strict=True)
     ]
     functions = {(call.file, call.name, call.line) for call in calls}
     files = {call.file for call in calls}
-    sums = f"{len(functions)} functions ({len(calls)} calls), {len(files)} files, {sum(upward)} climbs (^)"
+    climbed = f"{sum(upward)} climbs (^), {sum(called)} of them calls from below (!)"
+    sums = f"{len(functions)} functions ({len(calls)} calls), {len(files)} files, {climbed}"
     return [*shown, "", sums]
 
 

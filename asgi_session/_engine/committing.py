@@ -57,6 +57,8 @@ class Committer:
         commit = self._take(session, only_destroy=only_destroy)
         if commit is None:
             return session._settled()
+        if commit.mark is None and session._status == "live":  # nearly always
+            return self._save(commit)
         return self._carry_out(commit)
 
     async def _commit_in_turn(self, session: Session, *, explicit: bool, only_destroy: bool) -> None:

@@ -96,7 +96,13 @@ class SaveQueues:
             base = request.base if known is None else batches.newest((request,), known)
             made = batches.attempt(base, (request,), self._policy)
             if made.outcomes is ONE_IN and made.data:
-                outcome = await self._save(key, made, request.deadline)
+                outcome = await (
+                    self._save(key, made, request.deadline)
+                    if made.told
+                    else self._policy.store.save(
+                        key, made.data, made.expires_at, expect=base.stored, deadline=request.deadline
+                    )
+                )
         except asyncio.CancelledError:
             queue = self._queue_of(key, request)
             queue.made, queue.tries, queue.reply_lost = made, 1, True

@@ -68,50 +68,53 @@ class Settler:
 
     def note(self, commit: Commit) -> None:
         """Note in the session what became of a commit that went to its record."""
+        result, session, mark, policy = commit.result, commit.session, commit.mark, self._policy
+        if not isinstance(result, SavedAs):
+            self._not_saved(commit)
+            return
+        if mark is not None and mark.ends:
+            self._ended(commit, mark, result)
+            return
+        session._saved(commit.changes, commit.era, result.version, merged=result.merged)
+        if policy.on_event is not None:  # every save comes here
+            policy.emit("saved", commit.id, session, keys=list(commit.changes), tries=result.tries)
+        if commit.overwritten:
+            self._tell_of_overwritten(commit)
+        if result.merged:
+            policy.emit("merged", commit.id, session, tries=result.tries)
+        if commit.token is not None:
+            if result.left_behind or result.rotated_already:
+                reason: Reason = "overtaken" if result.left_behind else "rotated already"
+                policy.emit("dropped", commit.id, session, reason=reason, keys=[])
+            else:
+                session._rotated(commit.token)
+                policy.emit("rotated", commit.id, session)
+        self._end(commit, mark)
+
+    def _not_saved(self, commit: Commit) -> None:
         result = commit.result
-        if isinstance(result, SavedAs):
-            self._saved(commit, result)
+        if isinstance(result, Failed):
+            self.fail(commit, result.error)
         elif isinstance(result, LeftOut):
             if commit.own and not commit.session._sealed:
                 # A login must not be lost because the session it began on has ended meanwhile.
                 self._part(commit, result)
             else:
                 self.leave_out(commit, result.reason)
-        elif isinstance(result, Failed):
-            self.fail(commit, result.error)
 
-    def _saved(self, commit: Commit, result: SavedAs) -> None:
-        session, mark, policy = commit.session, commit.mark, self._policy
-        token = session._token
-        assert token is not None, "what was saved has a credential"
-        if mark is not None and mark.ends:
-            session._ended(mark.kind)
-            policy.emit("ended", token.selector, session)
-            if commit.own and not session._sealed:
-                self._part(commit, result)
-                return
-            hold = hold_of(session)
-            if hold is not None:
-                hold.part(result.version)
-            if commit.own:
-                self.refuse_late(commit)
-            self.finish(commit)
+    def _ended(self, commit: Commit, mark: Mark, result: SavedAs) -> None:
+        session = commit.session
+        self._policy.emit("ended", commit.id, session)
+        session._ended(mark.kind)
+        if commit.own and not session._sealed:
+            self._part(commit, result)
             return
-        session._saved(commit.changes, commit.era, result.version, merged=result.merged)
-        if policy.on_event is not None:  # every save comes here
-            policy.emit("saved", token.selector, session, keys=list(commit.changes), tries=result.tries)
-        if commit.overwritten:
-            self._tell_of_overwritten(commit, token.selector)
-        if result.merged:
-            policy.emit("merged", token.selector, session, tries=result.tries)
-        if commit.token is not None:
-            if result.left_behind or result.rotated_already:
-                reason: Reason = "overtaken" if result.left_behind else "rotated already"
-                policy.emit("dropped", token.selector, session, reason=reason, keys=[])
-            else:
-                session._rotated(commit.token)
-                policy.emit("rotated", token.selector, session)
-        self._end(commit, mark)
+        hold = hold_of(session)
+        if hold is not None:
+            hold.part(result.version)
+        if commit.own:
+            self.refuse_late(commit)
+        self.finish(commit)
 
     def _part(self, commit: Commit, result: SavedAs | LeftOut) -> None:
         """Go on under a new id: the record that the session came with has ended, or moved on."""
@@ -120,10 +123,10 @@ class Settler:
             hold.part(result.version)
         self._begin_anew(commit)
 
-    def _tell_of_overwritten(self, commit: Commit, session_id: str) -> None:
+    def _tell_of_overwritten(self, commit: Commit) -> None:
         """Report changes of others that are lost, since this commit has changed the same keys."""
         keys = list(commit.overwritten)
-        self._policy.emit("overwritten", session_id, commit.session, keys=keys)
+        self._policy.emit("overwritten", commit.id, commit.session, keys=keys)
         for key in keys:
             if key not in _told_of and len(_told_of) < _MOST_TOLD_OF:
                 _told_of.add(key)

@@ -9,9 +9,7 @@ from typing import ClassVar, Protocol
 
 from asgi_session._data.change import Mark
 from asgi_session._data.expiry import NOT_USED, UNCONFIRMED, USED
-from asgi_session._session.contents import UNDECODED
-from asgi_session._session.tracked import NO_KEYS, NO_ORIGIN
-from asgi_session._session.versioned import UNLOADED_KEY, Owed, Versioned
+from asgi_session._session.versioned import Owed, Versioned
 
 
 class CookieReader(Protocol):
@@ -44,7 +42,19 @@ class OnItsWay(Protocol):
 
 
 class Serving(Versioned):
-    """A session as the engine and the middleware deal with it."""
+    """A session as the engine and the middleware deal with it.
+
+    Attributes:
+        _accessed: this request has used it.
+        _commit: the commit on its way.
+        _connection: of the request, for events; None when it is over, or nobody listens.
+        _cookie: finds the session's cookies in the request's headers; None outside a request.
+        _headers: of the request.
+        _hold: of its lock.
+        _served: its request is over.
+        _touch: that this request has caused.
+        _waited: seconds of the request's deadline that are used up.
+    """
 
     __slots__ = (
         "_accessed", "_commit", "_connection", "_cookie", "_headers", "_hold", "_served", "_touch", "_waited",
@@ -52,26 +62,15 @@ class Serving(Versioned):
 
     _outside: ClassVar = False  # of no request: work on it is no use by its client
 
-    def __init__(
-        self, cookie: CookieReader | None = None, headers: Iterable[tuple[bytes, bytes]] = ()
-    ) -> None:
-        dict.__setitem__(self, UNLOADED_KEY, UNDECODED)
-        self._opened = self._confirmed = self._sealed = False
-        self._status = "unloaded"
-        self._token = self._version = self._mark = None
-        self._era = self._expires_at = 0
-        self._owed = "nothing"
-        self._origin = NO_ORIGIN
-        self._watched = self._assigned = NO_KEYS
-        self._replaced = ()
-        self._cookie = cookie
-        self._headers = headers
-        self._accessed = self._served = False
-        self._waited = 0.0  # seconds of the request's deadline that are used up
-        self._commit: OnItsWay | None = None
-        self._hold: object = None  # of its lock
-        self._touch: asyncio.Task[None] | None = None  # that this request has caused
-        self._connection: object = None  # for events; None when it is over, or nobody listens
+    _accessed: bool
+    _commit: OnItsWay | None
+    _connection: object
+    _cookie: CookieReader | None
+    _headers: Iterable[tuple[bytes, bytes]]
+    _hold: object
+    _served: bool
+    _touch: asyncio.Task[None] | None
+    _waited: float
 
     def _unchanged(self) -> bool:
         """Tell whether a commit would certainly have nothing to do."""
@@ -85,8 +84,8 @@ class Serving(Versioned):
         `whole`: seconds that one request may wait in all.
         """
         self._commit = commit
-        commit.deadline = self._wait_begins(whole)
         commit.use = self._use_of()
+        commit.deadline = self._wait_begins(whole)
 
     def _commit_ends(self, consumed: Mark | None, whole: float) -> None:
         """Let the next commit go on; the mark that this one has carried out is done with."""

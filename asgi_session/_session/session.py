@@ -14,7 +14,10 @@ import anyio.from_thread
 from asgi_session._data.change import Kind, Mark
 from asgi_session._data.record import MAX_TIME
 from asgi_session._options import as_seconds
+from asgi_session._session.contents import UNDECODED
 from asgi_session._session.serving import CookieReader, Serving
+from asgi_session._session.tracked import NO_KEYS, NO_ORIGIN
+from asgi_session._session.versioned import UNLOADED_KEY
 from asgi_session.errors import SessionError, SessionNotLoaded
 
 T = TypeVar("T")
@@ -116,7 +119,23 @@ class Session(Serving):
         headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         """Not for users: the middleware makes sessions."""
-        super().__init__(cookie, headers)
+        dict.__setitem__(self, UNLOADED_KEY, UNDECODED)
+        self._opened = self._confirmed = self._sealed = False
+        self._status = "unloaded"
+        self._token = self._version = self._mark = None
+        self._era = self._expires_at = 0
+        self._owed = "nothing"
+        self._origin = NO_ORIGIN
+        self._watched = self._assigned = NO_KEYS
+        self._replaced = ()
+        self._cookie = cookie
+        self._headers = headers
+        self._accessed = self._served = False
+        self._waited = 0.0
+        self._commit = None
+        self._hold = None
+        self._touch = None
+        self._connection = None
         self._engine = engine
         self._loading: list[asyncio.Future[None]] | None = None  # who waits for the load on its way
 

@@ -131,7 +131,8 @@ class MemoryStore:
 
     async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> CreateResult:
         """Write a new record; TAKEN when there is one."""
-        self._refuse_oversize(data)
+        if len(data) > self._max_bytes:
+            raise self._oversize(data)
         with self._lock:
             now = self._clock()
             if self._living(key, now) is not None:
@@ -144,7 +145,8 @@ class MemoryStore:
         self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> SaveResult:
         """Replace the version `expect`."""
-        self._refuse_oversize(data)
+        if len(data) > self._max_bytes:
+            raise self._oversize(data)
         tag = data[:TAG_SIZE]
         with self._lock:
             now = self._clock()
@@ -226,7 +228,8 @@ class MemoryStore:
         due = self._due.get(key)
         if due is None or stored.expires_at < due:
             self._enqueue(key, stored.expires_at)
-        self._sweep(now, limit=_SWEEP)
+        if self._queue and self._queue[0][0] <= now:
+            self._sweep(now, limit=_SWEEP)
         if self._bytes > self._max_bytes or len(self._records) > self._max_records:
             self._make_room(key, now)
 
@@ -294,10 +297,9 @@ class MemoryStore:
         if kept is not None:
             heapq.heappush(self._queue, (kept.expires_at, keep))
 
-    def _refuse_oversize(self, data: bytes) -> None:
-        if len(data) > self._max_bytes:
-            raise StoreUnavailable(
-                f"a record of {len(data)} bytes exceeds the store's max_bytes={self._max_bytes}",
-                executed=False,
-                full=True,
-            )
+    def _oversize(self, data: bytes) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"a record of {len(data)} bytes exceeds the store's max_bytes={self._max_bytes}",
+            executed=False,
+            full=True,
+        )

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.way import Call, climbs, heights, imports, lines, root_of_package
 
 ROOT = Path(__file__).parents[2]
-LINE = re.compile(r"(?P<mark>[ ^]) (?P<indent> *)(?P<name>\S+) +(?P<height>\d+) (?P<file>\S+\.py)")
+LINE = re.compile(r"(?P<mark>[ ^!]) (?P<indent> *)(?P<name>\S+) +(?P<height>\d+) (?P<file>\S+\.py)")
 
 
 @pytest.mark.parametrize(("option", "store"), [("--write", "save"), ("--read", "load"), ("--new", "create")])
@@ -28,13 +28,27 @@ def test_the_sums_are_those_of_the_lines(option: str, store: str) -> None:
     verbs = {call["name"] for call in calls if call["file"] == "stores/memory.py"}
     assert f"MemoryStore.{store}" in verbs
     rises = [int(after["height"]) > int(before["height"]) for before, after in pairwise(calls)]
-    assert [call["mark"] == "^" for call in calls] == [False, *rises]
-    functions, number, files, up = map(int, re.findall(r"\d+", sums))
+    assert [call["mark"] in "^!" for call in calls] == [False, *rises]
+    functions, number, files, up, below = map(int, re.findall(r"\d+", sums))
     assert number == len(calls)
     assert files == len({call["file"] for call in calls})
     assert up == sum(rises)
+    assert below == sum(call["mark"] == "!" for call in calls)
     # Two functions of a file may share a name, as those that a property is made of do.
     assert len({(call["file"], call["name"]) for call in calls}) <= functions <= number
+
+
+@pytest.mark.parametrize(
+    ("option", "functions", "calls", "below"), [("--write", 63, 71, 3), ("--read", 32, 35, 1)]
+)
+def test_the_way_grows_no_longer_unnoticed(option: str, functions: int, calls: int, below: int) -> None:
+    """What an ordinary request passes through is a figure that a reader pays for: lower it when it falls."""
+    command = [sys.executable, "-m", "benchmarks.way", option]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    found = list(map(int, re.findall(r"\d+", done.stdout.splitlines()[-1])))
+    assert found[0] <= functions
+    assert found[1] <= calls
+    assert found[4] <= below
 
 
 def test_the_way_is_the_same_each_time() -> None:
@@ -89,7 +103,10 @@ def test_the_way_climbs_into_higher_files_only() -> None:
     way = ["high.py", "middle.py", "low.py", "middle.py", "middle.py", "low.py", "high.py", "low.py"]
     calls = [Call(0, file, "f", 1) for file in way]
     assert climbs(calls, height) == [False, False, False, True, False, False, True, False]
-    assert lines(calls, height)[-1] == "3 functions (8 calls), 3 files, 2 climbs (^)"
+    assert (
+        lines(calls, height)[-1]
+        == "3 functions (8 calls), 3 files, 2 climbs (^), 0 of them calls from below (!)"
+    )
     assert climbs([], height) == []
 
 
