@@ -25,6 +25,15 @@ def jittered(seconds: float, least: float) -> float:
     return random.uniform(least * seconds, seconds)  # noqa: S311  (jitter, no secret)
 
 
+async def pause(tries: int, deadline: float) -> bool:
+    """Pause after `tries` failures; False, at once, when the next try would come after `deadline`."""
+    seconds = delay(tries, first=0.01, longest=0.25)
+    if monotonic() + seconds >= deadline:
+        return False
+    await asyncio.sleep(seconds)
+    return True
+
+
 class Backoff:
     """Jittered, growing pauses; the first retry comes at once."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any
 
 from asgi_session.errors import ConfigurationError
+
+_LONGEST = 100 * 366 * 86400
 
 
 def milliseconds(name: str, value: float | timedelta) -> int:
@@ -17,12 +19,30 @@ def milliseconds(name: str, value: float | timedelta) -> int:
         name: of the option, for the error.
         value: a timedelta, or seconds.
     """
+    number = _number(name, value)
+    if not 0.001 <= number <= _LONGEST:  # nor is NaN
+        raise ConfigurationError(f"{name}={value!r}: give a duration of at least 1 ms and at most 100 years")
+    return round(number * 1000)
+
+
+def duration(name: str, value: float | timedelta) -> float:
+    """Return a duration option as seconds, however short.
+
+    Args:
+        name: of the option, for the error.
+        value: a timedelta, or seconds.
+    """
+    number = _number(name, value)
+    if not 0 < number <= _LONGEST:  # nor is NaN
+        raise ConfigurationError(f"{name}={value!r}: give more than zero and at most 100 years")
+    return float(number)
+
+
+def _number(name: str, value: float | timedelta) -> float:
     number = as_seconds(value)
     if number is None:
         raise ConfigurationError(f"{name}={value!r}: give a timedelta or a number of seconds")
-    if not 0.001 <= number <= 100 * 366 * 86400:  # nor is NaN
-        raise ConfigurationError(f"{name}={value!r}: give a duration of at least 1 ms and at most 100 years")
-    return round(number * 1000)
+    return number
 
 
 def seconds(name: str, value: float | timedelta, *, least: float, most: float) -> float:
@@ -75,13 +95,28 @@ _ELSEWHERE = {
 }
 
 
-def unknown(owner: str, names: list[str], known: list[str]) -> ConfigurationError:
-    """Return the error for options that `owner` does not have, naming the ones that were meant."""
+def unknown(
+    owner: str,
+    names: Iterable[str],
+    known: Iterable[str],
+    elsewhere: Mapping[str, str] = _ELSEWHERE,
+    advice: str = "here it is",
+) -> ConfigurationError:
+    """Return the error for options that `owner` does not have, naming the ones that were meant.
+
+    Args:
+        owner: what was called.
+        names: the options that it does not have.
+        known: those that it has.
+        elsewhere: what to use for the names that other libraries have.
+        advice: what stands before that.
+    """
+    known = sorted(known)
     parts = []
     for name in names:
-        hint = f" (here it is {_ELSEWHERE[name]})" if name in _ELSEWHERE else meant(name, known)
+        hint = f" ({advice} {elsewhere[name]})" if name in elsewhere else meant(name, known)
         parts.append(f"{name!r}{hint}")
-    return ConfigurationError(f"{owner} has no option {', '.join(parts)}. It has: {', '.join(sorted(known))}")
+    return ConfigurationError(f"{owner} has no option {', '.join(parts)}. It has: {', '.join(known)}")
 
 
 def meant(name: str, known: Iterable[str]) -> str:

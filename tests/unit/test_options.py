@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgi_session._options import choice, milliseconds, unknown
+from asgi_session._options import choice, duration, milliseconds, unknown
 from asgi_session.errors import ConfigurationError
 
 
@@ -44,6 +44,15 @@ def test_bad_durations(value: Any) -> None:
         milliseconds("idle_timeout", value)
 
 
+def test_durations() -> None:
+    """What need not be whole milliseconds stays as it is; nothing and for ever are refused."""
+    assert duration("timeout", timedelta(seconds=2)) == duration("timeout", 2) == 2.0
+    assert duration("timeout", 0.0001) == 0.0001
+    for value in (0, -1, float("nan"), float("inf"), timedelta.max, True, "5", None):
+        with pytest.raises(ConfigurationError, match=r"^timeout="):
+            duration("timeout", value)  # type: ignore[arg-type]
+
+
 @given(st.integers(1, 10**12))
 def test_milliseconds_are_exact(value: int) -> None:
     """A timedelta of whole milliseconds loses nothing."""
@@ -73,6 +82,12 @@ def test_unknown_options(name: str, advice: str) -> None:
     error = unknown("SessionMiddleware", [name], ["session_cookie", "idle_timeout", "secret_key"])
     assert isinstance(error, ConfigurationError)
     assert advice in str(error)
+
+
+def test_unknown_options_of_somebody_else() -> None:
+    """A store's options have other names elsewhere than the middleware's."""
+    error = unknown("X", ["max_age", "db"], ["url"], {"db": "the URL"}, "use")
+    assert "X has no option 'max_age', 'db' (use the URL). It has: url" in str(error)
 
 
 def test_several_unknown_options() -> None:

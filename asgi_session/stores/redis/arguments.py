@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from difflib import get_close_matches
 from os import R_OK, PathLike, access
 from typing import Any, Final, TypedDict
 
+from asgi_session._options import duration, unknown
 from asgi_session.errors import ConfigurationError
 from asgi_session.stores.redis.target import AddressRemap, Dialect, Options
-
-_LONGEST: Final = 100 * 366 * 86400
 
 
 class RedisOptions(TypedDict, total=False):
@@ -36,18 +34,9 @@ _ELSEWHERE: Final = {
 }
 
 
-def refuse_unknown(names: Iterable[str]) -> None:
-    """Refuse options that do not exist, naming the ones that were meant."""
-    known = sorted(RedisOptions.__annotations__)
-    for name in names:
-        if name in known:
-            continue
-        close = get_close_matches(name, known, n=1)
-        meant = _ELSEWHERE.get(name) or (repr(close[0]) if close else "")
-        hint = f" (use {meant})" if meant else ""
-        raise ConfigurationError(
-            f"RedisStore.from_url has no option {name!r}{hint}. It has: {', '.join(known)}"
-        )
+def no_such_options(names: Iterable[str]) -> ConfigurationError:
+    """Return the error for options that do not exist, naming the ones that were meant."""
+    return unknown("RedisStore.from_url", names, RedisOptions.__annotations__, _ELSEWHERE, "use")
 
 
 def read_options(
@@ -57,9 +46,9 @@ def read_options(
     if tls_server_name is not None:
         text("tls_server_name", tls_server_name)
     return Options(
-        timeout=_seconds("timeout", timeout),
-        connect_timeout=_seconds("connect_timeout", connect_timeout),
-        max_age=_seconds("max_connection_age", max_connection_age),
+        timeout=duration("timeout", timeout),
+        connect_timeout=duration("connect_timeout", connect_timeout),
+        max_age=duration("max_connection_age", max_connection_age),
         tls_server_name=tls_server_name,
     )
 
@@ -103,15 +92,3 @@ def text(name: str, value: Any) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise ConfigurationError(f"{name}={value!r} cannot be encoded as UTF-8: give other text") from None
-
-
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, timedelta):
-        seconds = value.total_seconds()
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = value
-    else:
-        raise ConfigurationError(f"{name}={value!r}: give a timedelta or a number of seconds")
-    if not 0 < seconds <= _LONGEST:  # nor is NaN
-        raise ConfigurationError(f"{name}={value!r}: give more than zero and at most 100 years")
-    return float(seconds)

@@ -17,8 +17,9 @@ from typing import Any, Final, NamedTuple
 
 import hiredis
 
+from asgi_session._backoff import pause
 from asgi_session.store import Stored
-from asgi_session.stores.redis import backoff, commands
+from asgi_session.stores.redis import commands
 from asgi_session.stores.redis.backend import Backend
 from asgi_session.stores.redis.commands import (
     ReplyKind,
@@ -124,7 +125,7 @@ class Check:
             if tries == 0 and (found := await diagnose(self._target, self._options)) is not None:
                 return found
             tries += 1
-            if not await backoff.pause(tries, deadline):
+            if not await pause(tries, deadline):
                 return failure
 
     async def _try(self, backend: Backend, deadline: float) -> Failure | None:

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import hiredis
 
+from asgi_session._backoff import delay, pause
 from asgi_session.errors import StoreUnavailable
-from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.backend import UnderWay, refused, unavailable
 from asgi_session.stores.redis.commands import AGAIN, ASKING, STEPS, Command, ReplyKind, is_down, kind
 from asgi_session.stores.redis.connection import Connection, Failure
@@ -179,7 +179,7 @@ class Cluster:
                 else:
                     return reply
             tries += 1
-            if not await backoff.pause(tries, deadline):
+            if not await pause(tries, deadline):
                 unavailable(command, failure, told)
 
     async def _try(self, command: Command, node: Node, deadline: float, *, asking: bool) -> Any:
@@ -329,7 +329,7 @@ class Cluster:
                 self._refreshes = 0
             self._refreshes += 1
             found = await self._ask_somebody()
-            self._refresh_after = monotonic() + backoff.delay(self._refreshes, first=0.05, longest=0.5)
+            self._refresh_after = monotonic() + delay(self._refreshes, first=0.05, longest=0.5)
             if isinstance(found, Failure):
                 self._trouble = found
                 return found

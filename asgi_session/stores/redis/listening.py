@@ -19,9 +19,9 @@ from typing import Any, Final
 
 import hiredis
 
+from asgi_session._backoff import delay, pause
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Heard
-from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.commands import ReplyKind, kind, pack, wake_up
 from asgi_session.stores.redis.connection import PING, Connection, Failure
 from asgi_session.stores.redis.node import Dial, Node, in_background
@@ -119,7 +119,7 @@ class Listening:
                     return
                 failure = failure or Failure(f"{connection.where}: the connection was lost", False)
             tries += 1
-            if failure.final or self._node.closed or not await backoff.pause(tries, deadline):
+            if failure.final or self._node.closed or not await pause(tries, deadline):
                 raise StoreUnavailable(f"listen: {failure.why}", executed=False)
 
     async def _subscribe(
@@ -227,7 +227,7 @@ class Listening:
                         "wake-ups can no longer be received, so locks are polled: %s", connection.why
                     )
                 longest = _LONGEST_IF_REFUSED if connection.final else _LONGEST
-                await asyncio.sleep(backoff.delay(tries, longest=longest))
+                await asyncio.sleep(delay(tries, first=0.01, longest=longest))
         finally:
             self._restoring = None
         for hears in list(self._listeners.values()):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Coroutine
 from math import inf
 from time import monotonic
 from typing import Any, Final, TypeAlias, TypeVar
 
-from asgi_session.stores.redis import backoff
+from asgi_session._backoff import delay, jittered
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.health import Health
 from asgi_session.stores.redis.reporting import Reporter
@@ -215,8 +214,7 @@ class Node:
             result = await self.dial(self._lost)
             if isinstance(result, Failure):
                 self._trouble = result.why
-                self._failures += 1
-                self._not_before = monotonic() + backoff.delay(self._failures, longest=0.5)
+                self._delay_next_dial()
                 return result
             if result.closed:
                 return Failure(f"{self.where}: the connection was lost at once", False)
@@ -242,7 +240,7 @@ class Node:
             self._old.add(former)
             former.retire()
         self._greet(connection)
-        self._schedule_renewal(self._max_age * random.uniform(0.8, 1.0))  # noqa: S311
+        self._schedule_renewal(jittered(self._max_age, 0.8))
 
     def _schedule_renewal(self, seconds: float) -> None:
         if self._renewal is not None:
@@ -262,9 +260,11 @@ class Node:
             self._note_end()
 
     def _note_end(self) -> None:
-        now = monotonic()
-        if now - self._since >= _STABLE:
+        if monotonic() - self._since >= _STABLE:
             self._failures = 0
         else:
-            self._failures += 1
-            self._not_before = now + backoff.delay(self._failures, longest=0.5)
+            self._delay_next_dial()
+
+    def _delay_next_dial(self) -> None:
+        self._failures += 1
+        self._not_before = monotonic() + delay(self._failures, first=0.01, longest=0.5)

@@ -9,8 +9,8 @@ from typing import Any
 
 import hiredis
 
+from asgi_session._backoff import pause
 from asgi_session.errors import StoreUnavailable
-from asgi_session.stores.redis import backoff
 from asgi_session.stores.redis.backend import UnderWay, refused, unavailable
 from asgi_session.stores.redis.commands import AGAIN, STEPS, Command, ReplyKind, is_down, kind
 from asgi_session.stores.redis.connection import Connection, Failure
@@ -108,7 +108,7 @@ class Single:
                     if steps <= STEPS and monotonic() < deadline:
                         continue
             tries += 1
-            if not await backoff.pause(tries, deadline):
+            if not await pause(tries, deadline):
                 unavailable(command, failure, told)
 
     def failed(self, key: str, why: str, *, last: bool) -> None:

@@ -19,10 +19,10 @@ from asgi_session.stores.redis import commands, conditional, url
 from asgi_session.stores.redis.arguments import (
     RedisOptions,
     check_files,
+    no_such_options,
     read_options,
     read_prefix,
     read_remap,
-    refuse_unknown,
 )
 from asgi_session.stores.redis.backend import Backend
 from asgi_session.stores.redis.checking import Check, Names
@@ -124,7 +124,7 @@ class RedisStore:
         strange = [name for name in options if name not in RedisOptions.__annotations__]
         if strange:
             options = {}  # error trackers record the local variables, and one may be a password
-            refuse_unknown(strange)
+            raise no_such_options(strange)
         target: Any = with_revealed(url.parse, store_url)  # the constructor takes one, nobody else has any
         return cls(target, **options)
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asgi_session._backoff import delay
 from asgi_session.store import Stored
 from asgi_session.stores.redis import commands
-from asgi_session.stores.redis.backoff import delay
 from asgi_session.stores.redis.commands import ReplyKind, kind
 from asgi_session.stores.redis.topology import read_redirect, read_slots
 
@@ -116,8 +116,8 @@ def test_redirections(error: str, expected: object) -> None:
 
 def test_delays_grow_to_a_limit() -> None:
     """Jitter stays between half and all of the delay."""
-    assert all(0.005 <= delay(0) <= 0.01 for _ in range(50))
-    assert all(0.125 <= delay(1000) <= 0.25 for _ in range(50))
+    assert all(0.005 <= delay(0, first=0.01, longest=0.25) <= 0.01 for _ in range(50))
+    assert all(0.125 <= delay(1000, first=0.01, longest=0.25) <= 0.25 for _ in range(50))
 
 
 @given(

@@ -406,7 +406,7 @@ async def test_distrust_does_not_delay_the_next_connection(
 ) -> None:
     """Connections dropped for what they delivered do not count as ones that the server lost."""
     monkeypatch.setattr(node_module, "_TRUST", 0.0)
-    monkeypatch.setattr(node_module.backoff, "delay", lambda *_, **__: 60.0)
+    monkeypatch.setattr(node_module, "delay", lambda *_, **__: 60.0)
     async with opened(valkey.url) as store:
         for _ in range(10):
             store.distrust(KEY)

@@ -259,7 +259,7 @@ def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("tiemout", "use 'timeout'"),
+        ("tiemout", "did you mean 'timeout'?"),
         ("socket_timeout", "use timeout"),
         ("password", "the URL"),
         ("service_name", "the URL"),
