@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
-import hiredis
-
-from asgi_session.errors import StoreUnavailable
-from asgi_session.stores.redis.commands import Command, is_full, nameless
+from asgi_session.stores.redis.commands import Command
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.node import Node
 
@@ -79,16 +76,3 @@ class UnderWay:
             if self._over is None:
                 self._over = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._over], timeout=seconds)
-
-
-def unavailable(command: Command, why: Failure, told: str = "") -> NoReturn:
-    """Raise for a command that did not get through; `told` is the last thing that a server said."""
-    before = f" (before that: {told})" if told and told not in why.why else ""
-    raise StoreUnavailable(f"{command.verb}: {why.why}{before}", executed=why.executed)
-
-
-def refused(command: Command, where: str, error: hiredis.ReplyError, hint: str = "") -> NoReturn:
-    """Raise for a command that the server refused."""
-    raise StoreUnavailable(
-        f"{command.verb}: {where} answered: {nameless(error)}{hint}", executed=False, full=is_full(error)
-    )

@@ -9,11 +9,11 @@ from typing import Any
 
 import hiredis
 
-from asgi_session._backoff import pause
-from asgi_session.errors import StoreUnavailable
-from asgi_session.stores.redis.backend import UnderWay, refused, unavailable
-from asgi_session.stores.redis.commands import AGAIN, STEPS, Command, ReplyKind, is_down, kind
+from asgi_session.stores.redis.backend import UnderWay
+from asgi_session.stores.redis.commands import Command, ReplyKind, kind
 from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.executing import carry_out, refused
+from asgi_session.stores.redis.health import Health
 from asgi_session.stores.redis.node import Node
 from asgi_session.stores.redis.target import Target, advice
 
@@ -43,73 +43,8 @@ class Single:
 
     async def execute(self, command: Command, deadline: float) -> Any:
         """Send until there is an answer."""
-        began = monotonic()
-        health = self._node.health
-        health.expect(deadline - began + self._timeout)  # that long it may have tried before it came here
-        try:
-            with self._under_way:
-                return await self._execute(command, deadline, began)
-        except StoreUnavailable:
-            health.count()
-            raise
-        finally:
-            if health.probe is command:
-                health.probe = None
-
-    async def _execute(self, command: Command, deadline: float, began: float) -> Any:
-        tries = steps = 0
-        told = ""
-        node = self._node
-        while True:
-            failure = node.health.refuses(command, began)
-            if failure is not None:
-                unavailable(command, failure)
-            connection: Connection | Failure | None = node.connection
-            if connection is None:
-                connection = await node.connect(deadline)
-            if isinstance(connection, Failure):
-                failure = connection
-                if failure.final or node.closed:
-                    unavailable(command, failure)
-                node.failing(failure.why)
-            else:
-                attempt = min(deadline, monotonic() + self._timeout)
-                able = connection.abilities
-                reply: Any = await connection.request(command.packed(able), attempt)
-                if not isinstance(reply, Failure):
-                    reply = command.read(able, reply)
-                if isinstance(reply, Failure):
-                    failure = reply._replace(executed=False) if command.looks else reply
-                    if not node.closed:
-                        node.failing(failure.why)
-                    if failure.executed is None and not command.repeatable:
-                        unavailable(command, failure)
-                elif isinstance(reply, hiredis.ReplyError):
-                    found = kind(reply)
-                    if is_down(reply):
-                        node.failing(f"{connection.where} answered: {reply}")
-                    else:
-                        node.answered()
-                    if found in (ReplyKind.MOVED, ReplyKind.ASK):
-                        hint = f" (a node of a cluster: {advice(self._target, 'cluster')})"
-                        refused(command, connection.where, reply, hint)
-                    if found is ReplyKind.REFUSED:
-                        refused(command, connection.where, reply)
-                    if found is ReplyKind.RECONNECT:
-                        node.reconnect(connection)
-                    told = f"{connection.where} answered: {reply}"
-                    failure = Failure(told, False)
-                else:
-                    node.answered()
-                    if reply is not AGAIN:
-                        return reply
-                    steps += 1
-                    failure = Failure(f"{connection.where}: the record changes all the time", False)
-                    if steps <= STEPS and monotonic() < deadline:
-                        continue
-            tries += 1
-            if not await pause(tries, deadline):
-                unavailable(command, failure, told)
+        with self._under_way:
+            return await carry_out(command, _Route(self._node, self._target), deadline, self._timeout)
 
     def failed(self, key: str, why: str, *, last: bool) -> None:
         """Doubt the server."""
@@ -138,3 +73,43 @@ class Single:
     def abandon(self) -> None:
         """Free the socket."""
         self._node.abandon()
+
+
+class _Route:
+    """A command's way: it is the same for all."""
+
+    __slots__ = ("_node", "_target")
+
+    def __init__(self, node: Node, target: Target) -> None:
+        self._node = node
+        self._target = target
+
+    @property
+    def health(self) -> Health:
+        return self._node.health
+
+    async def reach(self, deadline: float) -> tuple[Node, Connection] | Failure:
+        node = self._node
+        connection: Connection | Failure | None = node.connection
+        if connection is None:
+            connection = await node.connect(deadline)
+        if isinstance(connection, Failure):
+            self.failed(node, connection)
+            return connection._replace(final=connection.final or node.closed)
+        return node, connection
+
+    async def send(self, connection: Connection, data: bytes, limit: float) -> Any:
+        return await connection.request(data, limit)
+
+    def failed(self, node: Node, failure: Failure) -> None:
+        if not (failure.final or node.closed):
+            node.failing(failure.why)
+
+    def heed(self, command: Command, node: Node, connection: Connection, error: hiredis.ReplyError) -> bool:
+        found = kind(error)
+        if found in (ReplyKind.MOVED, ReplyKind.ASK):
+            hint = f" (a node of a cluster: {advice(self._target, 'cluster')})"
+            refused(command, connection.where, error, hint)
+        if found is ReplyKind.RECONNECT:
+            node.reconnect(connection)
+        return False

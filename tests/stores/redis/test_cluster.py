@@ -245,7 +245,7 @@ async def test_announced_addresses_may_need_translation(nodes: Cluster) -> None:
         await store.load(f"{number:022d}", deadline=soon())
     assert {port for _, port in asked} >= {primary.port for primary in nodes.primaries}
     backend = store._loops.backends[asyncio.get_running_loop()]
-    assert {address[0] for address in backend._nodes} == {"localhost"}  # type: ignore[attr-defined]
+    assert {address[0] for address in backend._map.nodes} == {"localhost"}  # type: ignore[attr-defined]
     await store.close()
 
 
@@ -282,7 +282,7 @@ async def test_losing_the_connection_to_one_node(nodes: Cluster, store: RedisSto
     for key in keys:
         assert await store.load(key, deadline=soon()) is None
     backend = store._loops.backends[asyncio.get_running_loop()]
-    before = {address: node.connection for address, node in backend._nodes.items()}  # type: ignore[attr-defined]
+    before = {address: node.connection for address, node in backend._map.nodes.items()}  # type: ignore[attr-defined]
     store.distrust(keys[0])
     assert [c.closed for c in before.values() if c is not None].count(True) == 1
     for key in keys:
