@@ -21,18 +21,11 @@ from asgi_session._backoff import pause
 from asgi_session.store import Stored
 from asgi_session.stores.redis import commands
 from asgi_session.stores.redis.backend import Backend
-from asgi_session.stores.redis.commands import (
-    ReplyKind,
-    is_denied,
-    is_full,
-    is_syntax_error,
-    is_unknown,
-    kind,
-    pack,
-)
+from asgi_session.stores.redis.commands import pack
 from asgi_session.stores.redis.connection import PING, Connection, Failure
 from asgi_session.stores.redis.diagnosis import diagnose, hello
 from asgi_session.stores.redis.node import Node
+from asgi_session.stores.redis.replies import ReplyKind, is_denied, is_full, is_syntax_error, is_unknown, kind
 from asgi_session.stores.redis.target import Options, Target, advice
 
 _LIFE: Final = 60_000

@@ -13,14 +13,13 @@ from typing import Any, Final
 import hiredis
 
 from asgi_session.stores.redis.backend import UnderWay
-from asgi_session.stores.redis.commands import ASKING, Command, ReplyKind, kind
+from asgi_session.stores.redis.commands import ASKING, Command
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.executing import carry_out
 from asgi_session.stores.redis.health import Health
 from asgi_session.stores.redis.node import Node
-from asgi_session.stores.redis.reporting import Reporter
+from asgi_session.stores.redis.replies import ReplyKind, kind
 from asgi_session.stores.redis.slot_map import SlotMap, slot_of
-from asgi_session.stores.redis.target import Address, Target
 
 _REDIRECTS: Final = 5
 """Redirections of one command that are followed at once; after that with a pause."""
@@ -30,19 +29,15 @@ class Cluster:
     """A backend that routes by slot.
 
     Args:
-        target: its addresses are the seeds.
+        slots: knows whom to ask.
         timeout: seconds for one try of a command.
-        to: makes the node of an address.
-        reporter: is told when no node at all is found, and when one is again.
 
     """
 
     __slots__ = ("_map", "_timeout", "_under_way")
 
-    def __init__(
-        self, target: Target, timeout: float, to: Callable[[Address], Node], reporter: Reporter
-    ) -> None:
-        self._map = SlotMap(target, timeout, to, reporter)
+    def __init__(self, slots: SlotMap, timeout: float) -> None:
+        self._map = slots
         self._timeout = timeout
         self._under_way = UnderWay()
 

@@ -31,11 +31,9 @@ from asgi_session.stores.redis.commands import (
     get,
     header,
     instant,
-    is_syntax_error,
-    is_unknown,
     stored,
-    wants_script,
 )
+from asgi_session.stores.redis.replies import is_syntax_error, is_unknown, wants_script
 
 LARGE: Final = 16 * 1024
 """Bytes of data, old or new, above which a save goes by the script: IFEQ sends both over the wire.

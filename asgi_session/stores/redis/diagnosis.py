@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 import hiredis
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 
-from asgi_session.stores.redis.commands import is_denied, pack
+from asgi_session.stores.redis.commands import pack
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.dial import dial
+from asgi_session.stores.redis.replies import is_denied
 from asgi_session.stores.redis.target import Address, Dialect, Options, Target, advice, show
 
 _HELLO: Final = pack(b"HELLO")

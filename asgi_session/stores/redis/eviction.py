@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import hiredis
 
-from asgi_session.stores.redis.commands import is_denied
 from asgi_session.stores.redis.connection import Connection
+from asgi_session.stores.redis.replies import is_denied
 
 _log = logging.getLogger("asgi_session")
 

@@ -13,19 +13,11 @@ import hiredis
 
 from asgi_session._backoff import pause
 from asgi_session.errors import StoreUnavailable
-from asgi_session.stores.redis.commands import (
-    AGAIN,
-    STEPS,
-    Command,
-    ReplyKind,
-    is_down,
-    is_full,
-    kind,
-    nameless,
-)
+from asgi_session.stores.redis.commands import AGAIN, STEPS, Command
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.health import Health
 from asgi_session.stores.redis.node import Node
+from asgi_session.stores.redis.replies import ReplyKind, is_down, is_full, kind, nameless
 
 
 class Route(Protocol):

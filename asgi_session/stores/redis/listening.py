@@ -22,9 +22,10 @@ import hiredis
 from asgi_session._backoff import delay, pause
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Heard
-from asgi_session.stores.redis.commands import ReplyKind, kind, pack, wake_up
+from asgi_session.stores.redis.commands import pack, wake_up
 from asgi_session.stores.redis.connection import PING, Connection, Failure
 from asgi_session.stores.redis.node import Dial, Node, in_background
+from asgi_session.stores.redis.replies import ReplyKind, kind
 from asgi_session.stores.redis.target import Options
 
 _log = logging.getLogger("asgi_session")

@@ -10,11 +10,12 @@ from typing import Any
 import hiredis
 
 from asgi_session.stores.redis.backend import UnderWay
-from asgi_session.stores.redis.commands import Command, ReplyKind, kind
+from asgi_session.stores.redis.commands import Command
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.executing import carry_out, refused
 from asgi_session.stores.redis.health import Health
 from asgi_session.stores.redis.node import Node
+from asgi_session.stores.redis.replies import ReplyKind, kind
 from asgi_session.stores.redis.target import Target, advice
 
 

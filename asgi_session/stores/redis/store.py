@@ -37,9 +37,11 @@ from asgi_session.stores.redis.eviction import EvictionCheck
 from asgi_session.stores.redis.listening import Listening
 from asgi_session.stores.redis.loop_backends import LoopBackends
 from asgi_session.stores.redis.node import Dial, Node
+from asgi_session.stores.redis.replies import is_denied
 from asgi_session.stores.redis.reporting import Reporter
 from asgi_session.stores.redis.sentinel import Sentinels
 from asgi_session.stores.redis.single import Single
+from asgi_session.stores.redis.slot_map import SlotMap
 from asgi_session.stores.redis.target import Address, AddressRemap, Options, Target, show
 
 if TYPE_CHECKING:
@@ -261,7 +263,7 @@ class RedisStore:
         told = [backend.submit(key, commands.publish(each, key), deadline) for each in channels]
         for future in told:
             reply: Any = None if future is None else await future
-            if isinstance(reply, ReplyError) and commands.is_denied(reply):
+            if isinstance(reply, ReplyError) and is_denied(reply):
                 self._tell_silence()
 
     def _tell_silence(self) -> None:
@@ -314,7 +316,7 @@ def _backend_maker(target: Target, options: Options, reporter: Reporter) -> Call
 
     def make() -> Backend:
         if target.mode == "cluster":
-            return Cluster(target, options.timeout, to, reporter)
+            return Cluster(SlotMap(target, options.timeout, to, reporter), options.timeout)
         if target.mode == "sentinel":
             sentinels = Sentinels(target, options)
             primary = (f"primary of {target.service}", 0)

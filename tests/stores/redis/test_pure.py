@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from asgi_session._backoff import delay
 from asgi_session.store import Stored
 from asgi_session.stores.redis import commands
-from asgi_session.stores.redis.commands import ReplyKind, kind
+from asgi_session.stores.redis.replies import ReplyKind, kind
 from asgi_session.stores.redis.topology import read_redirect, read_slots
 
 ASKED = ("10.0.0.1", 6379)
