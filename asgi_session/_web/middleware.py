@@ -1,4 +1,4 @@
-"""`SessionMiddleware`: sessions for any ASGI app. Only this, `exchange` and `fastapi` know ASGI."""
+"""`SessionMiddleware`: sessions for any ASGI app."""
 
 from __future__ import annotations
 

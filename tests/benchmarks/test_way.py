@@ -51,6 +51,13 @@ def test_the_way_grows_no_longer_unnoticed(option: str, functions: int, calls: i
     assert found[4] <= below
 
 
+def test_the_documentation_shows_the_way_as_it_is() -> None:
+    """CONTRIBUTING has the command's own output."""
+    command = [sys.executable, "-m", "benchmarks.way", "--write"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.rstrip() in (ROOT / "CONTRIBUTING.md").read_text()
+
+
 def test_the_way_is_the_same_each_time() -> None:
     """It is traced after what is done once, and nothing in it is left to chance."""
     command = [sys.executable, "-m", "benchmarks.way"]
