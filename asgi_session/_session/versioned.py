@@ -193,9 +193,8 @@ class Versioned(Tracked):
 
     def _revert(self) -> None:
         """Have the values of the last load, commit or refresh, and no changes."""
-        if self._status not in ("live", "new") or (
-            self._mark is not None and self._mark.kind is Kind.DESTROY
-        ):
+        ended = self._status == "ended" or (self._mark is not None and self._mark.kind is Kind.DESTROY)
+        if ended or self._status in ("unloaded", "blank"):
             return
         self._assigned = {key: None for key in self._assigned if self._is_stored(key)}
         self._mark = None

@@ -37,6 +37,33 @@ async def test_discard(world: World) -> None:
     assert new.is_new
 
 
+async def test_discard_of_a_session_that_could_not_be_loaded() -> None:
+    """What cannot be saved is taken back, so that the request need not fail for it."""
+    world = World(on_unavailable="anonymous")
+    token = await world.new(n=1)
+    world.store.fail("load", "refused")
+    session = await world.load(token)
+    session["n"] = 2
+    session.discard()
+    assert not session.modified
+    assert dict(session) == {}
+    await session.commit()
+    assert await world.read(token) == {"n": 1}
+
+
+async def test_discard_of_a_session_that_has_moved_on(world: World) -> None:
+    """Nor is it reported as dropped when it was taken back before."""
+    token = await world.new(n=1)
+    other = await world.load(token)
+    other.rotate()
+    await other.commit()
+    session = await world.load(token)
+    session["n"] = 2
+    session.discard()
+    assert not session.modified
+    assert dict(session) == {}
+
+
 async def test_destroying_twice_is_destroying_once() -> None:
     """A second destroy() after the commit asks for nothing."""
     world = World()
