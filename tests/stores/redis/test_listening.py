@@ -708,7 +708,7 @@ async def test_a_node_that_leaves_the_cluster() -> None:
         assert any(command[0] == b"SUBSCRIBE" for command in first.commands)
         ports.reverse()
         backend = store._loops.backends[asyncio.get_running_loop()]
-        await backend._start_refresh()  # type: ignore[attr-defined]
+        await backend._map.learn()  # type: ignore[attr-defined]
         await ear.lost()
         assert any(command[0] == b"SUBSCRIBE" for command in second.commands)
         await store.close()
