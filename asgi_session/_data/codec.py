@@ -50,6 +50,7 @@ from asgi_session._data.values import (
 from asgi_session._data.walking import IN_KEYS, refuse, walk
 from asgi_session.errors import SessionCorrupt, SessionSerializationError
 
+_PACKED_PLAIN: Final = DIRECT | DIRECT_CONTAINERS
 _BYTES_OR_EXTENSION: Final = re.compile(rb"[\xc4-\xc9\xd4-\xd8]")
 
 
@@ -63,10 +64,10 @@ def encode(value: Any, key: str) -> bytes:
         SessionSerializationError: it holds something that cannot be stored; names key, place, type.
     """
     try:
-        if type(value) in DIRECT:
+        if type(value) in _PACKED_PLAIN:
             try:
                 return pack_plain(value)
-            except OverflowError:  # an int beyond 64 bits
+            except (OverflowError, TypeError):  # an int beyond 64 bits; something that it does not know
                 pass
         return pack(value)
     except Exception as error:  # that of a subclass's own code, too

@@ -63,6 +63,7 @@ _HEADER: Final = struct.Struct(">Q8sB8sHIHIHI16s4sB")
 _pack: Final[Callable[[dict[str, bytes]], bytes]] = msgspec.msgpack.Encoder().encode
 _unpack: Final[Callable[[bytes], dict[str, bytes]]] = msgspec.msgpack.Decoder(dict[str, bytes]).decode
 _U48: Final = struct.Struct(">HI")
+_FIRST_EPOCH: Final = (1).to_bytes(4, "big")
 _NO_PARTS: Final[dict[int, bytes]] = {}
 
 
@@ -114,10 +115,11 @@ def new_record(
     *, now: int, idle: int, absolute: int, digest: bytes, check: bytes, entries: dict[str, bytes]
 ) -> Record:
     """Return the first version of a new session's record; times in ms."""
+    random = os.urandom(12)  # drawn at once: each draw costs as much as a digest
     return Record(
         version=1,
-        nonce=os.urandom(8),
-        epoch=next_epoch(bytes(8)),
+        nonce=random[:8],
+        epoch=_FIRST_EPOCH + random[8:],
         created=now,
         idle=idle,
         deadline=now + absolute,

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgi_session._backoff import delay
 from asgi_session.store import Stored
 from asgi_session.stores.redis import commands
 from asgi_session.stores.redis.replies import ReplyKind, kind
@@ -112,12 +111,6 @@ def test_a_topology_that_makes_no_sense(reply: object) -> None:
 def test_redirections(error: str, expected: object) -> None:
     """Slot and address are read; what makes no sense is no redirection."""
     assert read_redirect(error, ASKED, None) == expected
-
-
-def test_delays_grow_to_a_limit() -> None:
-    """Jitter stays between half and all of the delay."""
-    assert all(0.005 <= delay(0, first=0.01, longest=0.25) <= 0.01 for _ in range(50))
-    assert all(0.125 <= delay(1000, first=0.01, longest=0.25) <= 0.25 for _ in range(50))
 
 
 @given(
