@@ -273,6 +273,7 @@ def test_several_event_loops_are_one_outage(
     async def live() -> None:
         assert (await attempt(store))[0]
         await asyncio.to_thread(lost.wait, 10)
+        await asyncio.to_thread(lost.wait, 10)  # by now it has been killed
         await lose(store)
         await asyncio.to_thread(lost.wait, 20)
         await asyncio.to_thread(mended.wait, 20)
@@ -284,6 +285,7 @@ def test_several_event_loops_are_one_outage(
         thread.start()
     lost.wait(10)
     fresh_valkey.kill()
+    lost.wait(10)
     lost.wait(20)
     fresh_valkey.restart()
     mended.set()
