@@ -157,6 +157,9 @@ def take(
 ) -> Lease | None:
     """Have `process` hold the lock if it is free, else wait for it in the queue.
 
+    If it has the lock already it gets a new grant: it asks because it does not know of the one that it has,
+    and somebody may have been let in under that one.
+
     Args:
         lease: as it is.
         version: of the record that is being made.
@@ -167,7 +170,9 @@ def take(
     if lease is None:
         return new(process, version, now)
     queue = lease.queue
-    if process not in queue and len(queue) < MAX_QUEUE and lease.process != process:
+    if lease.process == process:
+        return new(process, version, now, tuple(one for one in queue if one != process))
+    if process not in queue and len(queue) < MAX_QUEUE:
         queue = (*queue, process)
     if lease.term != over:
         return replace(lease, queue=queue)

@@ -59,6 +59,7 @@ class LockInside(LockRecord):
     def adopt(self, hold: Hold) -> None:
         """Take in the hold of a session that has just been created with the lock taken."""
         self.state.spent = hold.fence
+        self.state.answered()
         self._hold_for(hold)
 
     def _hold_for(self, hold: Hold) -> None:

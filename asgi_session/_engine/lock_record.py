@@ -90,6 +90,7 @@ class LockRecord:
             self._gone()
             return
         self._note_unless_older(newest, before)
+        self.state.answered()
         missed, self._missed = self._missed, False
         if not (missed and self._hint_again()):
             self._go_on()

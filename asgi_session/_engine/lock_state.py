@@ -50,9 +50,11 @@ class LockState:
         spent: the fence under which a waiter was last let in here: a grant is good for one.
         asked: the term under which this process last tried to queue, so that a full queue is not asked again.
         turn: how many waiters were let in since another process had its turn.
+        doubted: nothing was asked of the store yet. Who was let in under which grant, before this process
+            last forgot the lock, is not known, so nobody is let in under one of before.
     """
 
-    __slots__ = ("asked", "lease", "name", "since", "spent", "turn")
+    __slots__ = ("asked", "doubted", "lease", "name", "since", "spent", "turn")
 
     def __init__(self, name: bytes) -> None:
         self.name = name
@@ -61,6 +63,7 @@ class LockState:
         self.spent = 0
         self.asked: Term | None = _NOBODY
         self.turn = 0
+        self.doubted = True
 
     @property
     def is_ours(self) -> bool:
@@ -70,7 +73,8 @@ class LockState:
     @property
     def is_granted(self) -> bool:
         """Whether this process has the lock, and nobody was let in under that grant yet."""
-        return self.lease is not None and self.is_ours and self.lease.fence != self.spent
+        lease = self.lease
+        return lease is not None and self.is_ours and not self.doubted and lease.fence != self.spent
 
     def note(self, lease: Lease | None, at: float) -> bool:
         """Take notice of a newer version's field; whether somebody was heard of."""
@@ -85,13 +89,18 @@ class LockState:
     def disbelieve(self) -> None:
         """Take what a session has read or saved, long ago perhaps, for no evidence.
 
-        It may not be true any more that this process holds the lock, or stands in line.
+        It may not be true any more that this process stands in line.
         """
         if self.lease is not None:
-            if self.is_ours:
-                self.spent = self.lease.fence
             queue = tuple(one for one in self.lease.queue if one != self.name)
             self.lease = replace(self.lease, queue=queue)
+
+    def answered(self) -> None:
+        """Note that the store has answered; a grant that it then shows for the first time is spent."""
+        if self.doubted:
+            self.doubted = False
+            if self.lease is not None and self.is_ours:
+                self.spent = self.lease.fence
 
     def let_in(self) -> int:
         """Note that a waiter is let in; return the fence under which it holds the lock."""
@@ -110,6 +119,8 @@ class LockState:
         """
         lease, name = self.lease, self.name
         if lease is not None and lease.process == name:
+            if waiting and self.doubted:
+                return self._take()
             if waiting and lease.fence != self.spent:
                 return LetIn()
             # With nobody to let in, or after a hold that has ended without a commit.
@@ -120,13 +131,17 @@ class LockState:
                 return Change(partial(leases.leave, process=name))
             return Close()
         if lease is None:
-            return Change(partial(leases.take, process=name))
+            return self._take()
         if self.has_run_out(at, now):
-            return Change(partial(leases.take, process=name, over=lease.term))
+            return self._take(over=lease.term)
         if name in lease.queue or self.asked == lease.term:
             return Wait(max(self.since + lease.length / 1000 - at, 0.0))
         self.asked = lease.term
-        return Change(partial(leases.take, process=name))
+        return self._take()
+
+    def _take(self, **over: Term) -> Change:
+        self.doubted = False  # if the lock is ours then, it is under a new grant
+        return Change(partial(leases.take, process=self.name, **over))
 
     def has_run_out(self, at: float, now: int) -> bool:
         """Whether the holder's lease is over: seen to be unchanged for its length, by our own clock.

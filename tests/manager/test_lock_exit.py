@@ -9,9 +9,9 @@ import pytest
 
 from asgi_session import Session
 from asgi_session.errors import SessionError, SessionSerializationError, SessionTooLarge, StoreUnavailable
-from tests.inside import seal
+from tests.inside import seal, wake_up
 from tests.manager.kit import World, settle, start
-from tests.manager.lock_kit import lease_of
+from tests.manager.lock_kit import lease_of, self_increment
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, OSError])
@@ -130,3 +130,28 @@ async def test_data_that_comes_too_late_for_its_cookie(world: World) -> None:
     with pytest.raises(SessionError, match="after the response had started"):
         async with session.lock():
             session["x"] = 1
+
+
+@pytest.mark.parametrize("woken", [False, True])
+async def test_a_grant_whose_release_failed_is_good_for_nobody_else(world: World, woken: bool) -> None:
+    """Promise 12: who is let in next, in the same process, has a fence of its own."""
+    token = await world.new(n=1)
+    first, second = await world.load(token), await world.load(token)
+    with pytest.raises(ZeroDivisionError):
+        async with first.lock():
+            world.store.fail("save", times=1)
+            raise ZeroDivisionError
+    await world.manager.drain()
+    assert await lease_of(world, token) is not None  # it could not be released
+    if woken:
+        gate = world.store.pause("load")
+        wake_up(world.manager, token[:22])
+        entering = start(self_increment(second))
+        await gate.reached()
+        gate.release()
+        await entering
+    else:
+        await self_increment(second)
+    assert await world.read(token) == {"n": 2}
+    fences = [info["fence"] for info in world.named("locked")]
+    assert len({*fences}) == 2

@@ -65,7 +65,12 @@ def test_take_a_lock_that_is_held() -> None:
     held = Lease(A, 7, NOW + 5, 5, (B,))
     assert leases.take(held, 8, NOW, process=C) == replace(held, queue=(B, C))
     assert leases.take(held, 8, NOW, process=B) == held
-    assert leases.take(held, 8, NOW, process=A) == held
+
+
+def test_take_a_lock_that_is_ones_own() -> None:
+    """Who asks knows nothing of its grant, and somebody may have been let in under that: it gets another."""
+    held = Lease(A, 7, NOW + 5, 5, (B, A))
+    assert leases.take(held, 8, NOW, process=A) == Lease(A, 8, NOW + GRANT, GRANT, (B,))
 
 
 def test_a_full_queue_grows_no_further() -> None:

@@ -24,6 +24,7 @@ THEIRS = Lease(A, 7, NOW + GRANT, GRANT)
 def having_seen(*seen: Lease | None, at: float = 0.0) -> LockState:
     """Return the state of a process that has seen these leases, one after another."""
     state = LockState(US)
+    state.answered()
     for lease in seen:
         state.note(lease, at)
     return state
@@ -171,18 +172,30 @@ def test_a_renewal_extends_the_very_hold() -> None:
 
 def test_old_evidence_of_ones_own_lets_nobody_in() -> None:
     """A session that was loaded long ago shows a grant, or a place in the queue, that may be past."""
-    state = having_seen(OURS)
-    state.disbelieve()
+    state = LockState(US)
+    state.note(OURS, 0)
     assert not state.is_granted
     next_one = state.next(True, 0, NOW)
-    assert changed_to(next_one, OURS) == Lease(US, 8, NOW + GRANT, GRANT)  # it was true
-    assert changed_to(next_one, THEIRS) == THEIRS  # it is past
+    for there in (OURS, replace(OURS, fence=5), None):
+        assert changed_to(next_one, there) == Lease(US, 8, NOW + GRANT, GRANT)
+    assert changed_to(next_one, THEIRS) == replace(THEIRS, queue=(US,))
     state = having_seen(replace(THEIRS, queue=(B, US)))
     state.disbelieve()
     assert changed_to(state.next(True, 0, NOW), THEIRS) == replace(THEIRS, queue=(US,))
     state = having_seen(None)
     state.disbelieve()
     assert state.lease is None
+
+
+def test_a_grant_that_is_first_seen_in_a_load_is_spent() -> None:
+    """A process that has forgotten the lock does not know whom it had let in: it asks for a new grant."""
+    state = LockState(US)
+    state.note(OURS, 0)
+    state.answered()
+    assert changed_to(state.next(True, 0, NOW), OURS) == Lease(US, 8, NOW + GRANT, GRANT)
+    state.note(replace(OURS, fence=8), 0)
+    state.answered()
+    assert state.next(True, 0, NOW) == LetIn()
 
 
 def test_old_evidence_of_others_counts() -> None:
@@ -232,11 +245,12 @@ some_leases = st.none() | st.builds(
     until=st.integers(NOW - 2 * MAX_SKEW, NOW + 2 * MAX_SKEW),
     length=st.sampled_from([1, GRANT, 30_000]),
     queue=st.lists(names, unique=True, max_size=3).map(tuple),
-)
+).map(lambda lease: replace(lease, queue=tuple(one for one in lease.queue if one != lease.process)))
 times = st.floats(0, 100)
 moves: st.SearchStrategy[Callable[[LockState], Any]] = st.one_of(
     st.builds(lambda lease, at: lambda state: state.note(lease, at), some_leases, times),
     st.just(lambda state: state.disbelieve()),
+    st.just(lambda state: state.answered()),
     st.just(lambda state: state.let_in() if state.is_granted else None),
     st.builds(lambda waiting, at: lambda state: state.next(waiting, at, NOW), st.booleans(), times),
 )
