@@ -139,9 +139,9 @@ class LockState:
         self.asked = lease.term
         return self._take()
 
-    def _take(self, **over: Term) -> Change:
+    def _take(self, over: Term | None = None) -> Change:
         self.doubted = False  # if the lock is ours then, it is under a new grant
-        return Change(partial(leases.take, process=self.name, **over))
+        return Change(partial(leases.take, process=self.name, over=over))
 
     def has_run_out(self, at: float, now: int) -> bool:
         """Whether the holder's lease is over: seen to be unchanged for its length, by our own clock.

@@ -170,7 +170,7 @@ class Process:
         assert isinstance(step, partial)
         if step.func is leases.leave:
             self.asked.clear()
-        elif step.func is leases.take and lease is not None and "over" not in step.keywords:
+        elif step.func is leases.take and lease is not None and step.keywords["over"] is None:
             assert lease.term not in self.asked, "it asks twice"
             self.asked.add(lease.term)
 
