@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -19,8 +18,6 @@ from asgi_session._engine.settling import Commit, Settler, refuse_left_out
 from asgi_session._policy import Policy
 from asgi_session._session.session import Session
 from asgi_session.errors import SessionError, StoreUnavailable
-
-logger: Final = logging.getLogger("asgi_session")
 
 _NOTHING: Final[dict[str, bytes]] = {}  # shared: nobody changes it
 

@@ -73,9 +73,7 @@ class LockInside(LockRecord):
         request.holder = (self.state.name, 0 if hold.lost else hold.fence)
         request.known = self.latest
         if hold.leaving:
-            request.step = partial(
-                leases.release, holder=request.holder, waiting=self._waiting(), turn=self.state.turn
-            )
+            request.step = self.state.release(request.holder[1], waiting=self._waiting())
 
     def left(self, hold: Hold, request: SaveRequest, *, done: bool) -> None:
         """Note what became of the commit with which a hold was to end."""

@@ -1,14 +1,13 @@
 """Who of this process waits for a session's lock, and who is inside.
 
 Waiters are let in one after another, in order of arrival. The queue takes the lock for them with saves of
-the record, waits in the record's own queue among those of other processes, and looks again by itself when
-a lease should have ended, since a wake-up can get lost and a holder can die.
+the record, waits in the record's own queue among those of other processes, and looks again by itself from
+time to time, and when a lease should have ended: a wake-up can get lost, and a holder can die.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -28,8 +27,6 @@ from asgi_session._engine.tasks import Tasks
 from asgi_session._policy import Policy
 from asgi_session._session.session import Session
 from asgi_session.errors import LockTimeout
-
-logger: Final = logging.getLogger("asgi_session")
 
 _LOOK_AGAIN: Final = 5.0
 """Seconds after which a queue that waits looks at the record even if it heard nothing."""

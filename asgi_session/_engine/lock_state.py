@@ -6,15 +6,13 @@ Times are given: `at` in seconds of this process's own steady clock, `now` in ms
 from __future__ import annotations
 
 from functools import partial
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 from msgspec.structs import replace
 
 from asgi_session._data import lease as leases
 from asgi_session._data.lease import Lease, Step, Term
-
-_NOBODY: Final[Term | None] = None
 
 
 class LetIn(msgspec.Struct, frozen=True):
@@ -28,7 +26,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Another process has the lock, and ours is in its queue: wait, at most `seconds`, and look again."""
+    """Another process has the lock, and ours is in its queue, or that is full: look again in `seconds`."""
 
     seconds: float
 
@@ -61,7 +59,7 @@ class LockState:
         self.lease: Lease | None = None
         self.since = 0.0
         self.spent = 0
-        self.asked: Term | None = _NOBODY
+        self.asked: Term | None = None
         self.turn = 0
         self.doubted = True
 

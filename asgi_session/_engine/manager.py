@@ -1,4 +1,4 @@
-"""`SessionManager`: puts the parts together, and is the way in from outside a request."""
+"""`SessionManager`: an app's sessions, and the way in from outside a request."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _NoOthers(TypedDict):
 
 
 class SessionManager:
-    """Holds the policy and does the I/O; one per app, usable outside requests too.
+    """An app's sessions: how they are kept, and what can be done with them outside requests.
 
     Args:
         store: a `Store`, or a URL: ``memory://``, ``redis://``, ``redis+cluster://``,

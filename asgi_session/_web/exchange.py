@@ -9,7 +9,6 @@ reach the app as "response already started".
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any, ClassVar, Final
 
@@ -22,8 +21,6 @@ from asgi_session._session.session import Session
 from asgi_session._web.decision import DISCONNECTED, commits_data
 from asgi_session._web.headers import SessionHeaders
 from asgi_session.errors import REFUSED, SessionError
-
-logger: Final = logging.getLogger("asgi_session")
 
 _STARLETTE_PUTS_DICTS: Final = starlette.__version__.startswith("0.")
 
@@ -94,7 +91,7 @@ class Exchange:
         await self.session._touch_ended(self.policy.deadline)
 
     def finish_cancelled(self) -> None:
-        """Do so in a task: a streaming response's client has left, or the server stops."""
+        """Commit what is left in a task: a streaming response's client has left, or the server stops."""
         if self.session._accessed:
             self.engine.loops.current().tasks.spawn(self.finish())
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from inspect import iscoroutinefunction, signature
-from typing import Any, Final, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,8 +27,6 @@ from asgi_session._web.websocket_exchange import WebSocketExchange
 from asgi_session.clock import Clock
 from asgi_session.errors import ConfigurationError
 from asgi_session.store import Store
-
-logger: Final = logging.getLogger("asgi_session")
 
 
 class ManagerOptions(TypedDict, total=False):
