@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from asgi_session.stores.redis.commands import Command
@@ -76,3 +76,13 @@ class UnderWay:
             if self._over is None:
                 self._over = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._over], timeout=seconds)
+
+    async def over_with(self, settled: Callable[[], Awaitable[None]], seconds: float) -> None:
+        """Wait until none is left, and for what is on the wire, which `settled` waits for.
+
+        Twice, since what is on the wire may be answered in a way that calls for another command: a save
+        that has met other bytes is settled by the script.
+        """
+        for _ in range(2):
+            await asyncio.gather(self.over(seconds), settled())
+            await asyncio.sleep(0)

@@ -486,3 +486,22 @@ def test_what_is_known_belongs_to_the_connection() -> None:
     old.scripts = False
     assert conditional.known_way(old, b"", version(b"")) is None
     assert conditional.known_way(new, record(), version(record(b"x" * LARGE))) is Way.SCRIPT
+
+
+async def test_closing_waits_for_a_save_that_met_a_touch(valkey: ServerProcess) -> None:
+    """It has been answered with a nil, and is yet to be settled by the script."""
+    async with wired(valkey) as wire:
+        first = await created(wire.store)
+        expect = await saved(wire.store, first)  # the connection's first save: by now it knows the way
+        assert await wire.store.touch(KEY, in_an_hour() + 5, expect=expect, deadline=soon())
+        wire.sent()
+        held = wire.proxy.hold(lambda command: b"IFEQ" in command)
+        data = record("last")
+        saving = asyncio.create_task(wire.store.save(KEY, data, in_an_hour(), expect=expect, deadline=soon()))
+        await held.reached.wait()
+        closing = asyncio.create_task(wire.store.close())
+        await asyncio.sleep(0)
+        held.released.set()
+        assert await saving == Saved(data[:16])
+        await closing
+        assert wire.sent()[:2] == ["compare", "evalsha"]
