@@ -85,7 +85,12 @@ def results(
     requests: Sequence[SaveRequest], made: Attempt, current: Version, tries: int
 ) -> Iterator[tuple[SaveRequest, Result]]:
     """Give each request of an attempt that was applied its result; the store now has `current`."""
-    if len(requests) == 1 and current.record is made.record:
+    # Of a batch whose others have run out of time, one may be left that knows nothing of what they did.
+    if (
+        len(requests) == 1
+        and current.record is made.record
+        and (not requests[0].epoch or _epoch_after(requests[0], made.record) == made.record.epoch)
+    ):
         yield requests[0], result(requests[0], made, current, tries)
         return
     for request, outcome in zip(requests, made.outcomes, strict=True):
