@@ -85,12 +85,7 @@ def results(
     requests: Sequence[SaveRequest], made: Attempt, current: Version, tries: int
 ) -> Iterator[tuple[SaveRequest, Result]]:
     """Give each request of an attempt that was applied its result; the store now has `current`."""
-    # Of a batch whose others have run out of time, one may be left that knows nothing of what they did.
-    if (
-        len(requests) == 1
-        and current.record is made.record
-        and (not requests[0].epoch or _epoch_after(requests[0], made.record) == made.record.epoch)
-    ):
+    if len(requests) == 1 and current.record is made.record and _made_alone(requests[0], made):
         yield requests[0], result(requests[0], made, current, tries)
         return
     for request, outcome in zip(requests, made.outcomes, strict=True):
@@ -107,6 +102,18 @@ def result(request: SaveRequest, made: Attempt, current: Version, tries: int) ->
     # What was done to the lock alone is no merge.
     merged = base is not own and (base.epoch != own.epoch or base.entries != own.entries)
     return SavedAs(current, merged, tries, made.outcomes[0] == "rotated already")
+
+
+def _made_alone(request: SaveRequest, made: Attempt) -> bool:
+    """Whether an attempt holds nothing but what this request asked.
+
+    Others may have been in it that have run out of time since: their changes are saved all the same, and
+    so is the identity that one of them may have given the record.
+    """
+    entries = merge(made.base.record.entries, request.changes)
+    return made.record.entries == entries and (
+        not request.epoch or _epoch_after(request, made.record) == made.record.epoch
+    )
 
 
 def newest(requests: Sequence[SaveRequest], known: Version | None) -> Version:

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from asgi_session._data.change import Reason, gone
+from asgi_session._data.change import Mark, Reason, gone
+from asgi_session._data.record import Version
 from asgi_session._data.values import shown
 from asgi_session._engine.loading import Loader
 from asgi_session._engine.reading import Reader
@@ -60,7 +61,7 @@ class Refresher:
         if newest.record.epoch != version.record.epoch:
             part(policy, session, "overtaken")
             raise gone()
-        session._refreshed(newest, policy.rules.by_key)
+        take_over(policy, session, newest)
         self._loader.touch_if_due(session, policy.clock())
 
 
@@ -75,8 +76,22 @@ def report_stale(policy: Policy, session: Session) -> None:
         )
 
 
+def take_over(policy: Policy, session: Session, newest: Version) -> bool:
+    """Bring a session up to date with `newest`, under its uncommitted changes; whether that was done.
+
+    It is not for a session that is to end, or to begin anew.
+    """
+    report_stale(policy, session)
+    return session._refreshed(newest, policy.rules.by_key)
+
+
 def part(
-    policy: Policy, session: Session, reason: Reason, keys: Iterable[str] = (), *, keep: bool = False
+    policy: Policy,
+    session: Session,
+    reason: Reason,
+    keys: Iterable[str] = (),
+    *,
+    carried: Mark | None = None,
 ) -> None:
     """Part a session from its record, which is gone or has moved on; tell what was dropped with it.
 
@@ -85,7 +100,7 @@ def part(
         session: it was loaded from that record.
         reason: why.
         keys: what the commit wanted to change.
-        keep: it was cleared meanwhile: what it holds begins anew, and stays.
+        carried: the mark that this commit was to carry out, and that is done with.
     """
     policy.emit("dropped", session.id, session, reason=reason, keys=list(keys))
-    session._detach(keep=keep)
+    session._detach(carried)

@@ -12,7 +12,7 @@ from asgi_session._engine.committing import Committer
 from asgi_session._engine.hold import Hold, Terms, hold_of
 from asgi_session._engine.loading import Loader
 from asgi_session._engine.loops import Loops
-from asgi_session._engine.refreshing import part, report_stale
+from asgi_session._engine.refreshing import part, take_over
 from asgi_session._policy import Policy
 from asgi_session._session.session import OutsideSession, Session
 from asgi_session.errors import SessionGone, StoreUnavailable
@@ -98,8 +98,7 @@ class SessionLock:
         made = newest.record
         if records.was_applied(version.record, made.version, made.nonce) is Applied.NO:
             # Not by the version alone: after a failover that lost some, the record has a lower one.
-            report_stale(self._policy, session)
-            session._refreshed(newest, self._policy.rules.by_key)
+            take_over(self._policy, session, newest)
 
 
 class OutsideLock(SessionLock):

@@ -151,8 +151,7 @@ class Settler:
         """Part the session from its record, since nothing was written."""
         session = commit.session
         commit.left_out = reason
-        cleared = session._era != commit.era and session._mark is not None and session._mark.begins_anew
-        part(self._policy, session, reason, commit.taken, keep=cleared)
+        part(self._policy, session, reason, commit.taken, carried=commit.mark)
         self.finish(commit)
 
     def refuse_late(self, commit: Commit) -> None:

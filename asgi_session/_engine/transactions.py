@@ -14,7 +14,7 @@ from asgi_session._data.record import Record, Version
 from asgi_session._engine.committing import Committer
 from asgi_session._engine.hold import hold_of
 from asgi_session._engine.loops import Loops
-from asgi_session._engine.refreshing import Refresher, part, report_stale
+from asgi_session._engine.refreshing import Refresher, part, take_over
 from asgi_session._engine.save_request import Failed, LeftOut, SavedAs, SaveRequest
 from asgi_session._policy import Policy
 from asgi_session._session.session import Session
@@ -131,17 +131,19 @@ class Transactor:
             return await self._begin(session, function, asynchronous)
         if asynchronous:
             return await self._optimistically(session, function)
-        transaction = self._new(session, {})
+        transaction = self._new(session, session._version, {})
         transaction.function, transaction.compute = function, transaction.run
         return await self._save(session, transaction)
 
     async def _begin(self, session: Session, function: Callable[[Session], Any], asynchronous: bool) -> Any:
-        draft = Draft(session, None)
+        draft, era = Draft(session, None), session._era
         value = function(draft)
         if asynchronous:
             value = await value
         else:
             _refuse_awaitable(value)
+        if session._began_anew_since(era):
+            raise gone()  # another task has begun another session meanwhile
         session.update(draft.copy())
         try:
             await self._committer.commit(session, explicit=True)
@@ -165,7 +167,7 @@ class Transactor:
             changes = draft._changes(self._policy.max_size)
             if not changes:
                 return value
-            transaction = self._new(session, changes)
+            transaction = self._new(session, version, changes)
             transaction.only_on = version.record.entries
             transaction.assigned = draft._assigned
             try:
@@ -180,13 +182,13 @@ class Transactor:
             else:
                 return value
 
-    def _new(self, session: Session, changes: Changes) -> Transaction:
-        if session._version is None:
+    def _new(self, session: Session, version: Version | None, changes: Changes) -> Transaction:
+        if version is None:
             raise gone()
         return Transaction(
             changes,
             then=self._note,
-            base=session._version,
+            base=version,
             session=session,
             max_size=self._policy.max_size,
         )
@@ -194,8 +196,10 @@ class Transactor:
     async def _save(self, session: Session, transaction: Transaction) -> Any:
         await session._settled()
         version, token = session._version, session._token
-        if version is None or token is None:
+        if version is None or token is None or session._is_to_end():
             raise gone()
+        if version.record.epoch != transaction.base.record.epoch:
+            raise gone()  # it was computed for another identity
         transaction.base, transaction.epoch = version, version.record.epoch
         transaction.id = token.selector
         hold = hold_of(session)
@@ -223,9 +227,7 @@ class Transactor:
                     tries=result.tries,
                 )
             try:
-                report_stale(policy, session)
-                session._refreshed(result.version, policy.rules.by_key)
-                if transaction.error is None:
+                if take_over(policy, session, result.version) and transaction.error is None:
                     session._note_assigned(transaction.assigned)
             except SessionError as problem:  # something else in it that cannot be stored
                 transaction.error = transaction.error or problem

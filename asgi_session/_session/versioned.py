@@ -86,13 +86,15 @@ class Versioned(Tracked):
         """Note that the store is still away."""
         self._status = "anonymous"
 
-    def _detach(self, *, keep: bool) -> None:
+    def _detach(self, carried: Mark | None) -> None:
         """Become a session whose record has moved on; uncommitted changes are dropped.
 
-        With `keep` they stay: it was cleared meanwhile, and what it holds begins anew.
+        They stay if it was cleared or rotated meanwhile: that begins anew, and a login must not be lost.
+        `carried`: the mark of the commit that found out, which is done with.
         """
+        mark = self._mark
         self._status, self._version = "detached", None
-        if not keep:
+        if mark is None or mark is carried or not mark.begins_anew:
             self._mark = None
             self._forget()
 
@@ -114,6 +116,10 @@ class Versioned(Tracked):
         if self._status == "ended" or (mark is not None and mark.kind is Kind.DESTROY):
             raise gone()
         return mark is not None and mark.kind is Kind.CLEAR
+
+    def _began_anew_since(self, era: int) -> bool:
+        """Whether a session without a record has become another since that era."""
+        return self._era != era and (self._is_to_end() or self._status != "new")
 
     # ---------------------------------------------------------------- what became of a commit
 
@@ -163,8 +169,19 @@ class Versioned(Tracked):
         # another one by now.
         self._owed = "deletion" if self._confirmed else "nothing"
 
-    def _refreshed(self, version: Version, rules: Mapping[str, Any]) -> None:
-        """Take over `version`, under the uncommitted changes; `rules`: the keys with a merge rule."""
+    def _refreshed(self, version: Version, rules: Mapping[str, Any]) -> bool:
+        """Take over `version`, under the uncommitted changes; whether it was taken over.
+
+        Of one that is to end, or to begin anew, the version is noted, and none of its values: they are
+        of the identity that ends.
+
+        Args:
+            version: the newest.
+            rules: the keys with a merge rule.
+        """
+        if self._mark is not None and self._mark.ends:
+            self._version, self._expires_at = version, version.stored.expires_at
+            return False
         changes = self._changes()
         entries = version.record.entries
         self._version, self._expires_at = version, version.stored.expires_at
@@ -182,6 +199,7 @@ class Versioned(Tracked):
                 else:
                     origin.pop(key, None)
         self._origin = origin
+        return True
 
     # ---------------------------------------------------------------- forgetting
 
