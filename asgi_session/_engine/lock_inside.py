@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Final
@@ -13,12 +12,8 @@ from asgi_session._data import lease as leases
 from asgi_session._data.lease import GRANT
 from asgi_session._data.record import Version
 from asgi_session._engine.hold import Hold
-from asgi_session._engine.lock_record import LockRecord
-from asgi_session._engine.reading import Reader
+from asgi_session._engine.lock_record import LockParts, LockRecord
 from asgi_session._engine.save_request import SavedAs, SaveRequest
-from asgi_session._engine.saving import SaveQueues
-from asgi_session._engine.tasks import Tasks
-from asgi_session._policy import Policy
 from asgi_session.errors import LockLost
 
 logger: Final = logging.getLogger("asgi_session")
@@ -33,22 +28,11 @@ class LockInside(LockRecord):
 
     Attributes:
         hold: of the one that is inside, if any.
-        listens: tells whether wake-ups are heard, and has them heard from then on.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        tasks: Tasks,
-        reader: Reader,
-        saves: SaveQueues,
-        key: str,
-        session_id: str | None,
-        listens: Callable[[], bool],
-    ) -> None:
-        super().__init__(policy, tasks, reader, saves, key, session_id)
+    def __init__(self, parts: LockParts, key: str, session_id: str | None) -> None:
+        super().__init__(parts, key, session_id)
         self.hold: Hold | None = None
-        self._listens = listens
         self._due = 0.0  # when the hold is to be renewed
         self._catching_up: asyncio.Future[None] | None = None  # done when that load ends; None: there is none
 
@@ -88,15 +72,15 @@ class LockInside(LockRecord):
             if done and isinstance(result, SavedAs) and not result.left_behind:
                 self._note_unless_older(result.version, request.known)
                 if result.tries > 1:
-                    self._listens()  # to learn of others' saves before its own meet them
-            self._go_on()
+                    self._parts.listens()  # to learn of others' saves before its own meet them
+            self.go_on()
 
     def end(self, hold: Hold) -> None:
         """End a hold without a commit."""
         if self.hold is hold:
             self.hold = None
             self.policy.emit("released", self.id, hold.session, fence=hold.fence, committed=False)
-            self._go_on()
+            self.go_on()
 
     async def catch_up(self) -> None:
         """Wait for the load that a wake-up has caused, so that the next save need not meet its news."""
@@ -124,7 +108,7 @@ class LockInside(LockRecord):
         assert hold is not None, "or there is no timer"
         if now >= hold.ends or (hold.task is not None and hold.task.done()):
             self._lose(hold)
-            self._go_on()
+            self.go_on()
             return
         length = min(hold.terms.lease, hold.ends - now)
         self._due = now + min(hold.terms.lease / 3, hold.ends - now)
@@ -135,7 +119,7 @@ class LockInside(LockRecord):
         if error is not None:
             logger.warning("session %s: the lock could not be renewed: %s", self.id, error)
             self._due = min(self._due, monotonic() + _FIRST_RENEWAL)
-            self._go_on()
+            self.go_on()
             return
         self._check_hold(hold, newest)
         self._learn(newest, before)

@@ -19,12 +19,9 @@ from asgi_session._data.change import gone
 from asgi_session._data.record import Version
 from asgi_session._engine.hold import Hold, Terms
 from asgi_session._engine.lock_inside import LockInside
+from asgi_session._engine.lock_record import LockParts
 from asgi_session._engine.lock_state import Change, Close, LetIn, Wait
-from asgi_session._engine.reading import Reader
 from asgi_session._engine.save_request import own_copy, shutting_down
-from asgi_session._engine.saving import SaveQueues
-from asgi_session._engine.tasks import Tasks
-from asgi_session._policy import Policy
 from asgi_session._session.session import Session
 from asgi_session.errors import LockTimeout
 
@@ -53,27 +50,11 @@ class LockQueue(LockInside):
 
     Attributes:
         waiters: in order of arrival.
-        hint: has the record loaded because of a wake-up; whether that begins now.
-        closed: called when nobody is here any more.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        tasks: Tasks,
-        reader: Reader,
-        saves: SaveQueues,
-        key: str,
-        session_id: str | None,
-        *,
-        listens: Callable[[], bool],
-        hint: Callable[[str], bool],
-        closed: Callable[[LockQueue], None],
-    ) -> None:
-        super().__init__(policy, tasks, reader, saves, key, session_id, listens)
+    def __init__(self, parts: LockParts, key: str, session_id: str | None) -> None:
+        super().__init__(parts, key, session_id)
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        self._hint = hint
-        self._closed = closed
         self._overdue: list[Waiter] = []
 
     def believe_in(self, version: Version) -> None:
@@ -105,7 +86,7 @@ class LockQueue(LockInside):
         except asyncio.CancelledError:
             if waiter in self.waiters:
                 del self.waiters[waiter]
-                self._go_on()
+                self.go_on()
             elif not waiter.let_in.cancelled() and waiter.let_in.exception() is None:
                 waiter.let_in.result().end()  # let in, and cancelled before it could know
             raise
@@ -134,7 +115,7 @@ class LockQueue(LockInside):
                     "waits for itself. The lock of a crashed holder is released when its lease has ended"
                 )
             )
-            self._go_on()
+            self.go_on()
 
     def _done(self) -> None:
         """Be done with the store, and have those time out who should have meanwhile."""
@@ -149,7 +130,7 @@ class LockQueue(LockInside):
             waiter, _ = self.waiters.popitem(last=False)
             if not waiter.let_in.done():
                 waiter.let_in.set_exception(error())
-        self._closed(self)
+        self._parts.closed(self)
 
     def _gone(self) -> None:
         self._refuse_all(gone)
@@ -162,14 +143,11 @@ class LockQueue(LockInside):
 
     # ---------------------------------------------------------------- what to do next
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Do what is next, as the newest version of the record says."""
         change = self._next()
         if change is not None:
             self.tasks.spawn(change)
-
-    def pass_on(self) -> None:
-        """Do with the lock, if this process was granted it, what is next."""
-        self._go_on()
 
     def _next(self) -> Coroutine[None, None, None] | None:
         """Do what is next, as the newest version of the record says; return the save that it takes."""
@@ -198,7 +176,7 @@ class LockQueue(LockInside):
                     self._wait(next_one.seconds)
                     return None
                 case Close():
-                    self._closed(self)
+                    self._parts.closed(self)
                     return None
 
     def _changed(self, error: Exception | None, newest: Version | None, before: Version) -> None:
@@ -231,7 +209,7 @@ class LockQueue(LockInside):
 
     def _wait(self, left: float) -> None:
         """Wait to be woken up, and look again when the lease should be over."""
-        if self._listens():
+        if self._parts.listens():
             seconds = jittered(min(left, _LOOK_AGAIN) * 1.1, 1 / 1.1)
         else:
             self._polls += 1
@@ -240,7 +218,7 @@ class LockQueue(LockInside):
 
     def _wait_no_longer(self) -> None:
         if self.state.has_run_out(monotonic(), self.policy.clock()):
-            self._go_on()
+            self.go_on()
         else:
             self.look_again()
 
@@ -270,6 +248,3 @@ class LockQueue(LockInside):
             self._missed = True
         elif self.hold is None:
             self._look()
-
-    def _hint_again(self) -> bool:
-        return self._hint(self.key)

@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from time import monotonic
 
+import msgspec
+
 from asgi_session._data import lease as leases
 from asgi_session._data.expiry import NOT_USED
 from asgi_session._data.lease import Step
@@ -23,8 +25,30 @@ from asgi_session._policy import Policy
 from asgi_session.store import Stored
 
 
+class LockParts(msgspec.Struct, frozen=True):
+    """What the locks of one event loop have in common.
+
+    Attributes:
+        policy: the store, and how things are to be done.
+        tasks: of the loop; their name is the one under which it holds locks.
+        reader: reads versions.
+        saves: the loop's.
+        listens: tells whether wake-ups are heard, and has them heard from then on.
+        hint: has the record of a key loaded because of a wake-up; whether that begins now.
+        closed: called with a lock for which nobody is here any more.
+    """
+
+    policy: Policy
+    tasks: Tasks
+    reader: Reader
+    saves: SaveQueues
+    listens: Callable[[], bool]
+    hint: Callable[[str], bool]
+    closed: Callable[[LockRecord], None]
+
+
 class LockRecord:
-    """The lock of one session in the store.
+    """The lock of one session in the store; what becomes of news is for the classes above to say.
 
     Attributes:
         key: of the record in the store.
@@ -33,23 +57,14 @@ class LockRecord:
         state: what is known of the lock.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        tasks: Tasks,
-        reader: Reader,
-        saves: SaveQueues,
-        key: str,
-        session_id: str | None,
-    ) -> None:
-        self.policy = policy
-        self.tasks = tasks
+    def __init__(self, parts: LockParts, key: str, session_id: str | None) -> None:
+        self.policy = parts.policy
+        self.tasks = parts.tasks
         self.key = key
         self.id = session_id
         self.latest: Version | None = None
-        self.state = LockState(tasks.name)
-        self._reader = reader
-        self._saves = saves
+        self.state = LockState(parts.tasks.name)
+        self._parts = parts
         self._busy = False  # with the store, and goes on when that is done
         self._missed = False  # a wake-up, perhaps, while it was busy
         self._polls = 0
@@ -58,7 +73,7 @@ class LockRecord:
 
     # ---------------------------------------------------------------- what becomes of news
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Do what is next, as the newest version of the record says."""
         raise NotImplementedError
 
@@ -74,15 +89,11 @@ class LockRecord:
         """Tell whoever waits that the event loop is closing."""
         raise NotImplementedError
 
-    def _hint_again(self) -> bool:
-        """Have the record loaded once more because of a wake-up that was missed; whether it will be now."""
-        raise NotImplementedError
-
     def learn(self, version: Version) -> None:
         """Take notice of a version, if it is newer than what is known."""
         if self.latest is None or version.record.version > self.latest.record.version:
             self._note(version)
-            self._go_on()
+            self.go_on()
 
     def _learn(self, newest: Version | None, before: Version | None) -> None:
         """Take notice of what the store has answered, and go on."""
@@ -92,8 +103,8 @@ class LockRecord:
         self._note_unless_older(newest, before)
         self.state.answered()
         missed, self._missed = self._missed, False
-        if not (missed and self._hint_again()):
-            self._go_on()
+        if not (missed and self._parts.hint(self.key)):
+            self.go_on()
 
     def _note_unless_older(self, newest: Version, before: Version | None) -> None:
         """Take notice of what the store has answered, unless a wake-up has brought a newer version.
@@ -134,7 +145,7 @@ class LockRecord:
         except Exception as error:
             self._done()
             if self.state.is_granted:  # a wake-up has told so meanwhile
-                self._go_on()
+                self.go_on()
             else:
                 self._give_up(error)
         except BaseException:
@@ -147,7 +158,7 @@ class LockRecord:
     def _read(self, stored: Stored | None) -> Version | None:
         if stored is None:
             return None
-        version = self._reader.version(self.key, stored, self.id)
+        version = self._parts.reader.version(self.key, stored, self.id)
         leases.read(
             version.record
         )  # SessionCorrupt here, where it is met, and not where the lock is looked at
@@ -183,7 +194,7 @@ class LockRecord:
 
     async def _send(self, request: SaveRequest) -> None:
         with contextlib.suppress(Exception):  # it is told to `then`
-            await self._saves.save(self.key, request)
+            await self._parts.saves.save(self.key, request)
 
     def _set_timer(self, delay: float | None, then: Callable[[], None] | None = None) -> None:
         if self._timer is not None:

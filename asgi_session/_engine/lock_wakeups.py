@@ -11,6 +11,7 @@ from asgi_session._data.record import Version
 from asgi_session._engine.hold import Hold
 from asgi_session._engine.lock_hints import Hints
 from asgi_session._engine.lock_queue import LONGEST_POLL, LockQueue
+from asgi_session._engine.lock_record import LockParts, LockRecord
 from asgi_session._engine.reading import Reader
 from asgi_session._engine.saving import SaveQueues
 from asgi_session._engine.tasks import Tasks
@@ -34,8 +35,7 @@ class LockQueues:
         self.hints = Hints(self._check)
         self._policy = policy
         self._tasks = tasks
-        self._reader = reader
-        self._saves = saves
+        self._parts = LockParts(policy, tasks, reader, saves, self.listens, self._hint, self._forget)
         self._queues: dict[str, LockQueue] = {}  # by key
         self._stop: Callable[[], None] | None = None
         self._starting = False
@@ -56,23 +56,13 @@ class LockQueues:
         return queue
 
     def _open(self, key: str, session_id: str | None) -> LockQueue:
-        queue = self._queues[key] = LockQueue(
-            self._policy,
-            self._tasks,
-            self._reader,
-            self._saves,
-            key,
-            session_id,
-            listens=self.listens,
-            hint=self._hint,
-            closed=self._forget,
-        )
+        queue = self._queues[key] = LockQueue(self._parts, key, session_id)
         return queue
 
     def _hint(self, key: str) -> bool:
         return self.hints.take(key, needed=True)
 
-    def _forget(self, queue: LockQueue) -> None:
+    def _forget(self, queue: LockRecord) -> None:
         if self._queues.get(queue.key) is queue:
             del self._queues[queue.key]
 
@@ -80,7 +70,7 @@ class LockQueues:
         """Hold the lock of a session that has just been created with it taken."""
         queue = self.queue(session_id, version)
         if hold.session._hold is not hold:  # the block is over
-            queue.pass_on()
+            queue.go_on()
             return
         hold.queue, hold.fence = queue, version.record.version
         queue.adopt(hold)
