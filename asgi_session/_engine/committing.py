@@ -25,7 +25,7 @@ _NOTHING: Final[dict[str, bytes]] = {}  # shared: nobody changes it
 class Committer:
     """Commits the sessions of one manager."""
 
-    __slots__ = ("_answered", "_creator", "_loader", "_loops", "_policy", "_settler")
+    __slots__ = ("_creator", "_loader", "_loops", "_note", "_policy", "_settler")
 
     def __init__(self, policy: Policy, loader: Loader, creator: Creator, loops: Loops) -> None:
         self._policy = policy
@@ -33,7 +33,7 @@ class Committer:
         self._creator = creator
         self._loops = loops
         self._settler = Settler(policy, self._begin_anew)
-        self._answered = self._settler.note  # bound once
+        self._note = self._settler.note  # bound once
 
     # ---------------------------------------------------------------- what is asked
 
@@ -129,7 +129,7 @@ class Committer:
             taken,
             mark=mark,
             origins=session._origin,
-            then=self._answered,
+            then=self._note,
             session=session,
             taken=taken,
             era=session._era,

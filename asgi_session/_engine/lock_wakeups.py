@@ -40,7 +40,6 @@ class LockQueues:
         self._stop: Callable[[], None] | None = None
         self._starting = False
         self._not_before = 0.0
-        saves.told = self.told
 
     def queue(self, session_id: str, latest: Version) -> LockQueue:
         """Return the queue of a session; it is closed when nobody is in it.

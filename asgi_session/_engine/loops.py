@@ -9,6 +9,7 @@ from asgi_session._engine.lock_wakeups import LockQueues
 from asgi_session._engine.reading import Reader
 from asgi_session._engine.save_request import SaveRequest
 from asgi_session._engine.saving import SaveQueues
+from asgi_session._engine.sending import Sender
 from asgi_session._engine.tasks import Tasks
 from asgi_session._policy import Policy
 from asgi_session.errors import ConfigurationError
@@ -37,8 +38,10 @@ class LoopState:
 
     def __init__(self, policy: Policy, reader: Reader) -> None:
         self.tasks = Tasks()
-        self.saves = SaveQueues(policy, self.tasks, reader)
+        sender = Sender(policy, self.tasks, reader)
+        self.saves = SaveQueues(policy, self.tasks, sender)
         self.locks = LockQueues(policy, self.tasks, reader, self.saves)
+        sender.told = self.locks.told
         self.creating: set[SaveRequest] = set()
         self.touching: set[str] = set()
 

@@ -98,7 +98,7 @@ class Settler:
         elif isinstance(result, LeftOut):
             if commit.own and not commit.session._sealed:
                 # A login must not be lost because the session it began on has ended meanwhile.
-                self._part(commit, result)
+                self._go_on_anew(commit, result)
             else:
                 self.leave_out(commit, result.reason)
 
@@ -107,7 +107,7 @@ class Settler:
         self._policy.emit("ended", commit.id, session)
         session._ended(mark.kind)
         if commit.own and not session._sealed:
-            self._part(commit, result)
+            self._go_on_anew(commit, result)
             return
         hold = hold_of(session)
         if hold is not None:
@@ -116,7 +116,7 @@ class Settler:
             self.refuse_late(commit)
         self.finish(commit)
 
-    def _part(self, commit: Commit, result: SavedAs | LeftOut) -> None:
+    def _go_on_anew(self, commit: Commit, result: SavedAs | LeftOut) -> None:
         """Go on under a new id: the record that the session came with has ended, or moved on."""
         hold = hold_of(commit.session)
         if hold is not None:

@@ -120,7 +120,7 @@ class Session(Serving):
     ) -> None:
         """Not for users: the middleware makes sessions."""
         dict.__setitem__(self, UNLOADED_KEY, UNDECODED)
-        self._opened = self._confirmed = self._sealed = False
+        self._opened = self._confirmed = self._cookie_dead = self._sealed = False
         self._status = "unloaded"
         self._token = self._version = self._mark = None
         self._era = self._expires_at = 0

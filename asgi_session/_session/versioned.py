@@ -38,6 +38,7 @@ class Versioned(Tracked):
         _status: what it is to the store.
         _token: its credential; None while there is none.
         _version: the version it was loaded from or last committed to; None while there is none.
+        _cookie_dead: this request has ended what its own cookie opened.
         _expires_at: ms; later than the version's when a touch is on its way.
         _mark: what the next commit is to carry out.
         _sealed: the headers have left: no cookie can be sent any more.
@@ -46,10 +47,12 @@ class Versioned(Tracked):
     """
 
     __slots__ = (
-        "_confirmed", "_expires_at", "_mark", "_owed", "_sealed", "_status", "_token", "_version",
+        "_confirmed", "_cookie_dead", "_expires_at", "_mark", "_owed", "_sealed", "_status", "_token",
+        "_version",
     )  # fmt: skip
 
     _confirmed: bool
+    _cookie_dead: bool
     _expires_at: int
     _mark: Mark | None
     _owed: Owed
@@ -165,9 +168,10 @@ class Versioned(Tracked):
         """Note that its record has ended, as `destroy` or `clear` asked."""
         self._status = "ended" if kind is Kind.DESTROY else "new"
         self._version = self._token = None
+        self._cookie_dead = self._cookie_dead or self._confirmed
         # A session that this request has created itself never had a cookie; the client's own may be
-        # another one by now.
-        self._owed = "deletion" if self._confirmed else "nothing"
+        # another one by now. Unless that is the one that this request has ended before.
+        self._owed = "deletion" if self._cookie_dead else "nothing"
 
     def _refreshed(self, version: Version, rules: Mapping[str, Any]) -> bool:
         """Take over `version`, under the uncommitted changes; whether it was taken over.

@@ -45,7 +45,18 @@ async def login_late(request: Request) -> Response:
     return JSONResponse(None, background=BackgroundTask(later))
 
 
-ROUTES = [Route(f"/{each.__name__}", each) for each in (who, login, login_unloaded, login_late)]
+async def login_and_out(request: Request) -> Response:
+    session = await load_session(request)
+    session.clear()
+    session["user"] = "ada"
+    await session.commit()
+    session.destroy()
+    return JSONResponse(None)
+
+
+ROUTES = [
+    Route(f"/{each.__name__}", each) for each in (who, login, login_unloaded, login_late, login_and_out)
+]
 LOGINS = pytest.mark.parametrize("path", ["/login", "/login_unloaded"])
 
 
@@ -167,3 +178,13 @@ async def test_another_tab_with_the_old_cookie(world: World) -> None:
         "retired", "retired", "unknown",
     ]  # fmt: skip
     assert await world.read(browser) == {"user": "ada"}
+
+
+async def test_a_login_that_is_taken_back_in_the_same_request(world: World) -> None:
+    """Promise 5: the cookie that the client came with is dead, so the answer deletes it."""
+    app = world.starlette(ROUTES)
+    browser = await world.seed(app, n=1)
+    assert deletes(await browser.get("/login_and_out"))
+    assert await id_of(browser) is None
+    stranger = Browser(app)
+    assert (await stranger.get("/login_and_out")).cookie is None  # it never had one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -302,3 +303,14 @@ def test_the_testing_package_uses_public_names_alone(name: str) -> None:
 def test_private_uses_are_found(source: str, found: list[str]) -> None:
     """The test above would notice."""
     assert _private_uses(source) == found
+
+
+def test_the_map_names_every_file_of_the_core() -> None:
+    """CONTRIBUTING's map of the parts is the core as it is."""
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text()
+    parts = text[text.index("## The parts") : text.index("## One request")]
+    named = set(re.findall(r"\w+", parts))
+    for name in MODULES:
+        *packages, module = name.split(".")[1:] or [""]
+        if packages and packages[0] in ("_data", "_session", "_engine", "_web"):
+            assert module in named, name
