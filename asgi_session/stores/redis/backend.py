@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -70,19 +71,21 @@ class UnderWay:
                 self._over.set_result(None)
             self._over = None
 
-    async def over(self, seconds: float) -> None:
-        """Wait until none is left, so long at most: what takes longer waits for a server that is away."""
-        if self._count:
-            if self._over is None:
-                self._over = asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._over], timeout=seconds)
-
-    async def over_with(self, settled: Callable[[], Awaitable[None]], seconds: float) -> None:
+    async def over(self, settled: Callable[[], Awaitable[None]], seconds: float) -> None:
         """Wait until none is left, and for what is on the wire, which `settled` waits for.
 
         Twice, since what is on the wire may be answered in a way that calls for another command: a save
-        that has met other bytes is settled by the script.
+        that has met other bytes is settled by the script. So long in all: what takes longer waits for a
+        server that is away.
         """
-        for _ in range(2):
-            await asyncio.gather(self.over(seconds), settled())
-            await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for _ in range(2):
+                    await asyncio.gather(self._none_left(), settled())
+                    await asyncio.sleep(0)
+
+    async def _none_left(self) -> None:
+        if self._count:
+            if self._over is None:
+                self._over = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._over])

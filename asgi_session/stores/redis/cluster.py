@@ -91,7 +91,7 @@ class Cluster:
 
     async def close(self) -> None:
         """Wait for what is under way, then close all connections."""
-        await self._under_way.over_with(self._map.settled, self._timeout)
+        await self._under_way.over(self._map.settled, self._timeout)
         await self._map.close()
 
     def abandon(self) -> None:

@@ -298,10 +298,10 @@ class Connection(asyncio.Protocol):
             self.close()
 
     async def settled(self) -> None:
-        """Wait for the replies that are due, no longer than a try of a command may take."""
+        """Wait for the replies that are due."""
         due = [entry[0] for entry in (*self._pending, *self._queue) if not entry[0].done()]
         if due:
-            await asyncio.wait(due, timeout=self._timeout)
+            await asyncio.wait(due)
 
     def close(self) -> None:
         """Close now, after what was written has left; what waits for a reply fails."""

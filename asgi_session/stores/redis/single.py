@@ -68,7 +68,7 @@ class Single:
 
     async def close(self) -> None:
         """Wait for what is under way, then close the connection."""
-        await self._under_way.over_with(self._node.settled, self._timeout)
+        await self._under_way.over(self._node.settled, self._timeout)
         await self._node.aclose()
 
     def abandon(self) -> None:
