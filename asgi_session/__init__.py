@@ -1,6 +1,7 @@
 """Server-side sessions for Starlette, FastAPI and any ASGI app."""
 
 from asgi_session._engine.manager import SessionManager
+from asgi_session._engine.session_info import SessionInfo
 from asgi_session._session.session import Session
 from asgi_session._web.middleware import SessionMiddleware, load_session
 from asgi_session.errors import (
@@ -14,6 +15,7 @@ from asgi_session.errors import (
     SessionNotLoaded,
     SessionSerializationError,
     SessionTooLarge,
+    SignInRefused,
     StoreUnavailable,
 )
 
@@ -26,11 +28,13 @@ __all__ = [
     "SessionCorrupt",
     "SessionError",
     "SessionGone",
+    "SessionInfo",
     "SessionManager",
     "SessionMiddleware",
     "SessionNotLoaded",
     "SessionSerializationError",
     "SessionTooLarge",
+    "SignInRefused",
     "StoreUnavailable",
     "load_session",
 ]

@@ -18,6 +18,7 @@ from asgi_session.errors import (
     SessionGone,
     SessionSerializationError,
     SessionTooLarge,
+    SignInRefused,
     StoreUnavailable,
 )
 from asgi_session.store import Back, Lost
@@ -32,7 +33,7 @@ def status_of(error: Exception) -> int:
     """Return the status of the response that tells a client about `error`."""
     if isinstance(error, (StoreUnavailable, LockTimeout)):
         return 503
-    if isinstance(error, (SessionConflict, SessionGone, LockLost)):
+    if isinstance(error, (SessionConflict, SessionGone, LockLost, SignInRefused)):
         return 409
     return 500
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from inspect import iscoroutinefunction
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from asgi_session import stores
+from asgi_session._data.identity import LOOKS_LIKE_ONE, Identity, IdentityKey
 from asgi_session._data.rules import Rule, Rules, is_rule
 from asgi_session._data.token import Tokens
 from asgi_session._failures import Failures
@@ -26,6 +28,13 @@ logger: Final = logging.getLogger("asgi_session")
 
 OnEvent = Callable[..., None]
 """Called as ``on_event(name, session_id, *, connection, **info)``; it must return quickly and not raise."""
+
+Describe: TypeAlias = Callable[[Any], str | None]
+"""Says in a few words who a connection comes from, say its IP address and browser."""
+
+MAX_DESCRIPTION: Final = 256
+"""Bytes."""
+_warned: Final[list[bool]] = []
 
 Key: TypeAlias = str | bytes | Wrapped
 
@@ -52,11 +61,23 @@ class Policy:
         max_size: of a record, bytes.
         rules: what becomes of a key that two have changed.
         failures: the log of what requests fail with.
+        identity: the keys that say who is signed in; None: nobody asks.
+        indexes: further keys by which sessions are found.
+        has_indexes: whether there is an identity, or a further index.
+        may_warn: whether there is something to warn of: a sign-in in a session that keeps its credential.
+        forget_at_login: keys that do not go along when somebody signs in.
+        max_sessions: of one user.
+        evicts: whether one more ends the oldest; else it is refused.
+        anonymous_idle: idle timeout while nobody is signed in, ms.
+        describe: says in a few words who a connection comes from.
     """
 
     __slots__ = (
-        "absolute", "clock", "deadline", "failures", "idle", "max_size", "on_corrupt", "on_event",
-        "on_unavailable", "owns_store", "refuses", "rules", "save_on_error", "store", "tokens", "unconfirmed",
+        "absolute", "anonymous_idle", "clock", "deadline", "describe", "evicts", "failures",
+        "forget_at_login",
+        "has_indexes", "identity", "idle", "indexes", "max_sessions", "max_size", "may_warn", "on_corrupt",
+        "on_event", "on_unavailable", "owns_store", "refuses", "rules", "save_on_error", "store", "tokens",
+        "unconfirmed",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +97,13 @@ class Policy:
         merge: Mapping[str, Rule] | None,
         on_conflict: Literal["mine", "raise"],
         check: Literal["warn", "refuse"],
+        identity: IdentityKey | Sequence[IdentityKey] | None,
+        forget_at_login: Sequence[str],
+        max_sessions_per_user: int,
+        on_max_sessions: Literal["evict", "refuse"],
+        index: Sequence[str],
+        describe: Describe | None,
+        anonymous_idle_timeout: float | timedelta,
         on_event: OnEvent | None,
         clock: Clock,
     ) -> None:
@@ -106,8 +134,37 @@ class Policy:
                 f"on_event={on_event!r}: give a function (a plain `def`) that is called as on_event(name, "
                 "session_id, connection=..., ...). To await something, put the event into a queue"
             )
+        self.identity: Identity | None = None if identity is None else Identity(identity)
+        self.indexes: dict[str, Identity] = {name: Identity(name, "index") for name in _names("index", index)}
+        self.has_indexes: bool = self.identity is not None or bool(self.indexes)
+        self.may_warn: bool = self.identity is None
+        self.forget_at_login: frozenset[str] = frozenset(_names("forget_at_login", forget_at_login))
+        if isinstance(max_sessions_per_user, bool) or not (
+            isinstance(max_sessions_per_user, int) and 1 <= max_sessions_per_user <= 1000
+        ):
+            raise ConfigurationError(
+                f"max_sessions_per_user={max_sessions_per_user!r}: give a number from 1 to 1000"
+            )
+        self.max_sessions: int = max_sessions_per_user
+        choice("on_max_sessions", on_max_sessions, ("evict", "refuse"))
+        self.evicts: bool = on_max_sessions == "evict"
+        self.anonymous_idle: int = min(
+            milliseconds("anonymous_idle_timeout", anonymous_idle_timeout), self.idle
+        )
+        if describe is not None and (not callable(describe) or iscoroutinefunction(describe)):
+            raise ConfigurationError(
+                f"describe={describe!r}: give a function (a plain `def`) of the connection that returns text"
+            )
+        self.describe: Describe | None = describe
         self.max_size: int = max_size
         self.rules: Rules = Rules(_rules(merge), on_conflict)
+        for key in (self.identity, *self.indexes.values()):
+            if key is not None and key.roots is not None and not key.roots.isdisjoint(self.rules.by_key):
+                name = sorted(key.roots.intersection(self.rules.by_key))[0]
+                raise ConfigurationError(
+                    f"merge[{name!r}]: a key that says who is signed in, or by which sessions are found, "
+                    "cannot have a merge rule: who it is then would be what neither request has said"
+                )
         self.on_unavailable: Literal["fail", "anonymous"] = on_unavailable
         self.on_corrupt: Literal["raise", "new"] = on_corrupt
         self.save_on_error: bool = save_on_error
@@ -118,6 +175,38 @@ class Policy:
         self.failures: Failures = Failures()
         self.owns_store: bool = isinstance(revealed(store), str)
         self.store: Store = with_revealed(stores.store_from_url if self.owns_store else _checked, store)
+
+    def wait_until(self) -> float:
+        """Return by when something that begins now must have an answer, as `time.monotonic`."""
+        return time.monotonic() + self.deadline
+
+    def description_of(self, session: HasConnection) -> bytes:
+        """Return what `describe` says of the session's request; empty when nobody asks, or it fails."""
+        connection = _connection_of(session)
+        if self.describe is None or connection is None:
+            return b""
+        try:
+            return shortened(self.describe(connection))
+        except Exception:
+            logger.exception("describe failed")
+            return b""
+
+    def warn_of_fixation(self, session_id: str | None, changes: Iterable[str], mark: object) -> None:
+        """Warn, once per process, of what looks like a sign-in that keeps the session's credential."""
+        if session_id is not None and mark is None:
+            found = LOOKS_LIKE_ONE.intersection(changes)
+            self.may_warn = False
+            if not _warned:
+                _warned.append(True)
+                key = sorted(found)[0]
+                logger.warning(
+                    "session[%r] was set in a session that keeps its id. If that signs somebody in, whoever "
+                    "planted the session's cookie is signed in, too (session fixation). Name the key that "
+                    "says who is signed in: identity=%r; or call session.rotate() when it is set. This is "
+                    "logged once per process",
+                    key,
+                    key,
+                )
 
     def emit(
         self, name: str, session_id: str | None, session: HasConnection | None = None, /, **info: Any
@@ -131,11 +220,33 @@ class Policy:
             **info: what there is to know.
         """
         if self.on_event is not None:
-            connection = session._connection if session is not None else None
             try:
-                self.on_event(name, session_id, connection=connection, **info)
+                self.on_event(name, session_id, connection=_connection_of(session), **info)
             except (Exception, asyncio.CancelledError):  # the latter: from a future that it looks at
                 logger.exception("on_event failed for %r", name)
+
+
+def _connection_of(session: HasConnection | None) -> object:
+    return session._connection if session is not None else None
+
+
+def shortened(description: object) -> bytes:
+    """Return a description as it is stored: at most 256 bytes of UTF-8."""
+    if description is None:
+        return b""
+    if not isinstance(description, str):
+        raise TypeError(f"describe must return text, not {type(description).__qualname__}")
+    raw = description.encode(errors="replace")[:MAX_DESCRIPTION]
+    return raw.decode(errors="ignore").encode()
+
+
+def _names(option: str, names: Sequence[str]) -> Sequence[str]:
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ConfigurationError(f"{option}={names!r}: give a tuple of session keys, such as ({names!r},)")
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"{option}: session keys are str that are not empty, not {name!r}")
+    return names
 
 
 def _rules(merge: Mapping[str, Rule] | None) -> dict[str, Rule]:

@@ -10,6 +10,7 @@
     ├── SessionTooLarge             the session would exceed `max_size`
     ├── SessionSerializationError   a value of a type that cannot be stored
     ├── SessionCorrupt              stored bytes that cannot be read
+    ├── SignInRefused               the user's sessions were revoked meanwhile, or are too many
     ├── StoreUnavailable            the store did not answer in time, or refused
     ├── LockTimeout                 the lock was not free in time
     └── LockLost                    the lock has passed to somebody else
@@ -40,6 +41,10 @@ class SessionNotLoaded(SessionError, RuntimeError):
 
 class SessionGone(SessionError):
     """The session has ended, was revoked or has expired: there is nothing left to work on."""
+
+
+class SignInRefused(SessionError):
+    """Nobody was signed in: the user's sessions were revoked meanwhile, or are as many as is allowed."""
 
 
 class SessionConflict(SessionError):

@@ -56,7 +56,7 @@ __all__ = [
     # a session
     "new_session", "status_of", "owed_by", "has_token", "credential", "record_of", "manager_of", "is_sealed",
     "seal", "use_up", "is_committing", "holds_lock", "replaced_values", "changes_of", "forget_change",
-    "has_connection", "is_placeholder",
+    "has_connection", "is_placeholder", "introduce",
     # a manager
     "commit", "tasks_of", "state_of", "saves_under_way", "commits_queued", "failures_of", "serve_from",
     "report_to",
@@ -393,6 +393,11 @@ async def rewrite(store: Store, key: str, change: Callable[[Record], Record] | b
         data = encoded(change(records.next_version(decoded(stored.data), now)))
     answer = await store.save(key, data, stored.expires_at, expect=stored, deadline=deadline)
     assert isinstance(answer, Saved)
+
+
+def introduce(session: Session, began: int, connection: object = None) -> None:
+    """Tell a session of its request, as the middleware does: when it began (ms), and its connection."""
+    session._tell(connection, began)
 
 
 def keys_in(memory: MemoryStore) -> list[str]:

@@ -34,7 +34,17 @@ class Kind(enum.Enum):
     ROTATE = "rotate"
     ROTATE_WITH_GRACE = "rotate with grace"
     CLEAR = "clear"
+    SIGN_IN = "sign in"
+    """Somebody signs in where nobody was: the data goes along into a new record."""
+    REAUTHENTICATE = "reauthenticate"
+    """Who is signed in has proved it again: as PROMOTE, and noted with the time."""
+    PROMOTE = "rotate in place"
+    """A further identity key has changed: as ROTATE, but it never begins anew."""
     DESTROY = "destroy"
+
+
+_ENDS: Final = (Kind.CLEAR, Kind.DESTROY, Kind.SIGN_IN)
+_BEGINS_ANEW: Final = (Kind.CLEAR, Kind.ROTATE, Kind.SIGN_IN)
 
 
 class Mark:
@@ -49,12 +59,12 @@ class Mark:
     @property
     def ends(self) -> bool:
         """Whether the record has ended when it is carried out."""
-        return self.kind is Kind.CLEAR or self.kind is Kind.DESTROY
+        return self.kind in _ENDS
 
     @property
     def begins_anew(self) -> bool:
         """Whether the session may go on under a new id when its record is gone, or has moved on."""
-        return self.kind is Kind.ROTATE or self.kind is Kind.CLEAR
+        return self.kind in _BEGINS_ANEW
 
 
 class Change(msgspec.Struct, eq=False):
@@ -71,7 +81,10 @@ class Change(msgspec.Struct, eq=False):
         holder: who must hold the lock for it to count; None: it is not made under a lock.
         step: what it does to the lock.
         compute: makes the changes, from the record it is applied to; called once per attempt.
+        rewrite: what it does to the record besides, given the newest and the time, ms; gives back the very
+            record when that is nothing.
         only_on: the entries that the changes were made on, if they must not be applied to any others.
+        carried: set by a fold: the entries of a record that it ends, its own changes applied.
         overwritten: set by a fold: keys that others have changed as well, and whose change is lost.
     """
 
@@ -84,7 +97,9 @@ class Change(msgspec.Struct, eq=False):
     holder: Holder | None = None
     step: Step | None = None
     compute: Callable[[Record], Changes] | None = None
+    rewrite: Callable[[Record, int], Record] | None = None
     only_on: Mapping[str, bytes] | None = None
+    carried: dict[str, bytes] | None = None
     overwritten: Sequence[str] = ()
 
 

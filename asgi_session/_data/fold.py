@@ -13,16 +13,18 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from asgi_session._data import lease
+from asgi_session._data import identity, lease
 from asgi_session._data import record as records
 from asgi_session._data.change import Change, Kind, Mark, Moved, lock_lost, too_large
 from asgi_session._data.expiry import ENDED_FOR
-from asgi_session._data.record import GRACE, LOCK, MOVED, NOBODY, Record
+from asgi_session._data.record import DESCRIPTION, GRACE, INDEXED, LOCK, MOVED, NOBODY, PRINCIPAL, Record
 from asgi_session._data.rules import Rules, merge, merge_by_rules, overwritten
 
 Outcome: TypeAlias = Literal["in", "rotated already", "overtaken"] | Exception
 """What became of one change: it is in; in, but not its rotation; left out; or left out for an error."""
 
+_SHED: Final = (LOCK, PRINCIPAL, DESCRIPTION, INDEXED)
+"""Parts that a record has no more when it has ended."""
 ONE_IN: Final[list[Outcome]] = ["in"]  # shared: nobody changes it
 
 
@@ -57,6 +59,7 @@ def fold(base: Record, changes: Sequence[Change], rules: Rules, max_size: int, n
         and one.holder is None
         and one.step is None
         and one.compute is None
+        and one.rewrite is None
         and one.only_on is None
         and one.epoch == base.epoch
         and (one.origins is base.entries or not rules.compares)
@@ -104,6 +107,11 @@ def _apply(record: Record, change: Change, rules: Rules, now: int) -> tuple[Reco
         return record, Moved()
     mark = change.mark
     if mark is not None and mark.ends:
+        if mark.kind is Kind.SIGN_IN:
+            try:
+                change.carried = merge_by_rules(record.entries, change, rules)
+            except Exception as error:  # a rule's, too
+                return record, error
         record = _ended(record, now)
         return record if change.step is None else lease.step(record, change.step, now), "in"
     if change.compute is not None:
@@ -114,8 +122,10 @@ def _apply(record: Record, change: Change, rules: Rules, now: int) -> tuple[Reco
     except Exception as error:  # a rule's, too
         return record, error
     outcome: Outcome = "in"
-    if mark is not None and mark.kind is Kind.ROTATE:
+    if mark is not None and mark.kind is not Kind.ROTATE_WITH_GRACE:
         record = _rotated(record, change.new_digest, entries, now)
+        if mark.kind is Kind.REAUTHENTICATE:
+            record = identity.proved_again(record, now)
     elif mark is not None and record.digest == change.digest:
         record = _rotated_with_grace(record, change.new_digest, mark, entries, now)
     else:
@@ -125,6 +135,8 @@ def _apply(record: Record, change: Change, rules: Rules, now: int) -> tuple[Reco
             # Another request rotated this very token already: one new cookie is enough, and a second
             # would kill the token that the first has just handed out.
             outcome = "rotated already"
+    if change.rewrite is not None:
+        record = change.rewrite(record, now)
     if change.step is not None:
         record = lease.step(record, change.step, now)
     return record, outcome
@@ -154,7 +166,7 @@ def _ended(record: Record, now: int) -> Record:
         digest=NOBODY,
         epoch=records.next_epoch(record.epoch),
         deadline=now + ENDED_FOR,
-        parts={kind: part for kind, part in _moved(record, now + ENDED_FOR).items() if kind != LOCK},
+        parts={kind: part for kind, part in _moved(record, now + ENDED_FOR).items() if kind not in _SHED},
         entries={},
     )
 

@@ -21,14 +21,20 @@ Format 1, all numbers big-endian::
 An ordinary session's header has 93 bytes with a full ring. Optional parts of a type that this
 version does not know are kept byte for byte.
 
-====  =======  =====================================================================
-part  name     bytes
-====  =======  =====================================================================
-1     GRACE    the digest that a rotation left valid (16), until when in ms (6)
-2     MOVED    until when in ms (6) a wrong verifier is taken for one that was
-               rotated away or ended, and gets a detached session
-3     LOCK     who holds the session's lock and who waits for it, see `lease`
-====  =======  =====================================================================
+====  ===========  =================================================================
+part  name         bytes
+====  ===========  =================================================================
+1     GRACE        the digest that a rotation left valid (16), until when in ms (6)
+2     MOVED        until when in ms (6) a wrong verifier is taken for one that was
+                   rotated away or ended, and gets a detached session
+3     LOCK         who holds the session's lock and who waits for it, see `lease`
+4     PRINCIPAL    who is signed in, see `identity`
+7     DESCRIPTION  of the client that signed in, as the app describes it, UTF-8
+8     INDEXED      the further indexes that the session is in: of each 4 bytes that tell
+                   the session's key, and 16 that name the index
+====  ===========  =================================================================
+
+A record of another *kind* than a session's has a digest that no token has, see `INDEX`.
 """
 
 from __future__ import annotations
@@ -48,6 +54,8 @@ from asgi_session.store import Stored
 FORMAT: Final = 1
 NOBODY: Final = bytes(16)
 """The digest of a record that no token opens: an ended session."""
+INDEX: Final = b"an index".ljust(16)
+"""The digest of a record that is no session's, but an index of a user's sessions; no token opens it."""
 RING_LENGTH: Final = 7
 
 MAX_TIME: Final = 253_402_300_799_999
@@ -57,6 +65,9 @@ _MAX_VERSION: Final = (1 << 63) - 1
 GRACE: Final = 1
 MOVED: Final = 2
 LOCK: Final = 3
+PRINCIPAL: Final = 4
+DESCRIPTION: Final = 7
+INDEXED: Final = 8
 
 _HEADER: Final = struct.Struct(">Q8sB8sHIHIHI16s4sB")
 # Not msgpack, as for the values: it takes twice as long for these, and does not look at their types.
@@ -87,6 +98,11 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         """Whether the session has ended, and the record stays only to tell so."""
         return self.digest == NOBODY
 
+    @property
+    def is_index(self) -> bool:
+        """Whether it is no session's, but an index of sessions."""
+        return self.digest == INDEX
+
 
 class Version(msgspec.Struct, frozen=True, gc=False):
     """A version of a record as the store has it; it keeps the bytes, which the next save may have to show."""
@@ -112,7 +128,14 @@ class Applied(enum.Enum):
 
 
 def new_record(
-    *, now: int, idle: int, absolute: int, digest: bytes, check: bytes, entries: dict[str, bytes]
+    *,
+    now: int,
+    idle: int,
+    absolute: int,
+    digest: bytes,
+    check: bytes,
+    entries: dict[str, bytes],
+    parts: dict[int, bytes] = _NO_PARTS,
 ) -> Record:
     """Return the first version of a new session's record; times in ms."""
     random = os.urandom(12)  # drawn at once: each draw costs as much as a digest
@@ -126,7 +149,7 @@ def new_record(
         digest=digest,
         check=check,
         ring=b"",
-        parts=_NO_PARTS,
+        parts=parts,
         entries=entries,
     )
 
@@ -283,7 +306,7 @@ def _decode_parts(data: bytes, offset: int) -> tuple[dict[int, bytes], int]:
         length = int.from_bytes(data[offset + 1 : offset + 3], "big")
         part = data[offset + 3 : offset + 3 + length]
         offset += 3 + length
-        expected = {GRACE: 22, MOVED: 6}.get(kind, length)
+        expected = {GRACE: 22, MOVED: 6, PRINCIPAL: 30}.get(kind, length)
         if len(part) != length or length != expected or kind in parts:
             raise ValueError(f"optional part of type {kind} is malformed")
         parts[kind] = part

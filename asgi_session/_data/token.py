@@ -73,7 +73,7 @@ class Tokens:
             5.3.4 asks for 112 bits).
     """
 
-    __slots__ = ("_check", "_digest", "_key", "_signers")
+    __slots__ = ("_check", "_digest", "_index", "_key", "_signers")
 
     def __init__(self, namespace: str, secret_keys: Sequence[str | bytes] = ()) -> None:
         name = namespace.encode()
@@ -84,6 +84,8 @@ class Tokens:
             if namespace == DEFAULT_NAMESPACE
             else hashlib.blake2b(name + b"\0", digest_size=16, person=b"asgi-ses key")
         )
+        # Not keyed by a secret key: a rotation of those would hide every entry made before it.
+        self._index = hashlib.blake2b(name + b"\0", digest_size=DIGEST_SIZE, person=b"asgi-ses index")
         self._check = hashlib.blake2b(digest_size=CHECK_SIZE, person=b"asgi-ses check")
         # Keyed BLAKE2b is a MAC by itself (RFC 7693 section 2.9). Keys of any length are hashed to
         # one that fits.
@@ -134,6 +136,13 @@ class Tokens:
         state.update(selector.encode())
         return _text(state.digest())
 
+    def index(self, name: str, value: str) -> bytes:
+        """Return the 16 bytes that name the index of the sessions in which `name` has this value."""
+        state = self._index.copy()
+        state.update(len(name.encode()).to_bytes(4, "big") + name.encode())
+        state.update(value.encode(errors="surrogatepass"))
+        return state.digest()
+
     def check(self, key: str) -> bytes:
         """Return the 4 bytes by which a record shows that it belongs to the store's `key`."""
         state = self._check.copy()
@@ -146,10 +155,20 @@ class Tokens:
         return _text(state.digest())
 
 
+def index_key(raw: bytes) -> str:
+    """Return the store's key of an index: 22 characters that are no session's key, whatever its namespace.
+
+    The last of a session's holds two bits, in characters that have zeros behind them; this one has a one.
+    """
+    text = _text(raw)
+    return text[:-1] + _OF_ANOTHER_KIND[text[-1]]
+
+
 def _text(raw: bytes) -> str:
     return binascii.b2a_base64(raw, newline=False)[:PART_LENGTH].translate(_URL_SAFE).decode()
 
 
+_OF_ANOTHER_KIND: Final = {"A": "B", "Q": "R", "g": "h", "w": "x"}
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 

@@ -12,13 +12,15 @@ from asgi_session._data import lease
 from asgi_session._data.change import Kind
 from asgi_session._data.expiry import NOT_USED, UNCONFIRMED, expires_at
 from asgi_session._data.fold import ONE_IN, Outcome, fold
-from asgi_session._data.record import Record, Version
+from asgi_session._data.record import INDEX, Record, Version
 from asgi_session._data.rules import merge
 from asgi_session._engine.save_request import Failed, LeftOut, Result, SavedAs, SaveRequest
 from asgi_session._policy import Policy
 from asgi_session.store import Stored
 
 _NOBODY: Final[Sequence[bytes]] = ()
+LARGEST_INDEX: Final = 1 << 20
+"""Bytes: many times what the largest cap makes of one."""
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -54,7 +56,7 @@ def attempt(base: Version, requests: Sequence[SaveRequest], policy: Policy) -> A
     """Fold the requests into the version after `base`."""
     now = policy.clock()
     was = base.record
-    folded = fold(was, requests, policy.rules, policy.max_size, now)
+    folded = fold(was, requests, policy.rules, LARGEST_INDEX if was.digest == INDEX else policy.max_size, now)
     record, outcomes = folded.record, folded.outcomes
     if outcomes is ONE_IN:
         use = requests[0].use

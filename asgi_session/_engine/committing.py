@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final
 
 from asgi_session._data.change import NO_CHANGES, Kind, gone, lock_lost, own_keys
+from asgi_session._data.identity import LOOKS_LIKE_ONE
 from asgi_session._data.token import new_token
-from asgi_session._engine.creating import Creator, New
+from asgi_session._engine.beginning import Beginner
 from asgi_session._engine.hold import Hold, hold_of
 from asgi_session._engine.loading import Loader
 from asgi_session._engine.loops import Loops
 from asgi_session._engine.refreshing import report_stale
 from asgi_session._engine.save_request import shutting_down
 from asgi_session._engine.settling import Commit, Settler, refuse_left_out
+from asgi_session._engine.signing_in import SignIns
 from asgi_session._policy import Policy
 from asgi_session._session.session import Session
 from asgi_session.errors import SessionError, StoreUnavailable
@@ -25,14 +26,17 @@ _NOTHING: Final[dict[str, bytes]] = {}  # shared: nobody changes it
 class Committer:
     """Commits the sessions of one manager."""
 
-    __slots__ = ("_creator", "_loader", "_loops", "_note", "_policy", "_settler")
+    __slots__ = ("_beginner", "_loader", "_loops", "_note", "_policy", "_settler", "_sign_ins")
 
-    def __init__(self, policy: Policy, loader: Loader, creator: Creator, loops: Loops) -> None:
+    def __init__(
+        self, policy: Policy, loader: Loader, beginner: Beginner, sign_ins: SignIns, loops: Loops
+    ) -> None:
         self._policy = policy
         self._loader = loader
-        self._creator = creator
+        self._beginner = beginner
         self._loops = loops
-        self._settler = Settler(policy, self._begin_anew)
+        self._sign_ins = sign_ins
+        self._settler = beginner.settler = Settler(policy, beginner.begin_anew, sign_ins.leave)
         self._note = self._settler.note  # bound once
 
     # ---------------------------------------------------------------- what is asked
@@ -123,28 +127,38 @@ class Committer:
             except SessionError as error:  # too large, or not to be stored
                 policy.emit("failed", session.id, session, error=error)
                 raise
+            if policy.may_warn and not LOOKS_LIKE_ONE.isdisjoint(taken):
+                policy.warn_of_fixation(session.id, taken, mark)
             if not taken and mark is None and (leave is None or session._status != "live"):
                 return None
         commit = Commit(
             taken,
             mark=mark,
+            asked=mark,
             origins=session._origin,
             then=self._note,
             session=session,
             taken=taken,
             era=session._era,
-            hold=leave,
         )
+        commit.standing = session._commit_begins(commit, policy.deadline, asks=policy.has_indexes)
+        if commit.standing is not None:
+            try:
+                self._sign_ins.decide(commit, commit.standing)
+            except SessionError as error:
+                self._settler.fail(commit, error)
+                raise
+            mark = commit.mark
+        commit.hold = leave
         if mark is not None:
             if mark.begins_anew:
                 commit.own = session._own_values(taken)
-            if mark.ends:
+            if mark.ends and mark.kind is not Kind.SIGN_IN:
                 commit.changes = NO_CHANGES
         if session._hold is not None:
             hold = hold_of(session)
             assert hold is not None, "just looked"
             hold.cover(commit, leaving=leave is not None)
-        session._commit_begins(commit, policy.deadline)
         return commit
 
     # ---------------------------------------------------------------- which way it goes
@@ -182,7 +196,7 @@ class Committer:
                 self._settler.fail(commit, StoreUnavailable(message, executed=False))
             elif own and (status == "new" or begins_anew):
                 commit.own = own
-                return self._create_here(commit)
+                return self._beginner.create_here(commit)
             elif status == "detached":
                 self._settler.leave_out(commit, "detached")
             else:
@@ -214,62 +228,14 @@ class Committer:
                 commit.token = new_token(token.selector)
                 commit.digest = tokens.digest(token)
                 commit.new_digest = tokens.digest(commit.token)
-            elif commit.own:  # before anything is ended that it is to take the place of
+            elif commit.own:
                 try:
-                    self._creator.refuse_too_large(commit.own)
+                    place = self._beginner.prepare(commit)
                 except SessionError as error:
                     self._settler.fail(commit, error)
                     return commit.outcome()
+                if place is not None:
+                    return self._beginner.enter_then_save(commit, place)
+        if commit.moving is not None:
+            return self._beginner.move(commit, commit.moving)
         return self._loops.current().saves.save(tokens.key(token.selector), commit)
-
-    # ---------------------------------------------------------------- a new record
-
-    def _new(self, commit: Commit) -> New:
-        """Return the record that a commit's own keys are to make; locked, if it was made under a lock."""
-        hold = hold_of(commit.session)
-        if hold is None or hold.queue is not None:
-            return New(commit.own, None)
-        commit.adopting = hold
-        return New(commit.own, self._loops.current().tasks.name)
-
-    def _begin_anew(self, commit: Commit) -> None:
-        """Have a commit's own keys go on in a new record, in a task."""
-        self._loops.current().tasks.spawn(self._create_in_task(commit, self._new(commit)))
-
-    async def _create_here(self, commit: Commit) -> None:
-        """Create a new session in the request's own task; one that is cancelled leaves that to another."""
-        new = self._new(commit)
-        try:
-            await self._create(commit, new)
-        except asyncio.CancelledError:
-            self._loops.current().tasks.spawn(self._create_in_task(commit, new))
-            raise
-        except BaseException:
-            self._settler.fail(commit, shutting_down())
-            raise
-        if commit.error is not None:
-            raise commit.error
-
-    async def _create_in_task(self, commit: Commit, new: New) -> None:
-        try:
-            await self._create(commit, new)
-        except BaseException:
-            self._settler.fail(commit, shutting_down())
-            raise
-
-    async def _create(self, commit: Commit, new: New) -> None:
-        """Create a new session of the commit's own keys, under a new id."""
-        session, loop = commit.session, self._loops.current()
-        loop.creating.add(commit)
-        try:
-            token, version = await self._creator.create(new, commit.deadline)
-        except Exception as error:
-            self._settler.fail(commit, error)
-        else:
-            session._created(token, version, commit.era)
-            self._policy.emit("created", token.selector, session)
-            if commit.adopting is not None:
-                loop.locks.adopt(commit.adopting, token.selector, version)
-            self._settler.finish(commit)
-        finally:
-            loop.creating.discard(commit)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from asgi_session._backoff import Backoff
+from asgi_session._data import identity as identities
 from asgi_session._data import lease as leases
 from asgi_session._data import record as records
 from asgi_session._data.change import too_large
 from asgi_session._data.expiry import expires_at
 from asgi_session._data.record import Version
 from asgi_session._data.token import Token, new_token
+from asgi_session._engine.signing_in import Place, SignIns, revoked_meanwhile
 from asgi_session._policy import Policy
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import TAG_SIZE, TAKEN, Stored
@@ -22,53 +25,75 @@ class New:
     Attributes:
         own: its entries.
         lock_for: the process that has its lock from the beginning; None: nobody.
-        token: the one that was tried last, and may have been created; None: the next try takes another.
+        began: when its request began, ms; 0: not known.
+        description: of the client.
+        token: its id and credential; None: not drawn yet, or the next try takes another.
         key: of that in the store.
-        version: of that.
+        version: of that; None: it is yet to be encoded.
+        place: of that in the indexes; None: it belongs in none.
+        now: when that was drawn, ms.
+        sent: whether that version may be in the store.
+        room: so many bytes its data may have even if that is more than `max_size` allows.
     """
 
-    __slots__ = ("key", "lock_for", "own", "token", "version")
+    __slots__ = (
+        "began", "description", "key", "lock_for", "now", "own", "place", "room", "sent", "token", "version",
+    )  # fmt: skip
 
-    def __init__(self, own: dict[str, bytes], lock_for: bytes | None) -> None:
+    def __init__(
+        self, own: dict[str, bytes], lock_for: bytes | None, began: int = 0, description: bytes = b""
+    ) -> None:
         self.own = own
         self.lock_for = lock_for
+        self.began = began
+        self.description = description
         self.token: Token | None = None
         self.key = ""
         self.version: Version | None = None
+        self.place: Place | None = None
+        self.now = 0
+        self.sent = False
+        self.room = 0
+
+    def change(self, own: dict[str, bytes], lock_for: bytes | None) -> None:
+        """Have it hold something else, under the id that was drawn for it."""
+        if own != self.own or lock_for != self.lock_for:
+            self.own, self.lock_for, self.version = own, lock_for, None
 
 
 class Creator:
     """Creates the records of one manager."""
 
-    __slots__ = ("_policy",)
+    __slots__ = ("_policy", "_sign_ins")
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, sign_ins: SignIns) -> None:
         self._policy = policy
-
-    def refuse_too_large(self, own: dict[str, bytes]) -> None:
-        """Raise SessionTooLarge if a new record of `own` would be."""
-        self._encode(new_token(), own, None)
+        self._sign_ins = sign_ins
 
     async def create(self, new: New, deadline: float) -> tuple[Token, Version]:
         """Create a record; if it was tried before, and cancelled, the same one again.
 
         Raises:
-            SessionTooLarge, StoreUnavailable.
+            SessionTooLarge, SignInRefused, StoreUnavailable.
         """
         store, backoff = self._policy.store, Backoff()
         while True:
-            tried = new.token is not None
-            if new.token is None or new.version is None:
-                new.token = new_token()
-                new.key, new.version = self._encode(new.token, new.own, new.lock_for)
-            token, version, stored = new.token, new.version, new.version.stored
+            token, version = self.prepare(new)
+            stored, place, tried = version.stored, new.place, new.sent
+            if place is not None:
+                await self._sign_ins.enter(place, deadline)
+            new.sent = True
             try:
                 answer = await store.create(new.key, stored.data, stored.expires_at, deadline=deadline)
                 if answer is not TAKEN:
+                    if place is not None and not await self._sign_ins.confirm(place, deadline):
+                        raise revoked_meanwhile()
                     return token, version.tagged(answer.tag)
                 if tried:
                     there = await store.load(new.key, deadline=deadline)
                     if there is not None and there.data == stored.data:  # the one before was carried out
+                        if place is not None and not await self._sign_ins.confirm(place, deadline):
+                            raise revoked_meanwhile()
                         return token, Version(version.record, there)
                 # 128 random bits are not taken twice: something is wrong with this store.
                 problem = StoreUnavailable(
@@ -82,24 +107,48 @@ class Creator:
                 problem = error
             if time.monotonic() >= deadline:
                 raise problem
-            new.token = None
+            new.token = new.version = new.place = None
+            new.sent = False
             await backoff.pause(deadline)
 
-    def _encode(self, token: Token, own: dict[str, bytes], lock_for: bytes | None) -> tuple[str, Version]:
+    def prepare(self, new: New) -> tuple[Token, Version]:
+        """Draw the id of a record that is to be created, and encode it, unless that is done.
+
+        Raises:
+            SessionTooLarge: it would be.
+            SessionSerializationError: who is signed in cannot be told.
+        """
         policy = self._policy
-        key, now = policy.tokens.key(token.selector), policy.clock()
+        token = new.token
+        if token is None:
+            token, new.now = new_token(), policy.clock()
+        elif new.version is not None:
+            return token, new.version
+        key = policy.tokens.key(token.selector)
+        parts = self._sign_ins.parts(new.own, new.now, new.description) if policy.has_indexes else _NO_PARTS
+        anonymous = policy.identity is not None and not identities.is_signed_in(parts)
         record = records.new_record(
-            now=now,
-            idle=policy.idle,
+            now=new.now,
+            idle=policy.anonymous_idle if anonymous else policy.idle,
             absolute=policy.absolute,
             digest=policy.tokens.digest(token),
             check=policy.tokens.check(key),
-            entries=own,
+            entries=new.own,
+            parts=parts,
         )
-        if lock_for is not None:
-            record = leases.write(record, leases.new(lock_for, record.version, now))
+        if new.lock_for is not None:
+            record = leases.write(record, leases.new(new.lock_for, record.version, new.now))
         data = records.encode(record)
-        if len(data) > policy.max_size:
+        if len(data) > policy.max_size and (new.room == 0 or records.body_size(record) > new.room):
             raise too_large(len(data), policy.max_size)
-        expires = expires_at(now, policy.unconfirmed, record.deadline)
-        return key, Version(record, Stored(data, data[:TAG_SIZE], expires))
+        expires = expires_at(new.now, min(policy.unconfirmed, record.idle), record.deadline)
+        new.token, new.key = token, key
+        new.version = version = Version(record, Stored(data, data[:TAG_SIZE], expires))
+        if parts and new.place is None:
+            names = identities.names_of(record)
+            if names:
+                new.place = Place(token.selector, record, names, new.began or new.now)
+        return token, version
+
+
+_NO_PARTS: Final[dict[int, bytes]] = {}  # shared: nobody changes it

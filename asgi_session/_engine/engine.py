@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from asgi_session._engine.beginning import Beginner
 from asgi_session._engine.committing import Committer
 from asgi_session._engine.creating import Creator
 from asgi_session._engine.hold import Terms
+from asgi_session._engine.indexing import Indexes
 from asgi_session._engine.loading import Loader
 from asgi_session._engine.loops import Loops
+from asgi_session._engine.members import Members
 from asgi_session._engine.reading import Reader
 from asgi_session._engine.refreshing import Refresher
 from asgi_session._engine.session_lock import OutsideLock, SessionLock
+from asgi_session._engine.signing_in import SignIns
 from asgi_session._engine.transactions import Transactor
 from asgi_session._options import seconds
 from asgi_session._policy import Policy
@@ -24,22 +28,31 @@ class Engine:
     Attributes:
         policy: how it is to be done.
         loops: what there is per event loop.
+        members: the sessions of each user.
+        sign_ins: what a sign-in needs done in the indexes.
         load, commit, refresh, transact: the parts' own, so that nothing is in between.
     """
 
-    __slots__ = ("_committer", "_loader", "commit", "load", "loops", "policy", "refresh", "transact")
+    __slots__ = (
+        "_committer", "_loader", "commit", "load", "loops", "members", "policy", "refresh",
+        "sign_ins", "transact",
+    )  # fmt: skip
 
     def __init__(self, policy: Policy) -> None:
         reader = Reader(policy)
         self.policy = policy
         self.loops = Loops(policy, reader)
         self._loader = loader = Loader(policy, reader, self.loops)
-        self._committer = committer = Committer(policy, loader, Creator(policy), self.loops)
+        indexes = Indexes(policy, reader, self.loops)
+        self.members = members = Members(policy, reader, self.loops, indexes)
+        self.sign_ins = sign_ins = SignIns(policy, self.loops, indexes, members)
+        beginner = Beginner(policy, self.loops, Creator(policy, sign_ins), sign_ins)
+        self._committer = committer = Committer(policy, loader, beginner, sign_ins, self.loops)
         refresher = Refresher(policy, reader, loader)
         self.load: Does = loader.load
         self.commit: Commits = committer.commit
         self.refresh: Does = refresher.refresh
-        transactor = Transactor(policy, refresher, committer, self.loops)
+        transactor = Transactor(policy, refresher, committer, sign_ins, self.loops)
         self.transact: Transacts = transactor.transact
 
     def lock(
@@ -51,6 +64,13 @@ class Engine:
     ) -> SessionLock:
         """Return the lock of a request's session."""
         return SessionLock(self.policy, self._committer, self.loops, session, _terms(wait, lease, max_hold))
+
+    async def outside(self, session_id: str) -> OutsideSession:
+        """Load a session outside a request, by its public id; SessionGone when there is none."""
+        session = OutsideSession(self)
+        await self._loader.load_outside(session, session_id)
+        session.mark_accessed()
+        return session
 
     def lock_outside(
         self,

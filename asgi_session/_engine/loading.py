@@ -8,7 +8,7 @@ from typing import Final
 from asgi_session._data import record as records
 from asgi_session._data.change import gone
 from asgi_session._data.expiry import USED, touch_due
-from asgi_session._data.record import Version
+from asgi_session._data.record import Record, Version
 from asgi_session._data.token import Token
 from asgi_session._data.token_check import Fit, fit_of
 from asgi_session._engine.loops import Loops, LoopState
@@ -68,6 +68,8 @@ class Loader:
                     continue
                 if fit == "opens":
                     session._attach("live", token, Version(record, stored))
+                    if policy.describe is not None:
+                        self._look_for_move(session, token, record)
                     if policy.on_event is not None:  # every load comes here
                         policy.emit("loaded", token.selector, session)
                     due = touch_due(stored.expires_at, now, record.idle, record.deadline)
@@ -110,7 +112,7 @@ class Loader:
         if stored is None or stored.expires_at <= policy.clock():
             raise gone()
         version = self._reader.version(key, stored, session_id)
-        if version.record.ended:
+        if version.record.ended or version.record.is_index:
             raise gone()
         session._attach("live", Token(session_id, ""), version)
 
@@ -149,6 +151,13 @@ class Loader:
         else:
             raise self._reader.anothers(policy.tokens.key(token.selector), token.selector, session)
         return fit
+
+    def _look_for_move(self, session: Session, token: Token, record: Record) -> None:
+        """Tell of a client that is described in other words than the one that the session began with."""
+        was = record.parts.get(records.DESCRIPTION)
+        now = self._policy.description_of(session)
+        if was and now and was != now:
+            self._policy.emit("moved", token.selector, session, was=was.decode(), now=now.decode())
 
     def touch_if_due(self, session: Session, now: int) -> None:
         """Send a touch if one is due at `now` (ms). No response waits for it, and its failure is an event."""

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from inspect import signature
 from types import TracebackType
-from typing import Final, Literal, Self, TypedDict, Unpack
+from typing import Final, Literal, Self, TypeAlias, TypedDict, Unpack
+from uuid import UUID
 from weakref import WeakMethod, finalize
 
-from asgi_session._backoff import Backoff
+from asgi_session._data.identity import IdentityKey, principal_text
 from asgi_session._data.rules import Rule
 from asgi_session._data.token import is_selector, new_token
 from asgi_session._engine.engine import Engine
+from asgi_session._engine.session_info import SessionInfo, info_of
 from asgi_session._options import unknown
-from asgi_session._policy import Key, OnEvent, Policy
+from asgi_session._policy import Describe, Key, OnEvent, Policy
 from asgi_session._secret import Wrapped, hidden
 from asgi_session._session.session import Session
 from asgi_session.clock import Clock, system_clock
-from asgi_session.errors import ConfigurationError, StoreUnavailable
+from asgi_session.errors import ConfigurationError, SessionGone, StoreUnavailable
 from asgi_session.store import Back, Lost, Reconnected, Report, Reports, Store
+
+Principal: TypeAlias = str | int | UUID
+"""Who is signed in; 7 and ``"7"`` are the same."""
 
 logger: Final = logging.getLogger("asgi_session")
 
@@ -67,6 +72,25 @@ class SessionManager:
             heals by itself) does to the start of the app. ``"warn"`` (default): an error in the log.
             ``"refuse"``: `ConfigurationError`, and the app does not start. A store that is merely away
             never stops it.
+        identity: which key says who is signed in: ``"user_id"``, a path (``"user.sub"``), a function of the
+            session's values, or several of these. The first names the *principal*, a str, int or UUID. When
+            it changes, the session goes on under a new id and with a new credential, so that a cookie
+            which somebody has planted before a login is worth nothing after it (session fixation; OWASP
+            Session Management Cheat Sheet, "Renew the Session ID After Any Privilege Level Change"):
+            signing in keeps the data, becoming another or signing out drops what was not set in the same
+            request. A change of a further key (a role) gives a new credential. Sessions can then be listed
+            and revoked by user. A sign-in costs 3 store commands more. Default None: no key does.
+        forget_at_login: keys that do not go along when somebody signs in, say a CSRF token.
+        max_sessions_per_user: so many sessions one user can have at a time, 1 to 1,000; default 100.
+        on_max_sessions: what becomes of a sign-in beyond that: ``"evict"`` (default) ends the oldest sign-in,
+            ``"refuse"`` raises `SignInRefused`, which the middleware answers with 409.
+        index: further keys by which `revoke_where` finds sessions, say the ``sid`` of an identity provider.
+            Each costs a new session 3 store commands more.
+        describe: a function of the connection, called when a session begins: says in a few words who it
+            comes from, say an IP address and a browser, for the user's list of sessions. At most 256 bytes
+            are kept. When a later request is described in other words, that is an event (``moved``).
+        anonymous_idle_timeout: the idle timeout while nobody is signed in, where `identity` is given;
+            timedelta or seconds, default 1 day. Never longer than `idle_timeout`.
         on_event: called as ``on_event(name, session_id, connection=..., **info)`` for everything that
             happens; see the documentation for the names. `connection` is Starlette's `HTTPConnection`
             of the request, or None outside of one. Must be quick; what it raises is logged.
@@ -93,6 +117,13 @@ class SessionManager:
         merge: Mapping[str, Rule] | None = None,
         on_conflict: Literal["mine", "raise"] = "mine",
         check: Literal["warn", "refuse"] = "warn",
+        identity: IdentityKey | Sequence[IdentityKey] | None = None,
+        forget_at_login: Sequence[str] = (),
+        max_sessions_per_user: int = 100,
+        on_max_sessions: Literal["evict", "refuse"] = "evict",
+        index: Sequence[str] = (),
+        describe: Describe | None = None,
+        anonymous_idle_timeout: float | timedelta = timedelta(days=1),
         on_event: OnEvent | None = None,
         clock: Clock = system_clock,
         **options: Unpack[_NoOthers],
@@ -118,6 +149,13 @@ class SessionManager:
             merge=merge,
             on_conflict=on_conflict,
             check=check,
+            identity=identity,
+            forget_at_login=forget_at_login,
+            max_sessions_per_user=max_sessions_per_user,
+            on_max_sessions=on_max_sessions,
+            index=index,
+            describe=describe,
+            anonymous_idle_timeout=anonymous_idle_timeout,
             on_event=on_event,
             clock=clock,
         )
@@ -208,36 +246,138 @@ class SessionManager:
         _check_id(session_id)
         return self._engine.lock_outside(session_id, wait, lease, max_hold)
 
-    async def revoke(self, session_id: str) -> bool:
+    @asynccontextmanager
+    async def session(self, session_id: str) -> AsyncGenerator[Session]:
+        """Change a session outside a request, by its public id (`Session.id`).
+
+        ``async with manager.session(session_id) as session:`` gives the loaded session, and saves what was
+        changed when the block ends; an exception that leaves it saves nothing. What requests change at the
+        same time is merged, as ever. It is no use by the client: its expiry stays. It can get no new cookie:
+        no `rotate`, no `clear`, and who is signed in cannot be changed.
+
+        Raises:
+            ValueError: this is not a session id.
+            SessionGone: there is no such session.
+            StoreUnavailable, SessionCorrupt; and what `Session.commit` raises.
+        """
+        session = await self._engine.outside(_check_id(session_id))
+        yield session
+        await session.commit()
+
+    async def get(self, session_id: str) -> Session | None:
+        """Read a session from outside a request, by its public id; None when there is none.
+
+        Costs one load: no lock, no write, no touch. To change it use `session` or `lock`.
+
+        Raises:
+            ValueError: this is not a session id.
+            StoreUnavailable, SessionCorrupt.
+        """
+        try:
+            return await self._engine.outside(_check_id(session_id))
+        except SessionGone:
+            return None
+
+    async def revoke(self, session_id: str, *, principal: Principal | None = None) -> bool:
         """End a session from outside, by its public id (`Session.id`); whether there was one.
 
         Its record is deleted: requests in flight can no longer save to it. When a reply of the store
         was lost, so that nobody can tell who has deleted it, the answer is True.
 
+        Args:
+            session_id: whose id it is does not matter, unless you say so.
+            principal: end it only if it is this user's: for ids that come from the client. Another user's
+                stays as it is, and the answer is False.
+
         Raises:
             ValueError: this is not a session id.
+            ConfigurationError: `principal` was given, and no `identity` is configured.
             StoreUnavailable: the store did not answer within the deadline.
         """
         _check_id(session_id)
-        policy = self._policy
-        key = policy.tokens.key(session_id)
-        deadline = time.monotonic() + policy.deadline
-        backoff = Backoff()
-        reply_lost = False
-        while True:
-            try:
-                deleted = await policy.store.delete(key, deadline=deadline)
-            except StoreUnavailable as error:
-                # Deleting twice is the same as once, so a lost reply is no reason to give up.
-                if error.executed is False or time.monotonic() >= deadline:
-                    raise
-                reply_lost = True
-                await backoff.pause(deadline)
-            else:
-                if deleted or reply_lost:
-                    policy.emit("revoked", session_id)
-                    self._engine.loops.current().locks.look_again(key)
-                return deleted or reply_lost
+        deadline, members = self._policy.wait_until(), self._engine.members
+        if principal is None:
+            return await members.delete(session_id, deadline)
+        name = self._name_of(principal)
+        ended = await members.end(name, session_id, deadline)
+        if ended:
+            self._engine.sign_ins.leave(session_id, [name])
+        return ended
+
+    # ---------------------------------------------------------------- a user's sessions
+
+    async def sessions_of(
+        self, principal: Principal, *, current: Session | str | None = None
+    ) -> AsyncIterator[SessionInfo]:
+        """Give the sessions of a user that live, the oldest sign-in first.
+
+        Each is looked up in the store, all at once: n sessions cost n + 1 loads. What has ended disappears
+        from the index on the way.
+
+        Args:
+            principal: who; 7 and ``"7"`` are the same.
+            current: the session that asks, or its id: that one's `SessionInfo.current` is True.
+
+        Raises:
+            ConfigurationError: no `identity` is configured.
+            StoreUnavailable: the store did not answer within the deadline.
+        """
+        name = self._name_of(principal)
+        own = current.id if isinstance(current, Session) else current
+        for entry, version in await self._engine.members.members(name, self._policy.wait_until()):
+            yield info_of(entry.id, version, current=entry.id == own)
+
+    async def revoke_user(self, principal: Principal, *, except_: str | None = None) -> int:
+        """End all sessions of a user, or all but one; return how many there were.
+
+        A session whose sign-in was answered before this is called does not survive its return. A sign-in that
+        is on its way, so that it may have checked the old password, is refused (`SignInRefused`); so is one,
+        in the next minute, whose request began before.
+
+        Args:
+            principal: who; 7 and ``"7"`` are the same.
+            except_: the id of a session that stays, say the one that changes the password.
+
+        Raises:
+            ValueError: `except_` is not a session id.
+            ConfigurationError: no `identity` is configured.
+            StoreUnavailable: the store did not answer within the deadline. Some sessions may have ended;
+                call it again.
+        """
+        if except_ is not None:
+            _check_id(except_)
+        return await self._engine.members.revoke(self._name_of(principal), except_, self._policy.wait_until())
+
+    async def revoke_where(self, **where: Principal) -> int:
+        """End all sessions in which a key has a value; return how many there were.
+
+        ``await manager.revoke_where(oidc_sid="...")``, with ``index=("oidc_sid",)``; promises what
+        `revoke_user` does. For the back-channel logout of an identity provider (OpenID Connect Back-Channel
+        Logout 1.0, section 2.7).
+
+        Raises:
+            ConfigurationError: the key is not one of `index`; or not exactly one was given.
+            StoreUnavailable: as for `revoke_user`.
+        """
+        if len(where) != 1:
+            raise ConfigurationError("revoke_where() takes exactly one key and its value")
+        ((key, value),) = where.items()
+        if key not in self._policy.indexes:
+            raise ConfigurationError(
+                f"revoke_where({key}=...): sessions are not found by this key. Give SessionManager or "
+                f"SessionMiddleware index=({key!r},)"
+            )
+        name = self._policy.tokens.index(key, _text_of(value, key))
+        return await self._engine.members.revoke(name, None, self._policy.wait_until())
+
+    def _name_of(self, principal: Principal) -> bytes:
+        """Return the name of a user's index."""
+        if self._policy.identity is None:
+            raise ConfigurationError(
+                "sessions are not found by user: give SessionManager or SessionMiddleware identity=, the key "
+                "that says who is signed in, say identity='user_id'"
+            )
+        return self._policy.tokens.index("identity", _text_of(principal, "principal"))
 
     def _hear_of(self, store: Reports) -> None:
         """Have the store's reports made events, as long as somebody has this manager."""
@@ -264,9 +404,17 @@ class SessionManager:
                 self._policy.emit("store_reconnected", None, server=report.server)
 
 
-def _check_id(session_id: str) -> None:
+def _text_of(value: Principal, name: str) -> str:
+    text = principal_text(value, name)
+    if text is None:
+        raise ValueError(f"{name}: give the user's str, int or UUID, not {value!r}: that is nobody")
+    return text
+
+
+def _check_id(session_id: str) -> str:
     if not isinstance(session_id, str) or not is_selector(session_id):
         raise ValueError(
             "not a session id: give Session.id, the 22 characters, not the cookie's value; a new session has "
             "one after its commit()"
         )
+    return session_id

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from typing import Final
 
 from asgi_session._data.change import Changes, Mark, Reason, gone
+from asgi_session._data.identity import names_of
 from asgi_session._data.token import Token
 from asgi_session._data.values import shown
+from asgi_session._engine.creating import New
 from asgi_session._engine.hold import Hold, hold_of
 from asgi_session._engine.refreshing import part
 from asgi_session._engine.save_request import Failed, LeftOut, SavedAs, SaveRequest
+from asgi_session._engine.signing_in import Moving
 from asgi_session._policy import Policy
+from asgi_session._session.serving import Standing
 from asgi_session._session.session import Session
 from asgi_session.errors import SessionError
 
@@ -35,7 +39,11 @@ class Commit(SaveRequest, kw_only=True, eq=False):
         session: whose.
         taken: the changes, as the session had them; `changes` are those that its record gets.
         era: of the session when they were taken.
+        asked: the mark that the session had when they were taken; `mark` may be one that follows from them.
         own: what goes on in a new record, if it comes to that.
+        new: that record, when its id is drawn.
+        standing: where the session stood; None: nobody asks who is signed in.
+        moving: the further indexes that its record enters and leaves, if any.
         token: the new credential, if its record gets one.
         hold: of the lock that it releases.
         adopting: of the lock that its new record is created with.
@@ -45,6 +53,10 @@ class Commit(SaveRequest, kw_only=True, eq=False):
     session: Session
     taken: Changes
     era: int
+    asked: Mark | None = None
+    new: New | None = None
+    standing: Standing | None = None
+    moving: Moving | None = None
     own: dict[str, bytes] = _NOTHING
     token: Token | None = None
     hold: Hold | None = None
@@ -58,13 +70,20 @@ class Settler:
     Args:
         policy: whose events are told.
         begin_anew: has a commit's own keys go on in a new record.
+        leave: removes a session that has ended from its indexes.
     """
 
-    __slots__ = ("_begin_anew", "_policy")
+    __slots__ = ("_begin_anew", "_leave", "_policy")
 
-    def __init__(self, policy: Policy, begin_anew: Callable[[Commit], None]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        begin_anew: Callable[[Commit], None],
+        leave: Callable[[str, list[bytes]], None],
+    ) -> None:
         self._policy = policy
         self._begin_anew = begin_anew
+        self._leave = leave
 
     def note(self, commit: Commit) -> None:
         """Note in the session what became of a commit that went to its record."""
@@ -89,7 +108,7 @@ class Settler:
             else:
                 session._rotated(commit.token)
                 policy.emit("rotated", commit.id, session)
-        self._end(commit, mark)
+        self._end(commit, commit.asked)
 
     def _not_saved(self, commit: Commit) -> None:
         result = commit.result
@@ -103,9 +122,14 @@ class Settler:
                 self.leave_out(commit, result.reason)
 
     def _ended(self, commit: Commit, mark: Mark, result: SavedAs) -> None:
-        session = commit.session
-        self._policy.emit("ended", commit.id, session)
-        session._ended(mark.kind)
+        session, policy = commit.session, self._policy
+        policy.emit("ended", commit.id, session)
+        if policy.has_indexes and commit.id is not None:
+            self._leave(commit.id, names_of(commit.base.record))
+        if commit.carried is not None:
+            forget = policy.forget_at_login - commit.taken.keys()
+            commit.own = {key: value for key, value in commit.carried.items() if key not in forget}
+        session._ended(mark.kind, emptied=mark is not commit.asked and not commit.own)
         if commit.own and not session._sealed:
             self._go_on_anew(commit, result)
             return
@@ -151,7 +175,7 @@ class Settler:
         """Part the session from its record, since nothing was written."""
         session = commit.session
         commit.left_out = reason
-        part(self._policy, session, reason, commit.taken, carried=commit.mark)
+        part(self._policy, session, reason, commit.taken, carried=commit.asked)
         self.finish(commit)
 
     def refuse_late(self, commit: Commit) -> None:
@@ -166,7 +190,7 @@ class Settler:
 
     def finish(self, commit: Commit) -> None:
         """Let go of a commit of which everything was carried out that can be."""
-        self._end(commit, commit.mark)
+        self._end(commit, commit.asked)
 
     def _end(self, commit: Commit, consumed: Mark | None) -> None:
         commit.session._commit_ends(consumed, self._policy.deadline)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from typing import Any, Final, NoReturn
 
@@ -16,6 +16,7 @@ from asgi_session._engine.hold import hold_of
 from asgi_session._engine.loops import Loops
 from asgi_session._engine.refreshing import Refresher, part, take_over
 from asgi_session._engine.save_request import Failed, LeftOut, SavedAs, SaveRequest
+from asgi_session._engine.signing_in import SignIns
 from asgi_session._policy import Policy
 from asgi_session._session.session import Session
 from asgi_session.errors import SessionConflict, SessionError, StoreUnavailable
@@ -75,6 +76,7 @@ class Transaction(SaveRequest, kw_only=True, eq=False):
         session: whose.
         max_size: bytes.
         function: computes the changes; None when they were computed before.
+        refuse: refuses changes that no transaction may make.
         assigned: the keys that the last run has set.
         value: what the last run returned.
         raised: what it raised.
@@ -83,6 +85,7 @@ class Transaction(SaveRequest, kw_only=True, eq=False):
     session: Session
     max_size: int
     function: Callable[[Session], Any] | None = None
+    refuse: Callable[[Mapping[str, bytes], Changes], None]
     assigned: Iterable[str] = ()
     value: Any = None
     raised: Exception | None = None
@@ -96,25 +99,35 @@ class Transaction(SaveRequest, kw_only=True, eq=False):
             self.value = self.function(draft)
             _refuse_awaitable(self.value)
             self.assigned = draft._assigned
-            return draft._changes(self.max_size)
+            changes = _changes(draft, record.entries, self.max_size, self.refuse)
         except asyncio.CancelledError as error:
             # Of something that it asked. It runs in anybody's task, who was not cancelled.
             self.raised = RuntimeError("transact(fn): fn raised CancelledError")
             self.raised.__cause__ = error
         except Exception as error:
             self.raised = error
+        else:
+            return changes
         return {}
 
 
 class Transactor:
     """Runs the transactions of one manager."""
 
-    __slots__ = ("_committer", "_loops", "_policy", "_refresher")
+    __slots__ = ("_committer", "_loops", "_policy", "_refresher", "_sign_ins")
 
-    def __init__(self, policy: Policy, refresher: Refresher, committer: Committer, loops: Loops) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        refresher: Refresher,
+        committer: Committer,
+        sign_ins: SignIns,
+        loops: Loops,
+    ) -> None:
         self._policy = policy
         self._refresher = refresher
         self._committer = committer
+        self._sign_ins = sign_ins
         self._loops = loops
 
     async def transact(self, session: Session, function: Callable[[Session], Any]) -> Any:
@@ -144,6 +157,7 @@ class Transactor:
             _refuse_awaitable(value)
         if session._began_anew_since(era):
             raise gone()  # another task has begun another session meanwhile
+        _changes(draft, {}, self._policy.max_size, self._sign_ins.refuse_in_transaction)
         session.update(draft.copy())
         try:
             await self._committer.commit(session, explicit=True)
@@ -164,7 +178,8 @@ class Transactor:
                 raise gone()
             draft = Draft(session, version)
             value = await function(draft)
-            changes = draft._changes(self._policy.max_size)
+            refuse = self._sign_ins.refuse_in_transaction
+            changes = _changes(draft, version.record.entries, self._policy.max_size, refuse)
             if not changes:
                 return value
             transaction = self._new(session, version, changes)
@@ -191,6 +206,7 @@ class Transactor:
             base=version,
             session=session,
             max_size=self._policy.max_size,
+            refuse=self._sign_ins.refuse_in_transaction,
         )
 
     async def _save(self, session: Session, transaction: Transaction) -> Any:
@@ -237,6 +253,18 @@ class Transactor:
             transaction.error = gone()
         session._commit_ends(None, policy.deadline)
         transaction.end()
+
+
+def _changes(
+    draft: Draft,
+    entries: Mapping[str, bytes],
+    max_size: int,
+    refuse: Callable[[Mapping[str, bytes], Changes], None],
+) -> Changes:
+    """Return what a run has changed of the `entries` that it was given; refuse what no transaction may."""
+    changes = draft._changes(max_size)
+    refuse(entries, changes)
+    return changes
 
 
 def _refuse_awaitable(value: Any) -> None:

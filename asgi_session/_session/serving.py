@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import ClassVar, Protocol
 
+import msgspec
+
 from asgi_session._data.change import Mark
 from asgi_session._data.expiry import NOT_USED, UNCONFIRMED, USED
+from asgi_session._data.record import Version
 from asgi_session._session.versioned import Owed, Versioned
 
 
@@ -41,11 +44,28 @@ class OnItsWay(Protocol):
         ...
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """Where a session stands when a commit of it begins: what decides about who is signed in.
+
+    Attributes:
+        version: that it is of; None: there is no record.
+        origin: the encoded values that it came from.
+        began: when its request began, ms; 0: not known.
+        no_cookie: why no new cookie can reach the client; empty: one can.
+    """
+
+    version: Version | None
+    origin: Mapping[str, bytes]
+    began: int
+    no_cookie: str
+
+
 class Serving(Versioned):
     """A session as the engine and the middleware deal with it.
 
     Attributes:
         _accessed: this request has used it.
+        _began: when its request began, ms; 0: not known, or nobody asks.
         _commit: the commit on its way.
         _connection: of the request, for events; None when it is over, or nobody listens.
         _cookie: finds the session's cookies in the request's headers; None outside a request.
@@ -57,12 +77,14 @@ class Serving(Versioned):
     """
 
     __slots__ = (
-        "_accessed", "_commit", "_connection", "_cookie", "_headers", "_hold", "_served", "_touch", "_waited",
+        "_accessed", "_began", "_commit", "_connection", "_cookie", "_headers", "_hold", "_served", "_touch",
+        "_waited",
     )  # fmt: skip
 
     _outside: ClassVar = False  # of no request: work on it is no use by its client
 
     _accessed: bool
+    _began: int
     _commit: OnItsWay | None
     _connection: object
     _cookie: CookieReader | None
@@ -78,14 +100,16 @@ class Serving(Versioned):
 
     # ---------------------------------------------------------------- a commit on its way
 
-    def _commit_begins(self, commit: OnItsWay, whole: float) -> None:
+    def _commit_begins(self, commit: OnItsWay, whole: float, *, asks: bool = False) -> Standing | None:
         """Have the next commit wait for this one, which may wait on the store as long as its request.
 
-        `whole`: seconds that one request may wait in all.
+        `whole`: seconds that one request may wait in all. Returns where the session stands, if somebody
+        `asks`.
         """
         self._commit = commit
         commit.use = self._use_of()
         commit.deadline = self._wait_begins(whole)
+        return self._standing() if asks else None
 
     def _commit_ends(self, consumed: Mark | None, whole: float) -> None:
         """Let the next commit go on; the mark that this one has carried out is done with."""
@@ -140,6 +164,12 @@ class Serving(Versioned):
 
     # ---------------------------------------------------------------- lock, headers, end
 
+    def _standing(self) -> Standing:
+        """Return where it stands, for a decision about who is signed in."""
+        late = "after the response has started" if self._sealed else ""
+        no_cookie = "outside a request" if self._outside else late
+        return Standing(self._version, self._origin, self._began, no_cookie)
+
     def _lock_with(self, hold: object) -> None:
         """Note the hold of its lock; None: it has none any more."""
         self._hold = hold
@@ -155,9 +185,9 @@ class Serving(Versioned):
             return "nothing"  # somebody else has ended what this request had created or rotated
         return owed
 
-    def _tell(self, connection: object) -> None:
-        """Have events name the connection of its request."""
-        self._connection = connection
+    def _tell(self, connection: object, began: int) -> None:
+        """Have events name the connection of its request, and sign-ins know when that began, ms."""
+        self._connection, self._began = connection, began
 
     def _close(self) -> None:
         """Note that its request is over."""

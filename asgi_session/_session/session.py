@@ -12,6 +12,7 @@ import anyio
 import anyio.from_thread
 
 from asgi_session._data.change import Kind, Mark
+from asgi_session._data.identity import NOT_SIGNED, is_signed_in, signed_of
 from asgi_session._data.record import MAX_TIME
 from asgi_session._options import as_seconds
 from asgi_session._session.contents import UNDECODED
@@ -123,7 +124,7 @@ class Session(Serving):
         self._opened = self._confirmed = self._cookie_dead = self._sealed = False
         self._status = "unloaded"
         self._token = self._version = self._mark = None
-        self._era = self._expires_at = 0
+        self._began = self._era = self._expires_at = 0
         self._owed = "nothing"
         self._origin = NO_ORIGIN
         self._watched = self._assigned = NO_KEYS
@@ -317,6 +318,44 @@ class Session(Serving):
     def expires_at(self) -> datetime | None:
         """When it expires if it is not used again, in UTC; None until it is created."""
         return _utc(self._expires_at) if self._version is not None else None
+
+    @property
+    def authenticated_at(self) -> datetime | None:
+        """When who is signed in has proved that it is them, in UTC; None when nobody is.
+
+        That is when they signed in, or the last `reauthenticated`. Needs the manager's `identity`. After a
+        sign-in it is set from the commit on, which is `commit`, or when the response starts.
+        """
+        self._use()
+        signed = signed_of(self._version.record) if self._version is not None else NOT_SIGNED
+        return _utc(signed.since) if signed.since else None
+
+    async def reauthenticated(self) -> None:
+        """Note that who is signed in has just proved again that it is them, say with their password.
+
+        Sets `authenticated_at` and gives the session a new credential, now (OWASP ASVS 5.0, 7.2.4: a new
+        token at re-authentication, too). What was changed before is saved as well.
+
+        Raises:
+            SessionError: nobody is signed in; or the response has started, or it is used outside a request,
+                so that the new cookie could not reach the client.
+            SessionGone: the session has ended or moved on. And what `commit` raises.
+        """
+        await self.load()
+        self._refuse_if_ended()
+        self._refuse_outside("reauthenticated")
+        if self._sealed:
+            raise SessionError(
+                "reauthenticated() was called after the response had started, so the new cookie can no "
+                "longer reach the client"
+            )
+        if self._version is None or not is_signed_in(self._version.record.parts):
+            raise SessionError(
+                "reauthenticated(): nobody is signed in, by the keys that identity= names. Sign in first"
+            )
+        if self._mark is None or not self._mark.ends:
+            self._mark = Mark(Kind.REAUTHENTICATE)
+        await self.commit()
 
     def mark_accessed(self) -> None:
         """Note the access; Starlette's ``request.session`` calls this."""

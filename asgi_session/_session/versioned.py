@@ -150,13 +150,20 @@ class Versioned(Tracked):
         self._version, self._expires_at = version, version.stored.expires_at
         self._confirmed = False
         if era == self._era:
-            for key in self._origin.keys() - version.record.entries.keys():
+            entries = version.record.entries
+            for key in self._origin.keys() - entries.keys():
                 # Of another identity: what this session was before it had to begin anew. Not what was set
                 # while it did.
                 if key not in self._assigned:
                     dict.pop(self, key, None)
                     self._watched.pop(key, None)
-            self._origin = version.record.entries
+            if self._origin:  # the data of before went along, perhaps with what others had saved meanwhile
+                origin = {**self._origin, **{key: entries[key] for key in self._assigned if key in entries}}
+                origin = {key: value for key, value in origin.items() if key in entries}
+                self._take_over(origin, entries, keep=dict.fromkeys(self._assigned), handed_out=False)
+                self._origin = origin
+            else:
+                self._origin = entries
         elif self._mark is None:  # changes were discarded meanwhile: it is what is stored, and nothing else
             self._revert()
 
@@ -164,8 +171,10 @@ class Versioned(Tracked):
         """Take the new credential."""
         self._token, self._owed = token, "cookie"
 
-    def _ended(self, kind: Kind) -> None:
-        """Note that its record has ended, as `destroy` or `clear` asked."""
+    def _ended(self, kind: Kind, *, emptied: bool = False) -> None:
+        """Note that its record has ended, as `destroy` or `clear` asked; perhaps with all that it held."""
+        if emptied:
+            self._forget()
         self._status = "ended" if kind is Kind.DESTROY else "new"
         self._version = self._token = None
         self._cookie_dead = self._cookie_dead or self._confirmed

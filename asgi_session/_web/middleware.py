@@ -11,12 +11,13 @@ from typing import Any, Literal, TypedDict, Unpack
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from asgi_session._data.identity import IdentityKey
 from asgi_session._data.rules import Rule
 from asgi_session._engine.engine import Engine
 from asgi_session._engine.loops import needs_asyncio
 from asgi_session._engine.manager import SessionManager
 from asgi_session._options import unknown
-from asgi_session._policy import Key, OnEvent
+from asgi_session._policy import Describe, Key, OnEvent
 from asgi_session._secret import Hidden, Wrapped, hidden, revealed
 from asgi_session._session.session import Session
 from asgi_session._web.cookie import Cookie, SameSite
@@ -45,6 +46,13 @@ class ManagerOptions(TypedDict, total=False):
     merge: Mapping[str, Rule] | None
     on_conflict: Literal["mine", "raise"]
     check: Literal["warn", "refuse"]
+    identity: IdentityKey | Sequence[IdentityKey] | None
+    forget_at_login: Sequence[str]
+    max_sessions_per_user: int
+    on_max_sessions: Literal["evict", "refuse"]
+    index: Sequence[str]
+    describe: Describe | None
+    anonymous_idle_timeout: float | timedelta
     on_event: OnEvent | None
     clock: Clock
 
@@ -139,6 +147,9 @@ class SessionMiddleware:
         self.engine: Engine = manager._engine
         self.headers: SessionHeaders = SessionHeaders(self.cookie, self.engine.policy)
         self.autoload: bool | Callable[[HTTPConnection], bool] = autoload
+        policy = self.engine.policy
+        asking = (policy.on_event, policy.describe, policy.identity)
+        self._looks_at_requests = any(one is not None for one in asking)
         self._on_asyncio = False  # not looked at yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,8 +170,8 @@ class SessionMiddleware:
         else:
             exchange = WebSocketExchange(self.engine, self.headers, scope, send, session)
             receive = exchange.guard(receive)
-        if self.engine.policy.on_event is not None:
-            session._tell(HTTPConnection(scope))
+        if self._looks_at_requests:
+            self._introduce(session, scope)
         del scope  # error trackers record the local variables, and it holds the request's cookies
         if outer is not None:
             self._refuse_nested(outer)
@@ -186,6 +197,12 @@ class SessionMiddleware:
             raise
         finally:
             session._close()
+
+    def _introduce(self, session: Session, scope: Scope) -> None:
+        """Tell the session what events, descriptions and sign-ins need to know of its request."""
+        policy = self.engine.policy
+        told = policy.on_event is not None or policy.describe is not None
+        session._tell(HTTPConnection(scope) if told else None, policy.clock())
 
     def _look_for_asyncio(self) -> None:
         try:

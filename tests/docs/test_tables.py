@@ -15,7 +15,12 @@ from asgi_session.clock import system_clock
 from tests.docs.pages import PAGES, ROOT, blocks, name, table
 from tests.inside import http_status, manager_options, record_format
 
-UNITS = {"days": timedelta(days=1), "hour": timedelta(hours=1), "s": timedelta(seconds=1)}
+UNITS = {
+    "day": timedelta(days=1),
+    "days": timedelta(days=1),
+    "hour": timedelta(hours=1),
+    "s": timedelta(seconds=1),
+}
 
 
 def default_of(text: str) -> object:

@@ -57,7 +57,10 @@ def test_the_repr_of_what_is_no_store_is_not_shown() -> None:
         ({"max_age": 5}, "idle_timeout"),
         ({"lifetime": 5, "rolling": True}, "'rolling' (here it is nothing"),
         ({"idle_timout": 5}, "did you mean 'idle_timeout'"),
-        ({"zzz": 5}, "SessionManager has no option 'zzz'. It has: absolute_timeout, check, clock"),
+        (
+            {"zzz": 5},
+            "SessionManager has no option 'zzz'. It has: absolute_timeout, anonymous_idle_timeout, check",
+        ),
     ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], says: str) -> None:

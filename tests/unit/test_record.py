@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from asgi_session._data import record as records
-from asgi_session._data.record import GRACE, MOVED, RING_LENGTH, Applied, Record
+from asgi_session._data.record import GRACE, MOVED, PRINCIPAL, RING_LENGTH, Applied, Record
 from asgi_session.errors import SessionCorrupt
 
 NOW = 1_790_000_000_000
 U48 = st.integers(0, 2**48 - 1)
 TIME = st.integers(0, records.MAX_TIME)
 _entries = st.dictionaries(st.text(max_size=8), st.binary(max_size=12), max_size=5)
-_unknown = st.dictionaries(st.integers(3, 255), st.binary(max_size=30), max_size=3)
+_unknown = st.dictionaries(st.sampled_from([3, *range(9, 256)]), st.binary(max_size=30), max_size=3)
 
 
 def raw(size: int) -> st.SearchStrategy[bytes]:
@@ -36,6 +36,8 @@ def _parts(draw: st.DrawFn) -> dict[int, bytes]:
         parts[GRACE] = draw(raw(22))
     if draw(st.booleans()):
         parts[MOVED] = draw(raw(6))
+    if draw(st.booleans()):
+        parts[PRINCIPAL] = draw(raw(30))
     return parts
 
 

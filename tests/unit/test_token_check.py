@@ -91,5 +91,5 @@ def test_fit_after_a_mark(kind: Kind) -> None:
     old = "opens in grace" if kind is Kind.ROTATE_WITH_GRACE else "retired"
     assert fit_of(after, TOKEN, LATER, NOW, TOKENS) == old
     assert fit_of(after, TOKEN, LATER, NOW + 15, TOKENS) == "retired"
-    opens = "retired" if kind in (Kind.CLEAR, Kind.DESTROY) else "opens"
+    opens = "retired" if kind in (Kind.CLEAR, Kind.DESTROY, Kind.SIGN_IN) else "opens"
     assert fit_of(after, new, LATER, NOW, TOKENS) == opens
