@@ -29,6 +29,18 @@ Routes that do not declare it pay nothing. It leaves no trace in the OpenAPI sch
 """
 
 
+async def _passively_loaded_session(connection: HTTPConnection) -> Session:
+    return await load_session(connection, passive=True)
+
+
+PassiveSessionDep: TypeAlias = Annotated[Session, Depends(_passively_loaded_session)]
+"""A parameter of this type is the session, loaded to be looked at: the request does not extend it.
+
+For polls and the like. A request that declares `SessionDep` as well, in any of its dependencies, uses the
+session; see `load_session`.
+"""
+
+
 async def _locked_session(connection: HTTPConnection) -> AsyncIterator[Session]:
     if connection.scope["type"] == "websocket":
         raise SessionError(
@@ -48,4 +60,4 @@ response starts: ``scope="function"``, which needs FastAPI 0.121 or later. For o
 `SessionDep` and ``async with session.lock(wait=..., lease=...):``. Not for WebSockets.
 """
 
-__all__ = ["LockedSessionDep", "SessionDep"]
+__all__ = ["LockedSessionDep", "PassiveSessionDep", "SessionDep"]

@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from asgi_session._data.lease import Holder, Step
+from asgi_session._data.lifetime import Lifetime
 from asgi_session._data.record import Record
 from asgi_session.errors import LockLost, SessionError, SessionGone, SessionTooLarge
 
@@ -74,12 +75,13 @@ class Change(msgspec.Struct, eq=False):
         changes: key to new bytes, or None for a deletion.
         epoch: of the record that the changes were made on; empty when that does not matter.
         mark: what is carried out besides; one that ends the record takes no changes.
-        digest: of the token that the session was loaded with, for a rotation.
+        digest: of the token that the session was loaded with, for a rotation or a lifetime.
         new_digest: of the token that a rotation hands out.
         origins: the bytes from which each key's value was decoded, or to which it was last encoded; None
             when it does not matter on what the changes were made.
         holder: who must hold the lock for it to count; None: it is not made under a lock.
         step: what it does to the lock.
+        lifetime: what it changes of the session's lifetime.
         compute: makes the changes, from the record it is applied to; called once per attempt.
         rewrite: what it does to the record besides, given the newest and the time, ms; gives back the very
             record when that is nothing.
@@ -96,6 +98,7 @@ class Change(msgspec.Struct, eq=False):
     origins: Mapping[str, bytes] | None = None
     holder: Holder | None = None
     step: Step | None = None
+    lifetime: Lifetime | None = None
     compute: Callable[[Record], Changes] | None = None
     rewrite: Callable[[Record, int], Record] | None = None
     only_on: Mapping[str, bytes] | None = None

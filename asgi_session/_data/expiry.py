@@ -16,6 +16,17 @@ def expires_at(now: int, idle: int, deadline: int) -> int:
     return expiry if expiry < deadline else deadline  # min() takes three times as long
 
 
+def expires_unused(stored: int, now: int, idle: int, deadline: int, was_deadline: int) -> int:
+    """Return when a session expires whose lifetime was changed by what is no use of it.
+
+    What is shorter counts from now on; what is longer counts from the next use on. But a deadline that
+    was put off lets go of an expiry that it alone had cut short: when the session was last used can then
+    no longer be told, and is taken to be now.
+    """
+    expiry = expires_at(now, idle, deadline)
+    return expiry if stored >= was_deadline < deadline or expiry < stored else stored
+
+
 def touch_due(stored: int, now: int, idle: int, deadline: int) -> int | None:
     """Return the expiry that a touch should store, or None while the `stored` one is near enough.
 

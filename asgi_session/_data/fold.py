@@ -58,6 +58,7 @@ def fold(base: Record, changes: Sequence[Change], rules: Rules, max_size: int, n
         and one.mark is None
         and one.holder is None
         and one.step is None
+        and one.lifetime is None
         and one.compute is None
         and one.rewrite is None
         and one.only_on is None
@@ -135,6 +136,8 @@ def _apply(record: Record, change: Change, rules: Rules, now: int) -> tuple[Reco
             # Another request rotated this very token already: one new cookie is enough, and a second
             # would kill the token that the first has just handed out.
             outcome = "rotated already"
+    if change.lifetime is not None:
+        record = change.lifetime.of(record)
     if change.rewrite is not None:
         record = change.rewrite(record, now)
     if change.step is not None:

@@ -29,6 +29,7 @@ part  name         bytes
                    rotated away or ended, and gets a detached session
 3     LOCK         who holds the session's lock and who waits for it, see `lease`
 4     PRINCIPAL    who is signed in, see `identity`
+5     LIFETIME     whether the cookie outlives the browser (1), see `lifetime`
 7     DESCRIPTION  of the client that signed in, as the app describes it, UTF-8
 8     INDEXED      the further indexes that the session is in: of each 4 bytes that tell
                    the session's key, and 16 that name the index
@@ -66,6 +67,7 @@ GRACE: Final = 1
 MOVED: Final = 2
 LOCK: Final = 3
 PRINCIPAL: Final = 4
+LIFETIME: Final = 5
 DESCRIPTION: Final = 7
 INDEXED: Final = 8
 

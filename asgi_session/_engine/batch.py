@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from asgi_session._data import lease
 from asgi_session._data.change import Kind
-from asgi_session._data.expiry import NOT_USED, UNCONFIRMED, expires_at
+from asgi_session._data.expiry import NOT_USED, UNCONFIRMED, expires_at, expires_unused
 from asgi_session._data.fold import ONE_IN, Outcome, fold
 from asgi_session._data.record import INDEX, Record, Version
 from asgi_session._data.rules import merge
@@ -64,6 +64,8 @@ def attempt(base: Version, requests: Sequence[SaveRequest], policy: Policy) -> A
         use = min([one.use for one, outcome in zip(requests, outcomes, strict=True) if is_in(outcome)] or [0])
     if use == NOT_USED:
         expires = min(base.stored.expires_at, record.deadline)
+        if record.idle != was.idle or record.deadline != was.deadline:
+            expires = expires_unused(base.stored.expires_at, now, record.idle, record.deadline, was.deadline)
     else:
         idle = record.idle
         if use == UNCONFIRMED and policy.unconfirmed < idle:

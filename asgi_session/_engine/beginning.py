@@ -93,8 +93,9 @@ class Beginner:
     def _new(self, commit: Commit, own: dict[str, bytes]) -> New:
         """Return the record that a commit's own keys are to make."""
         if commit.standing is None:  # nobody asks whose it is
-            return New(own, None)
-        return New(own, None, commit.standing.began, self._policy.description_of(commit.session))
+            return New(own, None, commit.lifetime)
+        description = self._policy.description_of(commit.session)
+        return New(own, None, commit.lifetime, commit.standing.began, description)
 
     def _lock_for(self, commit: Commit) -> bytes | None:
         """Return who is to have a new record's lock from the beginning: who has made the commit under one."""

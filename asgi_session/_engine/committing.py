@@ -109,11 +109,12 @@ class Committer:
         With `leave` the commit releases that lock, too.
         """
         policy = self._policy
-        if session._status == "unloaded" or session._status == "ended":
+        status = session._status
+        if status == "unloaded" or status == "ended":
             return None
         if session._replaced:
             report_stale(policy, session)
-        mark = session._mark
+        mark, lifetime = session._mark, None
         if only_destroy:
             if mark is None or mark.kind is not Kind.DESTROY:
                 if session.modified:
@@ -129,13 +130,16 @@ class Committer:
                 raise
             if policy.may_warn and not LOOKS_LIKE_ONE.isdisjoint(taken):
                 policy.warn_of_fixation(session.id, taken, mark)
-            if not taken and mark is None and (leave is None or session._status != "live"):
+            if session._lifetime is not None:
+                lifetime = session._take_lifetime(alone=not taken)
+            if not taken and mark is None and lifetime is None and (leave is None or status != "live"):
                 return None
         commit = Commit(
             taken,
             mark=mark,
             asked=mark,
             origins=session._origin,
+            lifetime=lifetime,
             then=self._note,
             session=session,
             taken=taken,
@@ -223,6 +227,8 @@ class Committer:
         assert version is not None and token is not None, "a live session has both"
         commit.base, commit.epoch = version, version.record.epoch
         commit.id = token.selector
+        if commit.lifetime is not None:
+            commit.digest = tokens.digest(token)
         if mark is not None:
             if not mark.ends:
                 commit.token = new_token(token.selector)

@@ -11,6 +11,7 @@ from asgi_session._data import lease as leases
 from asgi_session._data import record as records
 from asgi_session._data.change import too_large
 from asgi_session._data.expiry import expires_at
+from asgi_session._data.lifetime import Lifetime
 from asgi_session._data.record import Version
 from asgi_session._data.token import Token, new_token
 from asgi_session._engine.signing_in import Place, SignIns, revoked_meanwhile
@@ -25,6 +26,7 @@ class New:
     Attributes:
         own: its entries.
         lock_for: the process that has its lock from the beginning; None: nobody.
+        lifetime: its own; None: as the options say.
         began: when its request began, ms; 0: not known.
         description: of the client.
         token: its id and credential; None: not drawn yet, or the next try takes another.
@@ -37,14 +39,21 @@ class New:
     """
 
     __slots__ = (
-        "began", "description", "key", "lock_for", "now", "own", "place", "room", "sent", "token", "version",
+        "began", "description", "key", "lifetime", "lock_for", "now", "own", "place", "room", "sent", "token",
+        "version",
     )  # fmt: skip
 
     def __init__(
-        self, own: dict[str, bytes], lock_for: bytes | None, began: int = 0, description: bytes = b""
+        self,
+        own: dict[str, bytes],
+        lock_for: bytes | None,
+        lifetime: Lifetime | None,
+        began: int = 0,
+        description: bytes = b"",
     ) -> None:
         self.own = own
         self.lock_for = lock_for
+        self.lifetime = lifetime
         self.began = began
         self.description = description
         self.token: Token | None = None
@@ -136,6 +145,8 @@ class Creator:
             entries=new.own,
             parts=parts,
         )
+        if new.lifetime is not None:
+            record = new.lifetime.of(record)
         if new.lock_for is not None:
             record = leases.write(record, leases.new(new.lock_for, record.version, new.now))
         data = records.encode(record)

@@ -55,6 +55,14 @@ class Engine:
         transactor = Transactor(policy, refresher, committer, sign_ins, self.loops)
         self.transact: Transacts = transactor.transact
 
+    def now(self) -> int:
+        """Return the time, ms since the Unix epoch."""
+        return self.policy.clock()
+
+    def touch(self, session: Session) -> None:
+        """Have a use of the session extend its expiry, if that is due."""
+        self._loader.touch_if_due(session, self.policy.clock())
+
     def lock(
         self,
         session: Session,

@@ -236,8 +236,8 @@ class SessionManager:
         """Hold a session's lock outside a request, by its public id (`Session.id`); see `Session.lock`.
 
         ``async with manager.lock(session_id) as session:`` gives the loaded session. What is saved does
-        not extend its expiry, and it can get no new cookie: no `rotate`, no `clear`. In a block of
-        `Session.lock` of the same session it would wait for itself.
+        not extend its expiry, and it can get no new cookie: no `rotate`, no `clear`, and of `set_lifetime`
+        no `persistent`. In a block of `Session.lock` of the same session it would wait for itself.
 
         Raises:
             ValueError: this is not a session id, or a duration makes no sense.

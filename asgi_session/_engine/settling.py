@@ -8,6 +8,8 @@ from typing import Final
 
 from asgi_session._data.change import Changes, Mark, Reason, gone
 from asgi_session._data.identity import names_of
+from asgi_session._data.lifetime import Lifetime
+from asgi_session._data.record import Record
 from asgi_session._data.token import Token
 from asgi_session._data.values import shown
 from asgi_session._engine.creating import New
@@ -108,7 +110,17 @@ class Settler:
             else:
                 session._rotated(commit.token)
                 policy.emit("rotated", commit.id, session)
+        elif commit.lifetime is not None and not result.left_behind:
+            self._send_again(commit, commit.lifetime, result.version.record)
         self._end(commit, commit.asked)
+
+    def _send_again(self, commit: Commit, lifetime: Lifetime, record: Record) -> None:
+        """Have the response carry the cookie again if it is to last longer or shorter than before.
+
+        Not if another request has rotated the token since: its cookie is newer than this one.
+        """
+        if lifetime.shows_in_cookie and record.digest == commit.digest:
+            commit.session._owe_cookie()
 
     def _not_saved(self, commit: Commit) -> None:
         result = commit.result
@@ -168,7 +180,7 @@ class Settler:
             session = commit.session
             commit.error = error
             self._policy.emit("failed", session.id, session, error=error)
-            session._hand_back(commit.taken, commit.era)
+            session._hand_back(commit.taken, commit.era, commit.lifetime)
             self._end(commit, None)
 
     def leave_out(self, commit: Commit, reason: Reason) -> None:

@@ -52,6 +52,10 @@ class Draft(Session):
         """Refuse: a transaction may run more than once."""
         self._not_here("rotate")
 
+    def set_lifetime(self, **_: Any) -> None:
+        """Refuse: a transaction is about the data alone."""
+        self._not_here("set_lifetime")
+
     def clear(self) -> None:
         """Refuse: it would end the session."""
         self._not_here("clear")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -13,6 +13,9 @@ from asgi_session._data.change import Mark
 from asgi_session._data.expiry import NOT_USED, UNCONFIRMED, USED
 from asgi_session._data.record import Version
 from asgi_session._session.versioned import Owed, Versioned
+
+Passive: TypeAlias = Literal["", "until used", "always"]
+"""Whether a request is no use of its session: it is; not until somebody in it loads it as use; not."""
 
 
 class CookieReader(Protocol):
@@ -71,17 +74,18 @@ class Serving(Versioned):
         _cookie: finds the session's cookies in the request's headers; None outside a request.
         _headers: of the request.
         _hold: of its lock.
+        _passive: whether what is done counts as no use of the session.
         _served: its request is over.
         _touch: that this request has caused.
         _waited: seconds of the request's deadline that are used up.
     """
 
     __slots__ = (
-        "_accessed", "_began", "_commit", "_connection", "_cookie", "_headers", "_hold", "_served", "_touch",
-        "_waited",
+        "_accessed", "_began", "_commit", "_connection", "_cookie", "_headers", "_hold", "_passive",
+        "_served", "_touch", "_waited",
     )  # fmt: skip
 
-    _outside: ClassVar = False  # of no request: work on it is no use by its client
+    _outside: ClassVar = False  # of no request
 
     _accessed: bool
     _began: int
@@ -90,13 +94,20 @@ class Serving(Versioned):
     _cookie: CookieReader | None
     _headers: Iterable[tuple[bytes, bytes]]
     _hold: object
+    _passive: Passive
     _served: bool
     _touch: asyncio.Task[None] | None
     _waited: float
 
     def _unchanged(self) -> bool:
         """Tell whether a commit would certainly have nothing to do."""
-        return not self._watched and self._mark is None and self._commit is None and not self._replaced
+        return (
+            not self._watched
+            and self._mark is None
+            and self._lifetime is None
+            and self._commit is None
+            and not self._replaced
+        )
 
     # ---------------------------------------------------------------- a commit on its way
 
@@ -129,9 +140,9 @@ class Serving(Versioned):
 
         It is unconfirmed while its cookie has not come back yet, and may be on its way to a client that
         never returns it. Once the headers have left that can no longer be known: another request may have
-        come with it.
+        come with it. Of a passive request, and from outside of one, nothing is use by its client.
         """
-        if self._outside:
+        if self._passive:
             return NOT_USED
         return USED if self._confirmed or self._sealed else UNCONFIRMED
 
@@ -184,6 +195,10 @@ class Serving(Versioned):
         if owed == "cookie" and (self._token is None or self._version is None):
             return "nothing"  # somebody else has ended what this request had created or rotated
         return owed
+
+    def _be_passive(self) -> None:
+        """Note that the request is no use of its session, whatever is done in it."""
+        self._passive = "always"
 
     def _tell(self, connection: object, began: int) -> None:
         """Have events name the connection of its request, and sign-ins know when that began, ms."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final, Protocol, TypeVar, overload
 
 import anyio
 import anyio.from_thread
 
 from asgi_session._data.change import Kind, Mark
-from asgi_session._data.identity import NOT_SIGNED, is_signed_in, signed_of
-from asgi_session._data.record import MAX_TIME
+from asgi_session._data.identity import is_signed_in
+from asgi_session._data.lifetime import asked
 from asgi_session._options import as_seconds
 from asgi_session._session.contents import UNDECODED
-from asgi_session._session.serving import CookieReader, Serving
+from asgi_session._session.serving import CookieReader
+from asgi_session._session.telling import Telling
 from asgi_session._session.tracked import NO_KEYS, NO_ORIGIN
 from asgi_session._session.versioned import UNLOADED_KEY
 from asgi_session.errors import SessionError, SessionNotLoaded
@@ -86,6 +87,14 @@ class Engine(Protocol):
         """Run a function on the newest data, and save what it changes."""
         ...
 
+    def now(self) -> int:
+        """Return the time, ms since the Unix epoch."""
+        ...
+
+    def touch(self, session: Session) -> None:
+        """Have a use of the session extend its expiry, if that is due."""
+        ...
+
     def lock(
         self,
         session: Session,
@@ -97,7 +106,7 @@ class Engine(Protocol):
         ...
 
 
-class Session(Serving):
+class Session(Telling):
     """The session of one request, as a dict of str to values.
 
     It is not loaded until you ask: ``await session.load()``, `load_session`, `SessionDep`, or, in a
@@ -123,7 +132,7 @@ class Session(Serving):
         dict.__setitem__(self, UNLOADED_KEY, UNDECODED)
         self._opened = self._confirmed = self._cookie_dead = self._sealed = False
         self._status = "unloaded"
-        self._token = self._version = self._mark = None
+        self._token = self._version = self._mark = self._lifetime = None
         self._began = self._era = self._expires_at = 0
         self._owed = "nothing"
         self._origin = NO_ORIGIN
@@ -132,6 +141,7 @@ class Session(Serving):
         self._cookie = cookie
         self._headers = headers
         self._accessed = self._served = False
+        self._passive = ""
         self._waited = 0.0
         self._commit = None
         self._hold = None
@@ -169,6 +179,15 @@ class Session(Serving):
                 await waiter
         self._opened = self._accessed = True
         return self
+
+    def _load_as(self, *, passive: bool) -> None:
+        """Note whether who loads it now uses it. Whoever does wins over who only looks."""
+        if passive:
+            if self._status == "unloaded" and self._loading is None and not self._passive:
+                self._passive = "until used"
+        elif self._passive == "until used":
+            self._passive = ""
+            self._engine.touch(self)  # if it is loaded; else the load does
 
     async def commit(self) -> None:
         """Save what was changed now, rather than when the response starts.
@@ -267,23 +286,13 @@ class Session(Serving):
     # ---------------------------------------------------------------- what it is
 
     @property
-    def loaded(self) -> bool:
-        """Whether it can be read without an await."""
-        return self._status != "unloaded"
-
-    @property
-    def accessed(self) -> bool:
-        """Whether this request has used it; the response then varies by cookie."""
-        return self._accessed
-
-    @property
     def modified(self) -> bool:
         """Whether there is something to commit.
 
         May be set to True, as code for other libraries does after a change inside a value. That is not
         necessary here and does nothing: what differs is found, and nothing else is saved.
         """
-        if self._mark is not None:
+        if self._mark is not None or self._lifetime is not None:
             return True
         try:
             return bool(self._changes())
@@ -300,35 +309,6 @@ class Session(Serving):
         """Whether there is no stored session behind it yet. Needs a loaded session."""
         self._use()
         return self._status == "new"
-
-    @property
-    def id(self) -> str | None:
-        """The public id: safe to log and to show, no credential. None until it is created.
-
-        A rotation keeps it. After `clear` and new values it is the new session's from the commit on.
-        """
-        return self._token.selector if self._version is not None and self._token is not None else None
-
-    @property
-    def created_at(self) -> datetime | None:
-        """When it was created, in UTC; None until then."""
-        return _utc(self._version.record.created) if self._version is not None else None
-
-    @property
-    def expires_at(self) -> datetime | None:
-        """When it expires if it is not used again, in UTC; None until it is created."""
-        return _utc(self._expires_at) if self._version is not None else None
-
-    @property
-    def authenticated_at(self) -> datetime | None:
-        """When who is signed in has proved that it is them, in UTC; None when nobody is.
-
-        That is when they signed in, or the last `reauthenticated`. Needs the manager's `identity`. After a
-        sign-in it is set from the commit on, which is `commit`, or when the response starts.
-        """
-        self._use()
-        signed = signed_of(self._version.record) if self._version is not None else NOT_SIGNED
-        return _utc(signed.since) if signed.since else None
 
     async def reauthenticated(self) -> None:
         """Note that who is signed in has just proved again that it is them, say with their password.
@@ -407,6 +387,51 @@ class Session(Serving):
         if self._mark is None or self._mark.kind is Kind.ROTATE_WITH_GRACE:
             kind = Kind.ROTATE if grace is None else Kind.ROTATE_WITH_GRACE
             self._mark = Mark(kind, round(length * 1000))
+
+    def set_lifetime(
+        self,
+        *,
+        idle: float | timedelta | None = None,
+        absolute: float | timedelta | datetime | None = None,
+        persistent: bool | None = None,
+    ) -> None:
+        """Give this session a lifetime of its own, in place of the manager's options.
+
+        It may be longer or shorter than theirs. It is saved with the next commit, like a change of a key,
+        and stays with the session when that is rotated. What is not given stays as it is; where two
+        requests set the same, the later save counts. A new session is created with it as soon as something
+        is set in it, and lasts `unconfirmed_timeout` at most until its cookie has come back once.
+
+        When `absolute` or `persistent` changes, the response carries the cookie again, with the same
+        credential. After the response has started, and outside a request, it cannot: the session ends when
+        it should, but a cookie with an earlier Max-Age goes earlier.
+
+        Call it at login, after `clear` or `rotate`: an `absolute` that is a duration counts from the call,
+        so every call is a change.
+
+        Args:
+            idle: how long it lasts unused, but never beyond its absolute end. timedelta or seconds.
+            absolute: when it ends however much it is used: timedelta or seconds from now on, or a datetime
+                with a time zone. At most 100 years; browsers keep a cookie for 400 days at most.
+            persistent: whether the cookie gets Max-Age, and so outlives the browser. False for a shared
+                computer; many browsers that restore their tabs keep such cookies, too.
+
+        Raises:
+            SessionNotLoaded: load it first.
+            SessionGone: it was ended by `destroy`.
+            SessionError: `persistent` after the response has started, or outside a request.
+            ValueError: nothing is given, or what makes no sense: a duration of zero, a past or naive
+                datetime, an `idle` longer than an `absolute` that is a duration.
+        """
+        self._change()
+        lifetime = asked(self._engine.now(), idle, absolute, persistent)
+        if persistent is not None and self._sealed:
+            raise SessionError(
+                "set_lifetime(persistent=...) changes the cookie, which can no longer reach the client: "
+                + ("this is outside a request" if self._outside else "the response has started")
+                + ". Give idle= and absolute= alone, or call it before you return the response"
+            )
+        self._lifetime = lifetime if self._lifetime is None else self._lifetime.then(lifetime)
 
     def clear(self) -> None:
         """End this session; what is set afterwards begins another one, under a new id.
@@ -494,7 +519,4 @@ class OutsideSession(Session):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self._sealed = True
-
-
-def _utc(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(min(milliseconds, MAX_TIME) / 1000, UTC)
+        self._passive = "always"

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from asgi_session._data import codec
 from asgi_session._data.change import Changes, own_keys, too_large
+from asgi_session._data.lifetime import Lifetime
 from asgi_session._data.values import SCALARS
 from asgi_session._session.contents import ABSENT, UNDECODED, Contents
 from asgi_session.errors import SessionError
@@ -25,12 +26,14 @@ class Tracked(Contents):
 
     Attributes:
         _era: counts what makes the bookkeeping of a commit on its way pointless.
+        _lifetime: what is to change of its lifetime; None: nothing.
         _replaced: values that were handed out and then replaced, with their bytes.
     """
 
-    __slots__ = ("_era", "_replaced")
+    __slots__ = ("_era", "_lifetime", "_replaced")
 
     _era: int
+    _lifetime: Lifetime | None
     _replaced: Sequence[tuple[str, Any, bytes]]
 
     def _changes(self, max_size: int | None = None, *, take: bool = False) -> Changes:
@@ -89,10 +92,12 @@ class Tracked(Contents):
         own.update(own_keys(changes))
         return own
 
-    def _hand_back(self, changes: Iterable[str], era: int) -> None:
-        """Have the changes of a commit that failed looked at again."""
+    def _hand_back(self, changes: Iterable[str], era: int, lifetime: Lifetime | None) -> None:
+        """Have what a commit that failed has taken looked at again."""
         if era == self._era:
             self._watched.update(dict.fromkeys(changes))
+            if lifetime is not None:
+                self._lifetime = lifetime.then(self._lifetime)
 
     def _note_assigned(self, keys: Iterable[str]) -> None:
         """Take notice of keys that a transaction has set."""
@@ -155,9 +160,9 @@ class Tracked(Contents):
         """Be empty, and know of nothing that was changed."""
         dict.clear(self)
         self._era += 1
-        self._origin, self._replaced = NO_ORIGIN, ()
+        self._origin, self._replaced, self._lifetime = NO_ORIGIN, (), None
         self._watched, self._assigned = {}, {}
 
     def _drop_late(self) -> None:
         """Forget what was changed: it can no longer be kept."""
-        self._watched = {}
+        self._watched, self._lifetime = {}, None

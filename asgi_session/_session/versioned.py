@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from asgi_session._data import codec
 from asgi_session._data.change import Changes, Kind, Mark, gone
+from asgi_session._data.lifetime import Lifetime
 from asgi_session._data.record import Version
 from asgi_session._data.token import Token
 from asgi_session._session.contents import ABSENT, UNDECODED
@@ -120,6 +121,19 @@ class Versioned(Tracked):
             raise gone()
         return mark is not None and mark.kind is Kind.CLEAR
 
+    def _take_lifetime(self, *, alone: bool) -> Lifetime | None:
+        """Return what is to change of its lifetime, which is taken for a commit; None: nothing.
+
+        With `alone` there is nothing else to commit: a new session then keeps it until it has data.
+        """
+        mark = self._mark
+        if alone and (self._status == "new" if mark is None else mark.ends):
+            return None
+        lifetime, self._lifetime = self._lifetime, None
+        if lifetime is None or self._version is None or mark is not None:
+            return lifetime  # as with keys: all that was set goes on in a new record, if it comes to that
+        return lifetime.differing(self._version.record)
+
     def _began_anew_since(self, era: int) -> bool:
         """Whether a session without a record has become another since that era."""
         return self._era != era and (self._is_to_end() or self._status != "new")
@@ -171,6 +185,11 @@ class Versioned(Tracked):
         """Take the new credential."""
         self._token, self._owed = token, "cookie"
 
+    def _owe_cookie(self) -> None:
+        """Have the response carry the cookie again, unless its headers have left."""
+        if not self._sealed and self._owed == "nothing":
+            self._owed = "cookie"
+
     def _ended(self, kind: Kind, *, emptied: bool = False) -> None:
         """Note that its record has ended, as `destroy` or `clear` asked; perhaps with all that it held."""
         if emptied:
@@ -219,7 +238,7 @@ class Versioned(Tracked):
     def _drop_changes(self) -> list[str]:
         """Forget what was changed, and what was to be carried out, since the request failed; its keys."""
         keys = list(self._watched)
-        self._watched, self._mark = {}, None
+        self._watched, self._mark, self._lifetime = {}, None, None
         return keys
 
     def _revert(self) -> None:
@@ -228,7 +247,7 @@ class Versioned(Tracked):
         if ended or self._status in ("unloaded", "blank"):
             return
         self._assigned = {key: None for key in self._assigned if self._is_stored(key)}
-        self._mark = None
+        self._mark = self._lifetime = None
         self._era += 1
         self._origin = self._version.record.entries if self._version is not None else NO_ORIGIN
         self._watched, self._replaced = {}, ()

@@ -121,9 +121,13 @@ class Cookie:
                         values.append(pair[len(prefix) :].strip(b'"').decode("latin-1"))
         return values
 
-    def write(self, value: str, max_age: int) -> bytes:
-        """Return the Set-Cookie header's value; `max_age` in seconds."""
-        age = b"; Max-Age=%d" % min(max_age, MAX_AGE_LIMIT) if self.persistent else b""
+    def write(self, value: str, max_age: int, persistent: bool | None = None) -> bytes:
+        """Return the Set-Cookie header's value; `max_age` in seconds.
+
+        `persistent` takes the place of the option for one session.
+        """
+        persistent = self.persistent if persistent is None else persistent
+        age = b"; Max-Age=%d" % min(max_age, MAX_AGE_LIMIT) if persistent else b""
         return self._prefix + value.encode() + age + self._attributes
 
     def delete(self) -> bytes:

@@ -7,6 +7,7 @@ from typing import Final
 
 from starlette.types import Scope
 
+from asgi_session._data.lifetime import is_persistent
 from asgi_session._policy import Policy
 from asgi_session._session.session import Session
 from asgi_session._session.versioned import Owed
@@ -56,7 +57,7 @@ class SessionHeaders:
         left = version.record.deadline - self._policy.clock()
         # Rounded up: a cookie that goes before its session would sign the user out.
         seconds = max(-(-left // 1000), 0)
-        return self.cookie.write(self._policy.tokens.write(token), seconds)
+        return self.cookie.write(self._policy.tokens.write(token), seconds, is_persistent(version.record))
 
     def _warn_of_http(self) -> None:
         if not self._warned_of_http:

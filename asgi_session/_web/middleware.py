@@ -76,6 +76,10 @@ class SessionMiddleware:
         autoload: load every session before the app runs, for libraries that use ``request.session``
             without an await; or a function of the connection that says for which. Costs one store
             command per request that carries a cookie. Default False.
+        passive: a function of the connection that says which requests and WebSockets are no use of their
+            session, whatever they do with it: polls, say, which would keep an abandoned tab signed in. They
+            read it, and may change it, without extending it, and cost no touch. Default None: all are use.
+            Called at the start of each; see also `load_session`.
         **options: see `SessionManager`; only without `manager`.
 
     Raises:
@@ -97,6 +101,7 @@ class SessionMiddleware:
         partitioned: bool = False,
         persistent: bool = True,
         autoload: bool | Callable[[HTTPConnection], bool] = False,
+        passive: Callable[[HTTPConnection], bool] | None = None,
         **options: Unpack[ManagerOptions],
     ) -> None:
         manager, store = hidden(manager), hidden(store)  # a URL may stand in either's place
@@ -138,6 +143,10 @@ class SessionMiddleware:
             raise ConfigurationError(
                 f"autoload={autoload!r}: give True, False or a function of the connection (a plain `def`)"
             )
+        if passive is not None and (not callable(passive) or iscoroutinefunction(passive)):
+            raise ConfigurationError(
+                f"passive={passive!r}: give a function of the connection (a plain `def`), or None"
+            )
         _refuse_second(app, self.cookie.name)
         self._owns_manager = manager is None
         if manager is None:
@@ -150,6 +159,7 @@ class SessionMiddleware:
         policy = self.engine.policy
         asking = (policy.on_event, policy.describe, policy.identity)
         self._looks_at_requests = any(one is not None for one in asking)
+        self.passive: Callable[[HTTPConnection], bool] | None = passive
         self._on_asyncio = False  # not looked at yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,6 +182,8 @@ class SessionMiddleware:
             receive = exchange.guard(receive)
         if self._looks_at_requests:
             self._introduce(session, scope)
+        if self.passive is not None and self.passive(HTTPConnection(scope)):
+            session._be_passive()
         del scope  # error trackers record the local variables, and it holds the request's cookies
         if outer is not None:
             self._refuse_nested(outer)
@@ -263,8 +275,14 @@ def session_of(connection: HTTPConnection) -> Session:
     return session
 
 
-async def load_session(connection: HTTPConnection) -> Session:
+async def load_session(connection: HTTPConnection, *, passive: bool = False) -> Session:
     """Load and return the session of a Starlette `Request` or `WebSocket`.
+
+    Args:
+        connection: whose.
+        passive: only look: the request is then no use of the session, and does not extend it, whatever
+            else it does with it. If the same request also loads it without `passive`, before or after,
+            that is use. (Where the middleware's `passive` says that the request is no use, it stays so.)
 
     Raises:
         ConfigurationError: there is no `SessionMiddleware` around the app.
@@ -273,6 +291,8 @@ async def load_session(connection: HTTPConnection) -> Session:
     session = connection.scope.get("session")
     if not isinstance(session, Session):
         session = session_of(connection)
+    if passive or session._passive:
+        session._load_as(passive=passive)
     return session if session._opened else await session.load()
 
 

@@ -45,7 +45,7 @@ async def show(request: Request, session: SessionDep) -> dict[str, Any]:
         # Enough to see that the credential has changed; the cookie itself is nobody's business.
         "credential": hashlib.sha256(cookie.encode()).hexdigest()[:10] if session.id else None,
         "created_at": session.created_at,
-        "expires_at": session.expires_at,
+        "expires_at": session.idle_expires_at,
         "data": dict(session),
     }
 

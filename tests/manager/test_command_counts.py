@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -37,7 +37,12 @@ class Site:
         await send({"type": "http.response.body", "body": b""})
 
     async def get(
-        self, handler: Handler, cookie: str | None = None, *, through: SessionMiddleware | None = None
+        self,
+        handler: Handler,
+        cookie: str | None = None,
+        *,
+        through: SessionMiddleware | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> str | None:
         """Serve one request; return the cookie's value, if one was set."""
         answered: list[Any] = []
@@ -45,7 +50,8 @@ class Site:
         async def send(message: Any) -> None:
             answered.append(message)
 
-        headers = [] if cookie is None else [(b"cookie", f"{COOKIE_NAME}={cookie}".encode())]
+        own = [] if cookie is None else [(b"cookie", f"{COOKIE_NAME}={cookie}".encode())]
+        headers = [*own, *headers]
         scope = {"type": "http", "method": "GET", "scheme": "https", "path": "/", "headers": headers}
         await (through or self.middleware)(scope | {"handler": handler}, None, send)  # type: ignore[arg-type]
         assert answered[0]["status"] == 200
@@ -159,6 +165,40 @@ async def test_a_touch_where_it_is_due(site: Site) -> None:
     site.clock.advance(86400)
     sixty = asyncio.gather(*(site.get(read, cookie) for _ in range(60)))
     assert await site.counted(sixty) == {"get": 60, "evalsha": 1}
+
+
+async def test_passive_requests(site: Site) -> None:
+    """Promise 2: a passive request is one command, whenever it comes; one that writes is one more."""
+    site.middleware.passive = lambda connection: "x-poll" in connection.headers
+
+    async def poll(handler: Handler, cookie: str | None) -> None:
+        await site.get(handler, cookie, headers=[(b"x-poll", b"1")])
+
+    made = await site.get(write(n=0))
+    assert await site.counted(poll(read, made)) == {"get": 1}, "it confirms nothing"
+    assert await site.counted(site.get(read, made)) == {"get": 1, "evalsha": 1}
+    for _ in range(3):
+        site.clock.advance(3 * 86400)
+        assert await site.counted(poll(read, made)) == {"get": 1}
+        assert await site.counted(poll(write(n=0), made)) == {"get": 1}
+    assert await site.counted(poll(write(n=1), made)) == {"get": 1, "set": 1}
+    assert await site.counted(poll(read, None)) == {}
+    assert await site.counted(site.get(read, made)) == {"get": 1, "evalsha": 1}
+
+
+async def test_a_lifetime(site: Site) -> None:
+    """Promise 2: giving a session a lifetime is a write; the server's own expiry follows at once."""
+
+    async def hour(session: Session) -> None:
+        await session.load()
+        session.set_lifetime(idle=3600)
+
+    cookie = await confirmed(site)
+    assert await site.counted(site.get(hour, cookie)) == {"get": 1, "set": 1}
+    stored = await site.store.load(cookie[:22], deadline=time.monotonic() + 5)
+    assert stored is not None
+    assert stored.expires_at == site.clock() + 3_600_000
+    assert await site.counted(site.get(hour, cookie)) == {"get": 1}
 
 
 async def test_endings(site: Site) -> None:

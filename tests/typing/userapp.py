@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 import redis.asyncio
@@ -34,7 +34,7 @@ from asgi_session import (
     load_session,
     merging,
 )
-from asgi_session.fastapi import LockedSessionDep, SessionDep
+from asgi_session.fastapi import LockedSessionDep, PassiveSessionDep, SessionDep
 from asgi_session.store import GONE, Conflict, Reports, Saved, Store, Stored, Taken
 from asgi_session.stores import MemoryStore, RedisStore, store_from_url
 from asgi_session.testing import Call, FaultStore, ManualClock, SessionClient, StoreConformance
@@ -140,6 +140,11 @@ async def session_api(session: Session) -> None:
     assert_type(session.id, str | None)
     assert_type(session.created_at, datetime | None)
     assert_type(session.expires_at, datetime | None)
+    assert_type(session.idle_expires_at, datetime | None)
+    assert_type(session.absolute_expires_at, datetime | None)
+    session.set_lifetime(idle=timedelta(days=30), absolute=datetime.now(UTC), persistent=True)
+    session.set_lifetime(absolute=3600)
+    session.set_lifetime(absolute=None, persistent=None, idle=1.5)
     flags: list[bool] = [session.loaded, session.accessed, session.modified, session.is_new]
     session["flags"] = flags
     session["n"] = session.get("n", 0) + 1
@@ -191,13 +196,21 @@ async def homepage(request: Request) -> Response:
     return JSONResponse({"session": session})
 
 
+async def poll(request: Request) -> Response:
+    session = await load_session(request, passive=True)
+    assert_type(session, Session)
+    return Response()
+
+
 def needs_session(connection: HTTPConnection) -> bool:
     return connection.url.path.startswith("/admin")
 
 
 starlette_app = Starlette(
     routes=[Route("/", homepage)],
-    middleware=[Middleware(SessionMiddleware, store="memory://", autoload=needs_session)],
+    middleware=[
+        Middleware(SessionMiddleware, store="memory://", autoload=needs_session, passive=needs_session)
+    ],
 )
 
 
@@ -230,6 +243,11 @@ async def add(sku: str, session: SessionDep) -> dict[str, Any]:
     assert_type(session, Session)
     session[f"cart:{sku}"] = session.get(f"cart:{sku}", 0) + 1
     return dict(session)
+
+
+@app.get("/poll")
+async def poll_it(session: PassiveSessionDep) -> None:
+    assert_type(session, Session)
 
 
 @app.post("/locked")

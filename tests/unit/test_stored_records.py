@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from asgi_session._data import record as records
-from asgi_session._data.record import GRACE, MOVED, NOBODY, Record
+from asgi_session._data.record import GRACE, LIFETIME, MOVED, NOBODY, Record
 
 CREATED = 1_790_000_000_000
 PLAIN = Record(
@@ -47,6 +47,14 @@ EXPECTED = {
         version=3,
         ring=ring(2),
         parts={77: b"from the future", MOVED: (CREATED + 60_000).to_bytes(6, "big"), 200: b""},
+    ),
+    "lifetime": replace(
+        PLAIN,
+        version=3,
+        idle=900_000,
+        deadline=CREATED + 14_400_000,
+        ring=ring(2),
+        parts={LIFETIME: b"\0"},
     ),
     "empty": replace(PLAIN, version=2, ring=ring(1), entries={}),
     "ended": replace(
