@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 from asgi_session import stores
 from asgi_session._data.identity import LOOKS_LIKE_ONE, Identity, IdentityKey
 from asgi_session._data.rules import Rule, Rules, is_rule
+from asgi_session._data.sealing import Sealer, Unsealed
 from asgi_session._data.token import Tokens
 from asgi_session._failures import Failures
 from asgi_session._options import choice, milliseconds
@@ -60,6 +61,8 @@ class Policy:
         deadline: for everything that one request may wait on the store, seconds.
         max_size: of a record, bytes.
         rules: what becomes of a key that two have changed.
+        sealer: seals and opens records; None where they are not sealed.
+        overhead: bytes that a seal adds to a record.
         failures: the log of what requests fail with.
         identity: the keys that say who is signed in; None: nobody asks.
         indexes: further keys by which sessions are found.
@@ -74,10 +77,9 @@ class Policy:
 
     __slots__ = (
         "absolute", "anonymous_idle", "clock", "deadline", "describe", "evicts", "failures",
-        "forget_at_login",
-        "has_indexes", "identity", "idle", "indexes", "max_sessions", "max_size", "may_warn", "on_corrupt",
-        "on_event", "on_unavailable", "owns_store", "refuses", "rules", "save_on_error", "store", "tokens",
-        "unconfirmed",
+        "forget_at_login", "has_indexes", "identity", "idle", "indexes", "max_sessions", "max_size",
+        "may_warn", "on_corrupt", "on_event", "on_unavailable", "overhead", "owns_store", "refuses", "rules",
+        "save_on_error", "sealer", "store", "tokens", "unconfirmed",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +87,8 @@ class Policy:
         store: Store | str | Wrapped,
         *,
         secret_key: Key | Sequence[Key] | None,
+        encryption_key: Key | Sequence[Key] | None,
+        unsealed: Unsealed,
         idle_timeout: float | timedelta,
         absolute_timeout: float | timedelta,
         unconfirmed_timeout: float | timedelta,
@@ -107,7 +111,7 @@ class Policy:
         on_event: OnEvent | None,
         clock: Clock,
     ) -> None:
-        store, secret_key = hidden(store), hidden(secret_key)
+        store, secret_key, encryption_key = hidden(store), hidden(secret_key), hidden(encryption_key)
         self.idle: int = milliseconds("idle_timeout", idle_timeout)
         self.absolute: int = milliseconds("absolute_timeout", absolute_timeout)
         self.unconfirmed: int = min(milliseconds("unconfirmed_timeout", unconfirmed_timeout), self.idle)
@@ -129,6 +133,11 @@ class Policy:
         choice("on_corrupt", on_corrupt, ("raise", "new"))
         choice("on_conflict", on_conflict, ("mine", "raise"))
         choice("check", check, ("warn", "refuse"))
+        choice("unsealed", unsealed, ("refuse", "accept", "write"))
+        if unsealed != "refuse" and encryption_key is None:
+            raise ConfigurationError(
+                f"unsealed={unsealed!r} needs encryption_key: without one, no record is sealed anyway"
+            )
         if on_event is not None and (not callable(on_event) or iscoroutinefunction(on_event)):
             raise ConfigurationError(
                 f"on_event={on_event!r}: give a function (a plain `def`) that is called as on_event(name, "
@@ -171,6 +180,8 @@ class Policy:
         self.refuses: bool = check == "refuse"
         self.clock: Clock = clock
         self.tokens: Tokens = with_revealed(_tokens, namespace, secret_key)
+        self.sealer: Sealer | None = with_revealed(_sealer, namespace, encryption_key, unsealed)
+        self.overhead: int = 0 if self.sealer is None else self.sealer.overhead
         self.on_event: OnEvent | None = on_event
         self.failures: Failures = Failures()
         self.owns_store: bool = isinstance(revealed(store), str)
@@ -266,21 +277,25 @@ def _rules(merge: Mapping[str, Rule] | None) -> dict[str, Rule]:
 
 
 def _tokens(namespace: str, secret_key: Any) -> Tokens:
-    return Tokens(namespace, _keys(secret_key))
+    return Tokens(namespace, () if secret_key is None else _keys("secret_key", "signs", secret_key))
 
 
-def _keys(secret_key: Any) -> Sequence[str | bytes]:
-    if secret_key is None:
-        return ()
-    several = isinstance(secret_key, Sequence) and not isinstance(secret_key, (str, bytes))
-    keys = [revealed(key) for key in (secret_key if several else [secret_key])]
+def _sealer(namespace: str, encryption_key: Any, unsealed: Unsealed) -> Sealer | None:
+    if encryption_key is None:
+        return None
+    return Sealer(namespace, _keys("encryption_key", "seals", encryption_key), unsealed)
+
+
+def _keys(option: str, does: str, given: Any) -> Sequence[str | bytes]:
+    several = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
+    keys = [revealed(key) for key in (given if several else [given])]
     if not keys or not all(isinstance(key, (str, bytes)) for key in keys):
         raise ConfigurationError(
-            "secret_key: give text or bytes, plain or in a Secret or SecretStr, a list of them (the first "
-            "signs), or None"
+            f"{option}: give text or bytes, plain or in a Secret or SecretStr, a list of them (the first "
+            f"{does}), or None"
         )
     if not all(_encodable(key) for key in keys):
-        raise ConfigurationError("secret_key cannot be encoded as UTF-8: give other text, or bytes")
+        raise ConfigurationError(f"{option} cannot be encoded as UTF-8: give other text, or bytes")
     return keys
 
 

@@ -101,7 +101,17 @@ class SessionSerializationError(SessionError, TypeError):
 
 
 class SessionCorrupt(SessionError):
-    """Stored bytes that cannot be read. They were left in the store as they are."""
+    """Stored bytes that cannot be read. They were left in the store as they are.
+
+    Attributes:
+        by_seal: True when that is for their seal: it is broken, or of a key that is not there, or missing
+            where `encryption_key` asks for one. ``on_corrupt="new"`` is then no way out, or a key that was
+            mistyped would sign everybody out.
+    """
+
+    def __init__(self, message: str, *, by_seal: bool = False) -> None:
+        super().__init__(message)
+        self.by_seal = by_seal
 
 
 class StoreUnavailable(SessionError):

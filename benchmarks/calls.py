@@ -7,6 +7,7 @@ import json
 import time
 import timeit
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import cycle
 from typing import Any, Final
 
 import msgpack
@@ -18,7 +19,8 @@ from asgi_session._data.change import Change
 from asgi_session._data.fold import fold
 from asgi_session._data.record import Record
 from asgi_session._data.rules import Rules
-from asgi_session._data.token import Tokens, new_token
+from asgi_session._data.sealing import Sealer
+from asgi_session._data.token import DEFAULT_NAMESPACE, PART_LENGTH, Tokens, new_token
 from asgi_session._session.session import Session
 from asgi_session._web.cookie import Cookie
 from asgi_session.store import CreateResult, Saved, Stored
@@ -29,6 +31,7 @@ from benchmarks.worker import Bed, Meter
 
 KEY: Final = "user_id"
 HOSTILE: Final = "encode and check what a client made to cost most"
+ENCRYPTION_KEY: Final = "0123456789abcdef0123456789abcdef"
 AT_A_TIME: Final = 64
 
 Case = tuple[str, str, str, dict[str, Any]]
@@ -117,6 +120,15 @@ def sized_cases(stored: Stored, headers: list[tuple[bytes, bytes]], size: int) -
     names = {"record": record, "data": stored.data, "read": read}
     yield "record", "decode", "record.decode(data)", names
     yield "record", "encode", "record.encode(read)", names
+    key = headers[-1][1].partition(b"=")[2][:PART_LENGTH].decode()
+    sealer = Sealer(DEFAULT_NAMESPACE, [ENCRYPTION_KEY])
+    sealed = sealer.seal(stored.data, key)
+    keys = [new_token().selector for _ in range(300)]  # more than it keeps the ciphers of
+    strangers = cycle([(sealer.seal(stored.data, one), one) for one in keys]).__next__
+    names = {"sealer": sealer, "data": stored.data, "sealed": sealed, "key": key, "strangers": strangers}
+    yield "sealing", "seal an encoded record", "sealer.seal(data, key)", names
+    yield "sealing", "open and decode", "sealer.decode(sealed, key)", names
+    yield "sealing", "open and decode one not met lately", "sealer.decode(*strangers())", names
     change = Change({"count": codec.encode(1, "count")}, read.epoch)
     names = {"fold": fold, "read": read, "change": change, "rules": Rules()}
     merge = "fold(read, (change,), rules, 1 << 20, 1)"
@@ -132,6 +144,9 @@ def sized_cases(stored: Stored, headers: list[tuple[bytes, bytes]], size: int) -
     yield "session", "load", load, names
     yield "session", "load, read one key", f"{load}; session['{KEY}']", names
     yield "session", "load, read every key", f"{load}; dict(session)", names
+    ready = Ready(Stored(sealed, stored.tag, stored.expires_at))
+    engine = SessionManager(ready, encryption_key=ENCRYPTION_KEY)._engine
+    yield "session", "load, sealed", load, names | {"engine": engine}
     change = f"{load}; session['count'] = session['count'] + 1"
     yield "session", "load, change one key, find the change", f"{change}; session._changes()", names
     packed, text = msgpack.packb(session), json.dumps(session)

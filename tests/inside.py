@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from cryptography.hazmat.primitives.ciphers import aead
 from msgspec.structs import replace
 
 from asgi_session import Session, SessionManager, _backoff, _failures
@@ -23,6 +24,7 @@ from asgi_session._data import record as records
 from asgi_session._data.expiry import ENDED_FOR
 from asgi_session._data.lease import MAX_SKEW, Lease
 from asgi_session._data.record import MAX_TIME, NOBODY, Record
+from asgi_session._data.sealing import Sealer
 from asgi_session._engine import (
     batch,
     committing,
@@ -51,8 +53,8 @@ if TYPE_CHECKING:
 __all__ = [
     # values
     "ENDED_FOR", "MAX_CANDIDATES", "MAX_SKEW", "MAX_TIME", "NOBODY", "COOKIE_NAME", "Lease", "Record",
-    "changed", "decoded", "encoded", "lease_in", "with_lease", "with_spoilt_lease", "record_format",
-    "fresh_token", "fresh_id", "as_token", "reads_token", "key_of",
+    "changed", "decoded", "record_in", "encoded", "lease_in", "with_lease", "with_spoilt_lease",
+    "record_format", "fresh_token", "fresh_id", "as_token", "reads_token", "key_of",
     # a session
     "new_session", "status_of", "owed_by", "has_token", "credential", "record_of", "manager_of", "is_sealed",
     "seal", "use_up", "is_committing", "holds_lock", "replaced_values", "changes_of", "forget_change",
@@ -63,6 +65,8 @@ __all__ = [
     # its locks
     "process_name", "listen", "is_listening", "wake_up", "looks_under_way", "look_again", "locks_in_use",
     "waiters_for", "is_busy_with", "is_granted", "end_turn",
+    # seals
+    "Sealed", "seal_everything", "break_seal",
     # stores
     "rewrite", "keys_in", "around_verbs", "fail_no_more", "password_of",
     # the edge
@@ -91,7 +95,13 @@ def changed(value: Any, **fields: Any) -> Any:
 
 def decoded(data: bytes) -> Record:
     """Return the record that the store's bytes stand for."""
-    return records.decode(data)
+    return records.decode(data if _sealed is None else _sealed.plain.get(data, data))
+
+
+def record_in(manager: SessionManager, key: str, data: bytes) -> Record:
+    """Return the record that a manager reads in what the store has under a key."""
+    sealer = _policy(manager).sealer
+    return records.decode(data) if sealer is None else sealer.decode(data, key)
 
 
 def encoded(record: Record) -> bytes:
@@ -372,6 +382,87 @@ def end_turn(manager: SessionManager, token: str) -> None:
     queue.state.turn = leases.TURNS
 
 
+# ---------------------------------------------------------------- seals
+
+
+class Sealed:
+    """What was sealed, since every manager that is made seals its records.
+
+    Attributes:
+        plain: what the store has for each record, and what that was before it was sealed.
+        cipher_keys: the keys that were derived.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.plain: dict[bytes, bytes] = {}
+        self.cipher_keys: set[bytes] = set()
+        self._by_key: dict[str, Sealer] = {}
+        self._nonces: dict[tuple[bytes, bytes], bytes] = {}
+        self._twice: list[bytes] = []
+        self._have_managers_seal(monkeypatch)
+        self._note_what_is_sealed(monkeypatch)
+        self._note_nonces(monkeypatch)
+
+    def again(self, key: str, data: bytes) -> bytes:
+        """Seal a record that a test has made, as a manager would."""
+        return self._by_key[key].seal(data, key)
+
+    def check(self) -> None:
+        """Fail if a nonce has served for two texts; GCM's key would be known then."""
+        assert not self._twice
+
+    def _have_managers_seal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = Policy.__init__
+
+        def init(policy: Policy, store: Any, *, encryption_key: Any, **options: Any) -> None:
+            real(
+                policy,
+                store,
+                encryption_key=encryption_key or "the key of all the tests, 32 bytes",
+                **options,
+            )
+
+        monkeypatch.setattr(Policy, "__init__", init)
+
+    def _note_what_is_sealed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = Sealer.seal
+
+        def seal(sealer: Sealer, data: bytes, key: str) -> bytes:
+            made = real(sealer, data, key)
+            self.plain[made] = data
+            self._by_key[key] = sealer
+            return made
+
+        monkeypatch.setattr(Sealer, "seal", seal)
+
+    def _note_nonces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        nonces, twice, keys, real = self._nonces, self._twice, self.cipher_keys, aead.AESGCM
+
+        class Noted:
+            def __init__(self, key: bytes) -> None:
+                self._key = key
+                keys.add(key)
+                self.decrypt = real(key).decrypt
+
+            def encrypt(self, nonce: bytes, data: bytes, associated: bytes) -> bytes:
+                made = real(self._key).encrypt(nonce, data, associated)
+                if nonces.setdefault((self._key, nonce), made) != made:
+                    twice.append(nonce)
+                return made
+
+        monkeypatch.setattr(aead, "AESGCM", Noted)
+
+
+_sealed: Sealed | None = None
+
+
+def seal_everything(monkeypatch: pytest.MonkeyPatch) -> Sealed:
+    """Have every manager that is made seal its records, and what is asked here know of it."""
+    made = Sealed(monkeypatch)
+    monkeypatch.setitem(globals(), "_sealed", made)
+    return made
+
+
 # ---------------------------------------------------------------- stores
 
 
@@ -391,6 +482,8 @@ async def rewrite(store: Store, key: str, change: Callable[[Record], Record] | b
         data = change
     else:
         data = encoded(change(records.next_version(decoded(stored.data), now)))
+        if _sealed is not None:
+            data = _sealed.again(key, data)
     answer = await store.save(key, data, stored.expires_at, expect=stored, deadline=deadline)
     assert isinstance(answer, Saved)
 
@@ -398,6 +491,13 @@ async def rewrite(store: Store, key: str, change: Callable[[Record], Record] | b
 def introduce(session: Session, began: int, connection: object = None) -> None:
     """Tell a session of its request, as the middleware does: when it began (ms), and its connection."""
     session._tell(connection, began)
+
+
+async def break_seal(store: Store, key: str) -> None:
+    """Change the last bit of a stored record."""
+    stored = await store.load(key, deadline=time.monotonic() + 30)
+    assert stored is not None
+    await rewrite(store, key, stored.data[:-1] + bytes([stored.data[-1] ^ 1]))
 
 
 def keys_in(memory: MemoryStore) -> list[str]:

@@ -42,7 +42,9 @@ class Fold(msgspec.Struct, frozen=True):
     outcomes: list[Outcome]
 
 
-def fold(base: Record, changes: Sequence[Change], rules: Rules, max_size: int, now: int) -> Fold:
+def fold(
+    base: Record, changes: Sequence[Change], rules: Rules, max_size: int, now: int, overhead: int = 0
+) -> Fold:
     """Apply `changes` to `base`, the newest version known, in their order, as one new version.
 
     Args:
@@ -51,6 +53,8 @@ def fold(base: Record, changes: Sequence[Change], rules: Rules, max_size: int, n
         rules: the manager's.
         max_size: bytes; above it only growth is refused.
         now: ms since the Unix epoch.
+        overhead: bytes that a seal will add. None is made here, since a version may be encoded more than
+            once before it is the one that is sent.
     """
     one = changes[0] if len(changes) == 1 else None
     if (
@@ -69,7 +73,7 @@ def fold(base: Record, changes: Sequence[Change], rules: Rules, max_size: int, n
         one.overwritten = overwritten(base.entries, one) if one.origins is not base.entries else ()
         record = records.next_version(base, now, merge(base.entries, one.changes))
         data = records.encode(record)
-        if len(data) <= max_size:
+        if len(data) + overhead <= max_size:
             return Fold(record, data, ONE_IN)
     outcomes: list[Outcome] = []
     record = start = records.next_version(base, now)
@@ -81,7 +85,7 @@ def fold(base: Record, changes: Sequence[Change], rules: Rules, max_size: int, n
     if record is start:
         return Fold(base, b"", outcomes)
     data = records.encode(record)
-    if len(data) <= max_size:
+    if len(data) + overhead <= max_size:
         return Fold(record, data, outcomes)
     # Rare, so done a second time: leave out each commit that makes the record larger than it may be.
     record, data, outcomes = start, b"", []
@@ -91,8 +95,9 @@ def fold(base: Record, changes: Sequence[Change], rules: Rules, max_size: int, n
             candidate_data = records.encode(candidate)
             # Growth of the header does not count, or a session that is full could not log in.
             grows = records.body_size(candidate) > records.body_size(record)
-            if grows and len(candidate_data) > max_size:
-                outcome = too_large(len(candidate_data), max_size)
+            size = len(candidate_data) + overhead
+            if grows and size > max_size:
+                outcome = too_large(size, max_size)
             else:
                 record, data = candidate, candidate_data
         outcomes.append(outcome)

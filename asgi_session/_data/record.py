@@ -53,6 +53,8 @@ from asgi_session.errors import SessionCorrupt
 from asgi_session.store import Stored
 
 FORMAT: Final = 1
+SEALED: Final = 0x80 | FORMAT
+"""The format of a record that is sealed; see `sealing`."""
 NOBODY: Final = bytes(16)
 """The digest of a record that no token opens: an ended session."""
 INDEX: Final = b"an index".ljust(16)
@@ -255,6 +257,21 @@ def body_size(record: Record) -> int:
     return len(_pack(record.entries))
 
 
+def body_start(data: bytes) -> int:
+    """Return where header and parts end, and the data begins; IndexError if they are incomplete."""
+    place = 64 + 4 * data[63]
+    count = data[place]
+    place += 1
+    for _ in range(count):
+        place += 3 + (data[place + 1] << 8 | data[place + 2])
+    return place
+
+
+def check_in(data: bytes) -> bytes:
+    """Return the check of a record that cannot be read otherwise; nothing if it is too short for one."""
+    return data[59:63] if len(data) > 63 else b""
+
+
 def decode(data: bytes) -> Record:
     """Read a record's bytes.
 
@@ -262,6 +279,12 @@ def decode(data: bytes) -> Record:
         SessionCorrupt: they are not a record, or one of a format that this version does not know.
     """
     if len(data) > 16 and data[16] != FORMAT:
+        if data[16] == SEALED:
+            raise SessionCorrupt(
+                "the record is sealed, and this manager has no encryption_key: give it the key that the "
+                "other managers of this store have",
+                by_seal=True,
+            )
         raise SessionCorrupt(
             f"the record has format {data[16]}, this version of asgi-session reads format {FORMAT}: it was "
             "written by a later version or by something else"

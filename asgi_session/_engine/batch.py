@@ -52,12 +52,15 @@ class Attempt(msgspec.Struct, frozen=True):
         return self.record.ended
 
 
-def attempt(base: Version, requests: Sequence[SaveRequest], policy: Policy) -> Attempt:
-    """Fold the requests into the version after `base`."""
+def attempt(base: Version, requests: Sequence[SaveRequest], policy: Policy, key: str) -> Attempt:
+    """Fold the requests into the version after `base`, sealed if need be for the store's `key`."""
     now = policy.clock()
     was = base.record
-    folded = fold(was, requests, policy.rules, LARGEST_INDEX if was.digest == INDEX else policy.max_size, now)
-    record, outcomes = folded.record, folded.outcomes
+    most = LARGEST_INDEX if was.digest == INDEX else policy.max_size
+    folded = fold(was, requests, policy.rules, most, now, policy.overhead)
+    record, data, outcomes = folded.record, folded.data, folded.outcomes
+    if policy.sealer is not None and data:
+        data = policy.sealer.seal(data, key)
     if outcomes is ONE_IN:
         use = requests[0].use
     else:
@@ -72,7 +75,7 @@ def attempt(base: Version, requests: Sequence[SaveRequest], policy: Policy) -> A
             idle = policy.unconfirmed
         expires = expires_at(now, idle, record.deadline)
     told = lease.to_wake(was, record) if was.parts else _NOBODY
-    return Attempt(base, record, folded.data, expires, outcomes, told)
+    return Attempt(base, record, data, expires, outcomes, told)
 
 
 def is_in(outcome: Outcome) -> bool:

@@ -63,7 +63,7 @@ class Beginner:
         return commit.outcome()
 
     def move(self, commit: Commit, moving: Moving) -> Coroutine[Any, Any, None]:
-        """Save to a record that moves from one further index to another; await the result."""
+        """Save to a record that moves between further indexes, or is to last longer; await the result."""
         self._loops.current().tasks.spawn(self._move(commit, moving))
         return commit.outcome()
 
@@ -146,6 +146,7 @@ class Beginner:
     async def _move(self, commit: Commit, moving: Moving) -> None:
         place, session_id = moving.place, moving.place.session_id
         try:
+            await self._sign_ins.prolong(moving, commit.deadline)
             await self._sign_ins.enter(place, commit.deadline)
             await self._save(commit)
             self._sign_ins.leave(session_id, moving.left)

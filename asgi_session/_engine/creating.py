@@ -150,8 +150,11 @@ class Creator:
         if new.lock_for is not None:
             record = leases.write(record, leases.new(new.lock_for, record.version, new.now))
         data = records.encode(record)
-        if len(data) > policy.max_size and (new.room == 0 or records.body_size(record) > new.room):
-            raise too_large(len(data), policy.max_size)
+        size = len(data) + policy.overhead
+        if size > policy.max_size and (new.room == 0 or records.body_size(record) > new.room):
+            raise too_large(size, policy.max_size)
+        if policy.sealer is not None:
+            data = policy.sealer.seal(data, key)
         expires = expires_at(new.now, min(policy.unconfirmed, record.idle), record.deadline)
         new.token, new.key = token, key
         new.version = version = Version(record, Stored(data, data[:TAG_SIZE], expires))

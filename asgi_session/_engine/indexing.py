@@ -85,6 +85,8 @@ class Indexes:
             return True
         record = records.next_version(record, now)
         data = records.encode(record)
+        if policy.sealer is not None:
+            data = policy.sealer.seal(data, key)
         expires = expires_at(now, record.idle, record.deadline)
         stored = Stored(data, data[:TAG_SIZE], expires)
         try:

@@ -58,13 +58,19 @@ class Loader:
                     policy.emit("unknown", token.selector, session)
                     continue
                 try:
-                    record = records.decode(stored.data)
+                    record = (
+                        records.decode(stored.data)
+                        if policy.sealer is None
+                        else self._reader.opened(key, stored, token.selector, session)
+                    )
                     now = policy.clock()
                     fit = fit_of(record, token, stored.expires_at, now, policy.tokens)
                     if fit != "opens":
                         fit = self._report(fit, token, session)
                 except SessionCorrupt as error:
-                    corrupt = self._reader.corrupt(error, token.selector, session)
+                    found = self._reader.corrupt(error, token.selector, session)
+                    if corrupt is None or not corrupt.by_seal:
+                        corrupt = found
                     continue
                 if fit == "opens":
                     session._attach("live", token, Version(record, stored))
@@ -78,7 +84,7 @@ class Loader:
                     return
                 if fit == "retired":
                     status = "detached"
-            if corrupt is not None and policy.on_corrupt == "raise":
+            if corrupt is not None and (policy.on_corrupt == "raise" or corrupt.by_seal):
                 raise corrupt
         except StoreUnavailable as error:
             policy.emit("unavailable", None, session, error=error)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from asgi_session._data import record as records
-from asgi_session._data.record import Version
+from asgi_session._data.record import Record, Version
+from asgi_session._data.sealing import is_unsealed
 from asgi_session._policy import HasConnection, Policy
 from asgi_session.errors import SessionCorrupt
 from asgi_session.store import Distrusts, Stored
+
+_ANOTHERS: Final = "the store returned the record of another session"
 
 
 class Reader:
@@ -26,19 +31,45 @@ class Reader:
             SessionCorrupt: it cannot be read, or belongs to another key. Its bytes stay in the store.
         """
         try:
-            record = records.decode(stored.data)
+            record = (
+                records.decode(stored.data)
+                if self._policy.sealer is None
+                else self.opened(key, stored, session_id, session)
+            )
         except SessionCorrupt as error:
             raise self.corrupt(error, session_id, session) from error.__cause__
         if record.check != self._policy.tokens.check(key):
             raise self.anothers(key, session_id, session)
         return Version(record, stored)
 
+    def opened(
+        self, key: str, stored: Stored, session_id: str | None, session: HasConnection | None = None
+    ) -> Record:
+        """Read the record under `key` where records are sealed.
+
+        Raises:
+            SessionCorrupt: it cannot be read, or its seal is not right.
+        """
+        policy = self._policy
+        assert policy.sealer is not None, "or there is nothing to open"
+        try:
+            record = policy.sealer.decode(stored.data, key)
+        except SessionCorrupt as error:
+            check = records.check_in(stored.data)
+            if error.by_seal and check and check != policy.tokens.check(key):
+                self._distrust(key)
+                raise SessionCorrupt(_ANOTHERS, by_seal=True) from None
+            raise
+        if is_unsealed(stored.data):
+            policy.emit("unsealed", session_id, session)
+        return record
+
     def corrupt(
         self, error: SessionCorrupt, session_id: str | None, session: HasConnection | None = None
     ) -> SessionCorrupt:
         """Report what cannot be read; return the error that names the session."""
         self._policy.emit("corrupt", session_id, session)
-        named = SessionCorrupt(f"session {session_id}: {error}")
+        named = SessionCorrupt(f"session {session_id}: {error}", by_seal=error.by_seal)
         named.__cause__ = error.__cause__
         return named
 
@@ -47,6 +78,9 @@ class Reader:
     ) -> SessionCorrupt:
         """Report that the store has answered with another session's record; return the error."""
         self._policy.emit("corrupt", session_id, session)
+        self._distrust(key)
+        return SessionCorrupt(f"session {session_id}: {_ANOTHERS}")
+
+    def _distrust(self, key: str) -> None:
         if isinstance(self._policy.store, Distrusts):
             self._policy.store.distrust(key)
-        return SessionCorrupt(f"session {session_id}: the store returned the record of another session")

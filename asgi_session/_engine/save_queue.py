@@ -88,7 +88,7 @@ class SaveQueue:
             # After a conflict it must be the store's, even if somebody has seen a later one: a failover
             # may have lost that.
             base = batches.newest(batch, base)
-        return self.take_up(batches.attempt(base, batch, policy))
+        return self.take_up(batches.attempt(base, batch, policy, self.key))
 
     def take_up(self, made: Attempt) -> Attempt:
         """Go on with what the batch was folded into; what is not part of that gets its result, and leaves."""

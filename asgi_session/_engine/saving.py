@@ -80,7 +80,7 @@ class SaveQueues:
         try:
             known = request.known
             base = request.base if known is None else batches.newest((request,), known)
-            made = batches.attempt(base, (request,), self._policy)
+            made = batches.attempt(base, (request,), self._policy, key)
             if made.outcomes is ONE_IN and made.data:
                 outcome = await (
                     self._sender.save(key, made, request.deadline)

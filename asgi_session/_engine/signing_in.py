@@ -20,6 +20,7 @@ from asgi_session._data import index as indexes
 from asgi_session._data.change import Changes, Kind, Mark
 from asgi_session._data.identity import NOBODYS, NOT_SIGNED, Signed, refuse_here, signed_of, turn
 from asgi_session._data.index import Addition, Entry
+from asgi_session._data.lifetime import Lifetime
 from asgi_session._data.record import DESCRIPTION, INDEXED, PRINCIPAL, Record
 from asgi_session._data.rules import merge
 from asgi_session._engine.indexing import Indexes
@@ -67,9 +68,10 @@ class Moving:
         left: the names of those that it leaves.
         changed: by what tells the option's keys apart: the new index's name, or None.
         also: what is done to the record besides.
+        prolonged: the names of the indexes that must hear of a later deadline before the record has it.
     """
 
-    __slots__ = ("also", "changed", "left", "place")
+    __slots__ = ("also", "changed", "left", "place", "prolonged")
 
     def __init__(
         self,
@@ -77,8 +79,10 @@ class Moving:
         left: list[bytes],
         changed: dict[bytes, bytes | None],
         also: Callable[[Record, int], Record] | None,
+        prolonged: list[bytes],
     ) -> None:
         self.also = also
+        self.prolonged = prolonged
         self.place = place
         self.left = left
         self.changed = changed
@@ -108,6 +112,7 @@ class Deciding(Protocol):
     """A commit of which something more may have to be carried out than was asked."""
 
     changes: Changes
+    lifetime: Lifetime | None
     mark: Mark | None
     moving: Moving | None
     rewrite: Callable[[Record, int], Record] | None
@@ -209,8 +214,11 @@ class SignIns:
 
     def _move(self, commit: Deciding, record: Record, at: Standing) -> None:
         """Have a commit enter its record into the further indexes that it changes, and leave others."""
-        changes = commit.changes
-        if not any(key.may_change_with(changes) for _, key in self._options.values()):
+        changes, lifetime = commit.changes, commit.lifetime
+        until = lifetime.deadline if lifetime is not None else None
+        prolonged = identities.names_of(record) if until is not None and until > record.deadline else []
+        moves = any(key.may_change_with(changes) for _, key in self._options.values())
+        if not (moves or prolonged):
             return
         before, after = identities.indexed_of(record), self.indexed(merge(dict(at.origin), changes))
         changed = {
@@ -218,13 +226,16 @@ class SignIns:
             for option in before.keys() | after.keys()
             if before.get(option) != after.get(option)
         }
-        if not changed:
+        if not (changed or prolonged):
             return
         entered = [name for name in changed.values() if name is not None]
         left = [before[option] for option in changed if option in before]
         place = Place(commit.session.id or "", record, entered, at.began or self._policy.clock())
-        commit.moving = Moving(place, left, changed, commit.rewrite)
-        commit.rewrite = commit.moving.rewrite
+        if until is not None:
+            place.until = max(place.until, until)
+        commit.moving = Moving(place, left, changed, commit.rewrite, prolonged)
+        if changed:
+            commit.rewrite = commit.moving.rewrite
 
     def parts(self, entries: Mapping[str, bytes], now: int, description: bytes) -> dict[int, bytes]:
         """Return what a new record of `entries` says of who it belongs to."""
@@ -276,6 +287,16 @@ class SignIns:
 
         await self._indexes.change(name, add, deadline)
         return addition
+
+    async def prolong(self, moving: Moving, deadline: float) -> None:
+        """Have the indexes keep a session until its new, later deadline: before the record has it."""
+        place = moving.place
+
+        def prolong(record: Record, now: int) -> Record:
+            return indexes.prolong(record, place.session_id, place.until, now)
+
+        for name in moving.prolonged:
+            await self._indexes.change(name, prolong, deadline)
 
     async def confirm(self, place: Place, deadline: float) -> bool:
         """Step 3: look whether a new session may stay; if not, its record is deleted."""

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asgi_session._data.identity import IdentityKey
 from asgi_session._data.rules import Rule
+from asgi_session._data.sealing import Unsealed
 from asgi_session._engine.engine import Engine
 from asgi_session._engine.loops import needs_asyncio
 from asgi_session._engine.manager import SessionManager
@@ -34,6 +35,8 @@ class ManagerOptions(TypedDict, total=False):
     """The options of `SessionManager` that `SessionMiddleware` passes on."""
 
     secret_key: Key | Sequence[Key] | None
+    encryption_key: Key | Sequence[Key] | None
+    unsealed: Unsealed
     idle_timeout: float | timedelta
     absolute_timeout: float | timedelta
     unconfirmed_timeout: float | timedelta
@@ -106,7 +109,7 @@ class SessionMiddleware:
     ) -> None:
         manager, store = hidden(manager), hidden(store)  # a URL may stand in either's place
         strange = [name for name in options if name not in ManagerOptions.__annotations__]
-        for name in ("secret_key", *strange):
+        for name in ("secret_key", "encryption_key", *strange):
             if name in options:
                 options[name] = Hidden(options[name])  # type: ignore[literal-required]
         self.app: ASGIApp = app

@@ -62,6 +62,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         ({"secret_key": "short"}, "16"),
         ({"secret_key": []}, "secret_key"),
         ({"secret_key": [b"k" * 16, None]}, "secret_key"),
+        ({"encryption_key": "k" * 31}, "at least 32 random"),
+        ({"encryption_key": []}, "encryption_key: give text or bytes"),
+        ({"encryption_key": [b"k" * 32, None]}, "the first seals"),
+        ({"encryption_key": "\ud800" * 32}, "encryption_key cannot be encoded"),
+        ({"encryption_key": "k" * 32, "unsealed": "ignore"}, "'refuse', 'accept', 'write'"),
+        ({"unsealed": "accept"}, "needs encryption_key"),
         ({"autoload": "yes"}, "True, False or a function"),
     ],
 )

@@ -21,7 +21,16 @@ from asgi_session import ConfigurationError, SessionManager, SessionMiddleware, 
 from asgi_session.stores import store_from_url
 from asgi_session.stores.redis import RedisStore
 from tests.app.kit import Browser, World, answer
-from tests.inside import fresh_token, note_failures, note_verifiers, password_of, reads_token, rewrite
+from tests.inside import (
+    break_seal,
+    fresh_token,
+    note_failures,
+    note_verifiers,
+    password_of,
+    reads_token,
+    rewrite,
+    seal_everything,
+)
 
 OURS = str(Path(asgi_session.__file__).parent)
 PASSWORD, KEY = "s3cr3t-pa55word", "k3y-" * 8
@@ -94,14 +103,17 @@ class Gatherer:
             self.texts.append(recorded(error))
 
 
-@pytest.mark.parametrize("verb", ["none", "load", "create", "save", "corrupt", "send"])
+@pytest.mark.parametrize("verb", ["none", "load", "create", "save", "corrupt", "send", "seal"])
 @pytest.mark.parametrize("autoload", [False, True])
 async def test_no_cookie_on_any_error_path(
     world: World, monkeypatch: pytest.MonkeyPatch, verb: str, autoload: bool
 ) -> None:
     """Whatever fails at whichever verb, with one cookie or several: no verifier is recorded."""
     gatherer = Gatherer(monkeypatch)
-    app = world.starlette([Route(path, handler) for path in PATHS], secret_key=KEY, autoload=autoload)
+    ciphers = seal_everything(monkeypatch).cipher_keys
+    app = world.starlette(
+        [Route(path, handler) for path in PATHS], secret_key=KEY, encryption_key=KEY[::-1], autoload=autoload
+    )
     verifiers = note_verifiers(monkeypatch)
 
     async def hook(message: Any) -> None:
@@ -119,6 +131,8 @@ async def test_no_cookie_on_any_error_path(
                 world.store.fail(verb, times=None)  # type: ignore[arg-type]
             if verb == "corrupt":
                 await rewrite(world.store.store, browser.cookie[:22], b"\xff" * 90)
+            if verb == "seal":
+                await break_seal(world.store.store, browser.cookie[:22])
             await gatherer.request(browser, path, hook=hook)
             await gatherer.request(Browser(app), path, hook=hook)
             world.store.heal()
@@ -128,6 +142,10 @@ async def test_no_cookie_on_any_error_path(
     for verifier in verifiers:
         assert verifier not in text
     assert KEY not in text
+    assert KEY[::-1] not in text
+    assert ciphers
+    for key in ciphers:
+        assert repr(key)[2:-1] not in text
 
 
 async def test_an_error_of_the_app_passes_through(world: World) -> None:
@@ -157,6 +175,23 @@ WRONG: dict[str, Callable[[], object]] = {
     "short key": lambda: SessionManager("memory://", secret_key=PASSWORD[:15]),
     "one of several": lambda: SessionManager("memory://", secret_key=[KEY, PASSWORD[:15]]),
     "no key": lambda: SessionManager("memory://", secret_key=[KEY, 5]),  # type: ignore[list-item]
+    "short encryption key": lambda: SessionManager("memory://", encryption_key=PASSWORD[:15]),
+    "one encryption key of several": lambda: SessionManager(
+        "memory://", encryption_key=[KEY + "2", PASSWORD[:15]]
+    ),
+    "an encryption key twice": lambda: SessionManager("memory://", encryption_key=[KEY, KEY]),
+    "encryption key, another option": lambda: SessionManager(
+        "memory://",
+        encryption_key=KEY,
+        unsealed=5,  # type: ignore[arg-type]
+    ),
+    "encryption key, unknown option": lambda: SessionManager("memory://", encryption_key=KEY, unsealt=5),  # type: ignore[call-arg]
+    "middleware, encryption key": lambda: SessionMiddleware(
+        app,
+        store="memory://",
+        encryption_key=KEY,
+        unsealt=5,  # type: ignore[call-arg]
+    ),
     "another option": lambda: SessionManager(URL, secret_key=KEY, idle_timeout=0),
     "unknown option": lambda: SessionManager(URL, secret_key=KEY, password=PASSWORD),  # type: ignore[call-arg]
     "middleware": lambda: SessionMiddleware(app, store=URL, secret_key=KEY, max_size=1),

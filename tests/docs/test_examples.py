@@ -36,6 +36,7 @@ def configured(monkeypatch: pytest.MonkeyPatch, valkey: ServerProcess) -> None:
     """The environment that an app is deployed with."""
     monkeypatch.setenv("SESSION_STORE", valkey.url)
     monkeypatch.setenv("SESSION_KEY", "k" * 32)
+    monkeypatch.setenv("SESSION_ENCRYPTION_KEY", "e" * 32)
 
 
 def load(path: Path) -> ModuleType:

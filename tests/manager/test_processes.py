@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.inside import NOBODY, decoded, status_of
+from tests.inside import NOBODY, record_in, status_of
 from tests.manager.kit import credential, soon
 from tests.manager.worker import Worker
 from tests.servers import Cluster
@@ -22,9 +22,9 @@ from tests.servers import Cluster
 class Process:
     """A worker process that takes orders."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *keys: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.manager.worker", url],
+            [sys.executable, "-m", "tests.manager.worker", url, *keys],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -58,9 +58,18 @@ class Process:
         self._process.stdout.close()
 
 
+@pytest.fixture(
+    params=[(), ("an old key, of at least 32 bytes", "a new key, of at least 32 bytes!")],
+    ids=["plain", "sealed"],
+)
+def keys(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """No keys, or two: one process then seals with the one, and one with the other."""
+    return request.param  # type: ignore[no-any-return]
+
+
 @pytest.fixture
-def processes(cluster: Cluster) -> Iterator[list[Process]]:
-    made = [Process(cluster.url) for _ in range(2)]
+def processes(cluster: Cluster, keys: tuple[str, ...]) -> Iterator[list[Process]]:
+    made = [Process(cluster.url, *keys), Process(cluster.url, *keys[::-1])]
     yield made
     for process in made:
         process.end()
@@ -74,9 +83,9 @@ async def new(worker: Worker) -> str:
     return credential(session)
 
 
-async def test_two_thousand_writes(cluster: Cluster, processes: list[Process]) -> None:
+async def test_two_thousand_writes(cluster: Cluster, processes: list[Process], keys: tuple[str, ...]) -> None:
     """Promise 4: two processes with 32 clients each write 2,000 keys of one session; all survive."""
-    worker = Worker(cluster.url)
+    worker = Worker(cluster.url, *keys)
     token = await new(worker)
     before = cluster.commandstats()
     for name, process in zip("ab", processes, strict=True):
@@ -93,9 +102,11 @@ async def test_two_thousand_writes(cluster: Cluster, processes: list[Process]) -
     await worker.store.close()
 
 
-async def test_a_destroy_that_races_writes(cluster: Cluster, processes: list[Process]) -> None:
+async def test_a_destroy_that_races_writes(
+    cluster: Cluster, processes: list[Process], keys: tuple[str, ...]
+) -> None:
     """Promise 5: 1,000 sessions destroyed while two processes write to them stay dead."""
-    worker = Worker(cluster.url)
+    worker = Worker(cluster.url, *keys)
     told = Counter[str]()
     for chunk in range(20):
         tokens = await asyncio.gather(*(new(worker) for _ in range(50)))
@@ -107,7 +118,7 @@ async def test_a_destroy_that_races_writes(cluster: Cluster, processes: list[Pro
             assert status_of(await worker.load(token)) in ("detached", "new")
             stored = await worker.store.load(token[:22], deadline=soon())
             assert stored is not None
-            record = decoded(stored.data)
+            record = record_in(worker.manager, token[:22], stored.data)
             assert record.digest == NOBODY
             assert record.entries == {}
     assert told["saved"] > 500, "nobody was early"

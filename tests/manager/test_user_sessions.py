@@ -282,3 +282,20 @@ async def test_an_index_is_no_session() -> None:
             await ask
     assert await of.read(key + key) is None
     assert len(await listed(of)) == 1
+
+
+async def test_a_longer_lifetime_stays_listed() -> None:
+    """A session that is given a later end is in the index until then: the index is written first."""
+    of = world(index=("sid",), absolute_timeout=1000, idle_timeout=1000)
+    token = await sign_in(of, sid="s1")
+    session = await of.load(token)
+    session.set_lifetime(idle=10_000, absolute=10_000)
+    of.store.calls.clear()
+    await session.commit()
+    assert [call.verb for call in of.store.calls] == ["load", "save", "load", "save", "save"]
+    await of.load(token)
+    await of.manager.drain()
+    of.clock.advance(2000)
+    assert [info.id for info in await listed(of)] == [token[:22]]
+    assert await of.manager.revoke_where(sid="s1") == 1
+    assert await living(of, [token]) == []

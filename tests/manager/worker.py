@@ -1,6 +1,7 @@
-"""One of several processes that work on the same sessions: ``python -m tests.manager.worker``.
+"""One of several processes that work on the same sessions: ``python -m tests.manager.worker URL KEY...``.
 
-It reads one JSON line per order from stdin and answers each with one JSON line.
+With keys its records are sealed. It reads one JSON line per order from stdin and answers each with one
+JSON line.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from tests.inside import new_session
 class Worker:
     """Carries out orders with one manager."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *keys: str) -> None:
         self.store = RedisStore.from_url(url)
-        self.manager = SessionManager(self.store, max_size=1 << 20, deadline=30)
+        self.manager = SessionManager(self.store, encryption_key=keys or None, max_size=1 << 20, deadline=30)
 
     async def load(self, token: str) -> Session:
         return await new_session(self.manager, token).load()
@@ -72,8 +73,8 @@ class Worker:
         return {"saved": saved, "dropped": dropped}
 
 
-async def main(url: str) -> None:
-    worker = Worker(url)
+async def main(url: str, *keys: str) -> None:
+    worker = Worker(url, *keys)
     await worker.store.open()
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
@@ -85,4 +86,4 @@ async def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

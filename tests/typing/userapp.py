@@ -105,6 +105,8 @@ def on_event(name: str, session_id: str | None, **info: Any) -> None:
 manager = SessionManager(
     "memory://",
     secret_key=["k" * 16, b"k" * 16],
+    encryption_key=["k" * 32, b"l" * 32],
+    unsealed="accept",
     idle_timeout=timedelta(days=1),
     absolute_timeout=90 * 86400,
     unconfirmed_timeout=60.0,
