@@ -204,6 +204,18 @@ def remove(record: Record, session_id: str, now: int) -> Record:
     return _with(record, found, now)
 
 
+def cut_off(record: Record, at: int) -> Record:
+    """Have no session be good that was created up to then, ms. The record has no entries, and stays."""
+    if at <= cutoff_of(record):
+        return record
+    return replace(record, entries={_NOT_BEFORE: at.to_bytes(6, "big")}, deadline=records.MAX_TIME)
+
+
+def cutoff_of(record: Record) -> int:
+    """Return up to when the sessions that were created are no longer good, ms; 0: all are."""
+    return _not_before(record)
+
+
 def _with(record: Record, found: dict[str, Entry], now: int, *, not_before: int | None = None) -> Record:
     entries = {one.id: one.encoded() for one in found.values()}
     remembered = _not_before(record) if not_before is None else max(not_before, _not_before(record))

@@ -7,6 +7,7 @@ from datetime import timedelta
 from asgi_session._engine.beginning import Beginner
 from asgi_session._engine.committing import Committer
 from asgi_session._engine.creating import Creator
+from asgi_session._engine.cutoff import Cutoff
 from asgi_session._engine.hold import Terms
 from asgi_session._engine.indexing import Indexes
 from asgi_session._engine.loading import Loader
@@ -28,13 +29,14 @@ class Engine:
     Attributes:
         policy: how it is to be done.
         loops: what there is per event loop.
+        cutoff: up to when the sessions that were created have ended.
         members: the sessions of each user.
         sign_ins: what a sign-in needs done in the indexes.
         load, commit, refresh, transact: the parts' own, so that nothing is in between.
     """
 
     __slots__ = (
-        "_committer", "_loader", "commit", "load", "loops", "members", "policy", "refresh",
+        "_committer", "_loader", "commit", "cutoff", "load", "loops", "members", "policy", "refresh",
         "sign_ins", "transact",
     )  # fmt: skip
 
@@ -42,9 +44,10 @@ class Engine:
         reader = Reader(policy)
         self.policy = policy
         self.loops = Loops(policy, reader)
-        self._loader = loader = Loader(policy, reader, self.loops)
         indexes = Indexes(policy, reader, self.loops)
-        self.members = members = Members(policy, reader, self.loops, indexes)
+        self.cutoff = cutoff = Cutoff(policy, self.loops, indexes)
+        self._loader = loader = Loader(policy, reader, self.loops, cutoff)
+        self.members = members = Members(policy, reader, self.loops, indexes, cutoff)
         self.sign_ins = sign_ins = SignIns(policy, self.loops, indexes, members)
         beginner = Beginner(policy, self.loops, Creator(policy, sign_ins), sign_ins)
         self._committer = committer = Committer(policy, loader, beginner, sign_ins, self.loops)

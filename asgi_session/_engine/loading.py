@@ -11,6 +11,7 @@ from asgi_session._data.expiry import USED, touch_due
 from asgi_session._data.record import Record, Version
 from asgi_session._data.token import Token
 from asgi_session._data.token_check import Fit, fit_of
+from asgi_session._engine.cutoff import Cutoff
 from asgi_session._engine.loops import Loops, LoopState
 from asgi_session._engine.reading import Reader
 from asgi_session._policy import Policy
@@ -29,10 +30,11 @@ behind it, depending on their paths and ages (RFC 6265 section 5.4); not in gene
 class Loader:
     """Loads the sessions of one manager."""
 
-    __slots__ = ("_loops", "_policy", "_reader")
+    __slots__ = ("_cutoff", "_loops", "_policy", "_reader")
 
-    def __init__(self, policy: Policy, reader: Reader, loops: Loops) -> None:
+    def __init__(self, policy: Policy, reader: Reader, loops: Loops, cutoff: Cutoff) -> None:
         self._policy = policy
+        self._cutoff = cutoff
         self._reader = reader
         self._loops = loops
 
@@ -47,6 +49,8 @@ class Loader:
             session._attach("new")
             return
         policy = self._policy
+        if monotonic() >= self._cutoff.due:
+            self._cutoff.look_in_a_task()
         status: Status = "new"
         corrupt: SessionCorrupt | None = None
         deadline = session._wait_begins(policy.deadline)
@@ -67,10 +71,16 @@ class Loader:
                     fit = fit_of(record, token, stored.expires_at, now, policy.tokens)
                     if fit != "opens":
                         fit = self._report(fit, token, session)
+                    if fit == "another's":
+                        corrupt = corrupt or self._reader.anothers(key, token.selector, session)
+                        continue
                 except SessionCorrupt as error:
                     found = self._reader.corrupt(error, token.selector, session)
                     if corrupt is None or not corrupt.by_seal:
                         corrupt = found
+                    continue
+                if fit == "opens" and record.created <= self._cutoff.at:
+                    policy.emit("unknown", token.selector, session)
                     continue
                 if fit == "opens":
                     session._attach("live", token, Version(record, stored))
@@ -118,7 +128,8 @@ class Loader:
         if stored is None or stored.expires_at <= policy.clock():
             raise gone()
         version = self._reader.version(key, stored, session_id)
-        if version.record.ended or version.record.is_index:
+        record = version.record
+        if record.ended or record.is_index or record.created <= self._cutoff.at:
             raise gone()
         session._attach("live", Token(session_id, ""), version)
 
@@ -145,7 +156,7 @@ class Loader:
         return found if len(found) <= MAX_CANDIDATES else found[:half] + found[-half:]
 
     def _report(self, fit: Fit, token: Token, session: Session) -> Fit:
-        """Report a token that does not simply open its record; SessionCorrupt for another's record."""
+        """Report a token that does not simply open its record, if it is that one's at all."""
         policy = self._policy
         if fit == "opens in grace":
             policy.emit("retired", token.selector, session, opens=True)
@@ -154,8 +165,6 @@ class Loader:
             policy.emit("retired", token.selector, session, opens=False)
         elif fit == "unknown":
             policy.emit("unknown", token.selector, session)
-        else:
-            raise self._reader.anothers(policy.tokens.key(token.selector), token.selector, session)
         return fit
 
     def _look_for_move(self, session: Session, token: Token, record: Record) -> None:

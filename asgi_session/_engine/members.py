@@ -14,6 +14,7 @@ from asgi_session._data import index as indexes
 from asgi_session._data.identity import claims
 from asgi_session._data.index import Entry
 from asgi_session._data.record import Record, Version
+from asgi_session._engine.cutoff import Cutoff
 from asgi_session._engine.indexing import Indexes
 from asgi_session._engine.loops import Loops
 from asgi_session._engine.reading import Reader
@@ -31,9 +32,12 @@ class Members:
     as suspect, *looks again*, and removes what it has marked itself and nobody has cleared.
     """
 
-    __slots__ = ("_indexes", "_loops", "_policy", "_reader")
+    __slots__ = ("_cutoff", "_indexes", "_loops", "_policy", "_reader")
 
-    def __init__(self, policy: Policy, reader: Reader, loops: Loops, indexes_: Indexes) -> None:
+    def __init__(
+        self, policy: Policy, reader: Reader, loops: Loops, indexes_: Indexes, cutoff: Cutoff
+    ) -> None:
+        self._cutoff = cutoff
         self._policy = policy
         self._reader = reader
         self._loops = loops
@@ -48,7 +52,8 @@ class Members:
             return None
         version = self._reader.version(key, stored, session_id)
         record = version.record
-        return None if record.ended or record.is_index else version
+        over = record.ended or record.is_index or record.created <= self._cutoff.at
+        return None if over else version
 
     async def members(self, name: bytes, deadline: float) -> list[tuple[Entry, Version]]:
         """Return the sessions of an index that live, the oldest first; remove what does not from it."""
