@@ -29,6 +29,8 @@ from asgi_session._engine import (
     batch,
     committing,
     creating,
+    cutoff,
+    loading,
     lock_hints,
     lock_inside,
     lock_queue,
@@ -58,7 +60,7 @@ __all__ = [
     # a session
     "new_session", "status_of", "owed_by", "has_token", "credential", "record_of", "manager_of", "is_sealed",
     "seal", "use_up", "is_committing", "holds_lock", "replaced_values", "changes_of", "forget_change",
-    "has_connection", "is_placeholder", "introduce",
+    "has_connection", "is_placeholder", "introduce", "stop_looking_clock",
     # a manager
     "commit", "tasks_of", "state_of", "saves_under_way", "commits_queued", "failures_of", "serve_from",
     "report_to",
@@ -486,6 +488,12 @@ async def rewrite(store: Store, key: str, change: Callable[[Record], Record] | b
             data = _sealed.again(key, data)
     answer = await store.save(key, data, stored.expires_at, expect=stored, deadline=deadline)
     assert isinstance(answer, Saved)
+
+
+def stop_looking_clock(monkeypatch: pytest.MonkeyPatch, now: Callable[[], float]) -> None:
+    """Have processes look for the end of all sessions by the clock `now`, seconds."""
+    for module in (cutoff, loading):
+        monkeypatch.setattr(module, "monotonic", now)
 
 
 def introduce(session: Session, began: int, connection: object = None) -> None:

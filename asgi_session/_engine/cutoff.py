@@ -17,7 +17,7 @@ from asgi_session._policy import Policy
 
 _EVERY: Final = 5.0
 """Seconds between two looks."""
-_FIRST: Final = 1.0
+_FIRST: Final = 10.0
 """Seconds from the first use to the first look of a process that nobody opens."""
 
 

@@ -390,8 +390,8 @@ class SessionManager:
         """End every session of this namespace, the caller's own included: for a leak.
 
         Sessions created up to now are no longer good, wherever they come back. This process knows at once,
-        the others within some 5 seconds, and one that starts later when it is opened. It costs no request
-        anything: each process looks at one record every 5 seconds while it loads sessions. The records
+        the others within some 5 seconds (10, where nobody opens the manager), and one that starts later when
+        it is opened. It costs no request anything: each process looks at one record every 5 seconds while it loads sessions. The records
         themselves expire in their time.
 
         "Up to now" is by the clocks of the processes that have created the sessions: where those run ahead,
