@@ -391,8 +391,8 @@ class SessionManager:
 
         Sessions created up to now are no longer good, wherever they come back. This process knows at once,
         the others within some 5 seconds (10, where nobody opens the manager), and one that starts later when
-        it is opened. It costs no request anything: each process looks at one record every 5 seconds while it loads sessions. The records
-        themselves expire in their time.
+        it is opened. It costs no request anything: each process looks at one record every 5 seconds while it
+        loads sessions. The records themselves expire in their time.
 
         "Up to now" is by the clocks of the processes that have created the sessions: where those run ahead,
         call it again a little later. Cookies that `migrate_from` accepts are no sessions yet.
