@@ -17,6 +17,7 @@ NAMES = (
     "locks",
     "own_time",
     "scaling",
+    "identity",
 )
 
 
