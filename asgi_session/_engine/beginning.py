@@ -123,7 +123,7 @@ class Beginner:
                 self._sign_ins.leave(new.place.session_id, new.place.names)
             self.settler.fail(commit, error)
         else:
-            session._created(token, version, commit.era)
+            session._created(token, version, commit.era, commit.taken)
             self._policy.emit("created", token.selector, session)
             if commit.adopting is not None:
                 loop.locks.adopt(commit.adopting, token.selector, version)

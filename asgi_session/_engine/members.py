@@ -22,7 +22,7 @@ from asgi_session._policy import Policy
 from asgi_session.errors import SessionCorrupt, StoreUnavailable
 
 _AT_ONCE: Final = 100
-"""Records that are loaded in one go."""
+"""Sessions that are looked up, or ended, in one go."""
 
 
 class Members:
@@ -102,9 +102,10 @@ class Members:
 
     async def end_all(self, name: bytes, ids: Collection[str], deadline: float) -> int:
         """End the sessions of `ids` that belong to an index, and remove their entries that are doomed."""
-        ended = 0
-        for session_id in ids:
-            ended += await self.end(name, session_id, deadline)
+        todo, ended = list(ids), 0
+        for start in range(0, len(todo), _AT_ONCE):
+            ending = [self.end(name, one, deadline) for one in todo[start : start + _AT_ONCE]]
+            ended += sum(await asyncio.gather(*ending))
         await self.forget(name, ids, deadline)
         return ended
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
 from asgi_session._data import codec
-from asgi_session._data.change import Changes, Kind, Mark, gone
+from asgi_session._data.change import NO_CHANGES, Changes, Kind, Mark, gone
 from asgi_session._data.lifetime import Lifetime
 from asgi_session._data.record import Version
 from asgi_session._data.token import Token
@@ -158,8 +158,11 @@ class Versioned(Tracked):
         if merged:
             self._take_over(origin, version.record.entries, keep=changes, handed_out=False)
 
-    def _created(self, token: Token, version: Version, era: int) -> None:
-        """Become the new session that a commit of `era` has created, with its own keys and no others."""
+    def _created(self, token: Token, version: Version, era: int, taken: Changes = NO_CHANGES) -> None:
+        """Become the new session that a commit of `era` has created, with its own keys and no others.
+
+        `taken`: what that commit has changed.
+        """
         self._status, self._token, self._owed = "live", token, "cookie"
         self._version, self._expires_at = version, version.stored.expires_at
         self._confirmed = False
@@ -172,9 +175,13 @@ class Versioned(Tracked):
                     dict.pop(self, key, None)
                     self._watched.pop(key, None)
             if self._origin:  # the data of before went along, perhaps with what others had saved meanwhile
-                origin = {**self._origin, **{key: entries[key] for key in self._assigned if key in entries}}
-                origin = {key: value for key, value in origin.items() if key in entries}
-                self._take_over(origin, entries, keep=dict.fromkeys(self._assigned), handed_out=False)
+                mine: Changes = {key: entries.get(key) for key in (*self._assigned, *taken)}
+                origin = {
+                    key: value
+                    for key, value in {**self._origin, **mine}.items()
+                    if value is not None and key in entries
+                }
+                self._take_over(origin, entries, keep=mine, handed_out=False)
                 self._origin = origin
             else:
                 self._origin = entries

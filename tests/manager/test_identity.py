@@ -411,3 +411,17 @@ async def test_a_user_of_a_manager_without_identity() -> None:
 def test_refused_is_409() -> None:
     """A sign-in that is refused is a conflict, not a failure of the server."""
     assert http_status(SignInRefused("x")) == 409
+
+
+async def test_a_change_inside_a_value_is_saved_once_by_a_sign_in() -> None:
+    """What goes along is no change any more afterwards."""
+    of = world()
+    session = await of.load(await of.new(cart=[1], theme={"a": 1}))
+    session["cart"].append(2)
+    assert session["theme"] == {"a": 1}
+    session["user"] = "ada"
+    await session.commit()
+    assert not session.modified
+    session["theme"]["a"] = 2
+    await session.commit()
+    assert await of.read(credential(session)) == {"cart": [1, 2], "theme": {"a": 2}, "user": "ada"}
