@@ -3,7 +3,8 @@
 from asgi_session._engine.manager import SessionManager
 from asgi_session._engine.session_info import SessionInfo
 from asgi_session._session.session import Session
-from asgi_session._web.middleware import SessionMiddleware, load_session
+from asgi_session._web.access import load_session
+from asgi_session._web.middleware import SessionMiddleware
 from asgi_session.errors import (
     ConfigurationError,
     LockLost,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, TypeAlias
 
 from asgi_session._session.session import Session
-from asgi_session._web.middleware import load_session
+from asgi_session._web.access import load_session
 from asgi_session.errors import SessionError
 
 try:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgpack
 from redis.asyncio import Redis
 
-from asgi_session import SessionManager
+from asgi_session import SessionManager, SessionMiddleware
 from asgi_session._data import codec, record
 from asgi_session._data.change import Change
 from asgi_session._data.fold import fold
@@ -23,8 +23,10 @@ from asgi_session._data.sealing import Sealer
 from asgi_session._data.token import DEFAULT_NAMESPACE, PART_LENGTH, Tokens, new_token
 from asgi_session._session.session import Session
 from asgi_session._web.cookie import Cookie
+from asgi_session._web.same_origin import Origins
 from asgi_session.store import CreateResult, Saved, Stored
 from asgi_session.stores import MemoryStore, RedisStore
+from benchmarks.client import nothing
 from benchmarks.layers import CONNECTIONS
 from benchmarks.sessions import session_of_size
 from benchmarks.worker import Bed, Meter
@@ -34,6 +36,7 @@ HOSTILE: Final = "encode and check what a client made to cost most"
 ENCRYPTION_KEY: Final = "0123456789abcdef0123456789abcdef"
 AT_A_TIME: Final = 64
 
+Header = tuple[bytes, bytes]
 Case = tuple[str, str, str, dict[str, Any]]
 """A part, what it does, the Python statement that does it once, and the names in that."""
 
@@ -96,6 +99,42 @@ def small_cases() -> Iterator[Case]:
     yield "cookie", "read from the headers", "cookie.read(headers)", {"cookie": cookie, "headers": headers}
     names = {"cookie": cookie, "value": "x" * 44}
     yield "cookie", "write Set-Cookie", "cookie.write(value, 1209600)", names
+    several = [*headers[:2], (b"cookie", b"theme=dark; " + value + b"; lang=en")]
+    names = {"cookie": cookie, "alone": headers, "several": several, "none": headers[:2]}
+    yield "cookie", "take it out of the headers", "cookie.without(alone)", names
+    yield "cookie", "take it out of the headers, two others stay", "cookie.without(several)", names
+    yield "cookie", "look for it where there is none", "cookie.without(none)", names
+    yield from _decisions(headers)
+    yield from _untouched(headers)
+
+
+def _decisions(headers: list[Header]) -> Iterator[Case]:
+    """Yield what `same_origin` decides on: a POST from a browser, over https and over plain http."""
+    origin = (b"origin", b"https://example.org")
+    names = {
+        "origins": Origins([], websocket_needs_origin=False),
+        "fetched": [*headers, origin, (b"sec-fetch-site", b"same-origin")],
+        "plain": [*headers, origin],
+    }
+    yield "same_origin", "decide by Sec-Fetch-Site", "origins.refuses('POST', fetched)", names
+    yield "same_origin", "decide by Origin and Host", "origins.refuses('POST', plain)", names
+
+
+def _untouched(headers: list[Header]) -> Iterator[Case]:
+    """Yield whole requests that carry a cookie, through the middleware to an app that does not use it."""
+    sent = [*headers, (b"origin", b"https://example.org"), (b"sec-fetch-site", b"same-origin")]
+    scope = {"type": "http", "method": "POST", "scheme": "https", "path": "/", "headers": sent}
+    for what, options in (
+        ("the cookie left in the headers", {"hide_cookie": False}),
+        ("the cookie hidden", {}),
+        ("the cookie hidden, same_origin", {"same_origin": True}),
+    ):
+        app = SessionMiddleware(nothing, store=MemoryStore(), **options)  # type: ignore[arg-type]
+        names = {"finish": _finish, "app": app, "scope": scope, "send": _send_to_nobody}
+        yield "untouched POST", what, "finish(app(scope.copy(), None, send))", names
+
+
+async def _send_to_nobody(message: Any) -> None: ...
 
 
 def sized_cases(stored: Stored, headers: list[tuple[bytes, bytes]], size: int) -> Iterator[Case]:

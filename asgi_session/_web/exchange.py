@@ -9,8 +9,8 @@ reach the app as "response already started".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, ClassVar, Final
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, ClassVar, Final, TypeAlias
 
 import starlette
 from starlette.types import Message, Receive, Scope, Send
@@ -25,21 +25,53 @@ from asgi_session.errors import REFUSED, SessionError
 _STARLETTE_PUTS_DICTS: Final = starlette.__version__.startswith("0.")
 
 
+Header: TypeAlias = tuple[bytes, bytes]
+
+FORBIDDEN: Final = (
+    b"Forbidden: another site has sent this request with this site's session cookie. If that site is yours, "
+    b"add its origin to trusted_origins"
+)
+_LONGEST_ORIGIN: Final = 300  # bytes of one that an event shows
+
+
+class HeadersLeftHidden(list[Header]):
+    """A request's headers without our cookie, left in the scope when the app has raised an error.
+
+    The scope is one dict for all from the server to the handler. Frameworks rely on that: what stands
+    outside reads the route, the user and the session that were put into it inside. So the middleware cannot
+    give the app a copy, as the ASGI specification would have it. It puts another list into that dict, and
+    never touches the server's own. When the app returns, the headers are as they came again.
+
+    When the app has raised, they stay hidden. Error trackers then record the local variables of every
+    function that the error has passed, and each of the app's has this dict. The whole headers remain here
+    for one who tries again with the same scope; `repr` and iterating show none of them.
+    """
+
+    __slots__ = ("whole",)
+
+    def __init__(self, rest: Iterable[Header], whole: Any) -> None:
+        super().__init__(rest)
+        self.whole = whole
+
+
 class Exchange:
     """What a request and a WebSocket have in common. An object, since closures would cost more.
 
     Attributes:
         status: of the response (or the handshake's answer) that has started; 0 before.
         failed: whether the client was answered here, in the app's place.
+        whole: the request's headers as they came, while the app sees them without our cookie; else None.
     """
 
     __slots__ = (
-        "_outgoing", "engine", "failed", "headers", "policy", "scope", "send", "session", "status",
+        "_covered", "_outgoing", "engine", "failed", "headers", "policy", "scope", "send", "session",
+        "status", "whole",
     )  # fmt: skip
 
     _outgoing: Message
     carries_cookies: ClassVar = True  # in every answer that `refuse` gives
     greeted: ClassVar = False  # the server wants a message taken before it takes an answer
+    cached: ClassVar = True  # something further out may keep the answer for others
 
     def __init__(
         self, engine: Engine, headers: SessionHeaders, scope: Scope, send: Send, session: Session
@@ -52,10 +84,56 @@ class Exchange:
         self.session = session
         self.status = 0
         self.failed = False
+        self.whole: Any = None
+        # The headers that the app sees, if the scope has to have the whole ones whenever it sends.
+        self._covered: Any = None
 
     async def refuse(self, error: Exception, *, after_handler: bool) -> None:
         """Answer the client in the app's place: with the status that tells about `error`."""
         raise NotImplementedError
+
+    async def answer(self, status: int, body: bytes, code: int, extra: Sequence[Header] = ()) -> None:
+        """Answer the client in the app's place.
+
+        Args:
+            status: of the response.
+            body: plain text.
+            code: that closes a WebSocket, where the server can send no response.
+            extra: further headers.
+        """
+        raise NotImplementedError
+
+    async def forbid(self, receive: Receive, reason: str) -> None:
+        """Answer a request that another site has caused, before the app hears of it.
+
+        Args:
+            receive: the server's.
+            reason: see `Origins.refuses`.
+        """
+        if self.greeted:
+            await receive()
+        self.policy.emit(
+            "cross_site",
+            None,
+            self.session,
+            origin=self._origin(),
+            path=self.scope["path"],
+            reason=reason,
+        )
+        await self.answer(403, FORBIDDEN, 1008)
+
+    def _origin(self) -> str | None:
+        """Return what the request says of where it comes from, as an event may show it."""
+        for name, value in self.scope["headers"]:
+            if name == b"origin":
+                text: str = value[:_LONGEST_ORIGIN].decode("ascii", "backslashreplace")
+                return text
+        return None
+
+    def leave_hidden(self) -> None:
+        """Keep our cookie out of the scope although the app is done: it has raised an error."""
+        self.scope["headers"] = HeadersLeftHidden(self.scope["headers"], self.whole)
+        self.whole = None
 
     def refused(self, error: Exception) -> None:
         """Tell a test client, which raises it in the test, of an error that was answered with 5xx."""
@@ -64,7 +142,14 @@ class Exchange:
 
     async def _forward(self, message: Message) -> None:
         # A coroutine, whatever the server's `send` returns: apps make tasks of it.
-        await self.send(message)
+        if self._covered is None:
+            await self.send(message)
+            return
+        self.scope["headers"] = self.whole
+        try:
+            await self.send(message)
+        finally:
+            self.scope["headers"] = self._covered
 
     def send_on(self, message: Message) -> Coroutine[Any, Any, None]:
         """Send what the app sends, and commit first where a response starts."""
@@ -122,6 +207,10 @@ class Exchange:
                 headers = self.headers.add(session, self.scope, [*self._outgoing.get("headers", ())])
                 self._outgoing = {**self._outgoing, "headers": headers}
                 del headers
+                if self.whole is not None and self.cached:
+                    # A cache further out that honours Vary: Cookie may look at the headers only now, or with
+                    # the body. Without the cookie it would keep this user's page for visitors without one.
+                    self._covered, self.scope["headers"] = self.scope["headers"], self.whole
         except Exception as error:
             self.failed = True
             self.policy.failures.log(error)
@@ -130,7 +219,11 @@ class Exchange:
         session._seal()
         if session._confirmed and self.policy.failures.outage:
             self.policy.failures.succeeded()
-        await self.send(self._outgoing)
+        try:
+            await self.send(self._outgoing)
+        finally:
+            if self._covered is not None:
+                self.scope["headers"] = self._covered
 
     def _refuse_replacement(self) -> None:
         """Refuse data that the app has put in the session's place, where nothing would save it.

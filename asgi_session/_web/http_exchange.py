@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.types import Message
 
-from asgi_session._failures import status_of
-from asgi_session._web.exchange import Exchange, discard, plain
+from asgi_session._failures import close_code, status_of
+from asgi_session._web.exchange import Exchange, Header, discard, plain
 
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 section 9.2.1
 
@@ -36,15 +36,17 @@ class HttpExchange(Exchange):
         self.session._seal()
         self.refused(error)
         code = status_of(error)
+        # After a handler has run, a client that repeats by itself could run it twice.
+        again = code == 503 and (not after_handler or self.scope["method"] in _SAFE_METHODS)
         body = HTTPStatus(code).phrase.encode()
-        extra = []
-        if code == 503 and (not after_handler or self.scope["method"] in _SAFE_METHODS):
-            # After a handler has run, a client that repeats by itself could run it twice.
-            extra.append((b"retry-after", b"1"))
+        await self.answer(code, body, close_code(error), [(b"retry-after", b"1")] if again else [])
+
+    async def answer(self, status: int, body: bytes, code: int, extra: Sequence[Header] = ()) -> None:
+        """Answer with a plain text."""
         await self.send(
             {
                 "type": "http.response.start",
-                "status": code,
+                "status": status,
                 "headers": [*self.headers.add(self.session, self.scope, plain(body)), *extra],
             }
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -11,7 +11,7 @@ from starlette.types import Message, Receive
 
 from asgi_session._failures import close_code, status_of
 from asgi_session._web.decision import DISCONNECTED
-from asgi_session._web.exchange import Exchange, discard, plain
+from asgi_session._web.exchange import Exchange, Header, discard, plain
 from asgi_session.errors import SessionError
 
 
@@ -22,6 +22,7 @@ class WebSocketExchange(Exchange):
 
     carries_cookies = False
     greeted = True
+    cached = False
 
     def guard(self, receive: Receive) -> Receive:
         """Return what the app receives with."""
@@ -60,22 +61,25 @@ class WebSocketExchange(Exchange):
         return message
 
     async def refuse(self, error: Exception, *, after_handler: bool) -> None:
-        """Refuse the handshake, with a status where the server can send one."""
+        """Refuse the handshake."""
         self.session._seal()
         self.refused(error)
+        code = status_of(error)
+        await self.answer(code, HTTPStatus(code).phrase.encode(), close_code(error))
+
+    async def answer(self, status: int, body: bytes, code: int, extra: Sequence[Header] = ()) -> None:
+        """Deny the handshake, with a status where the server can send one."""
         if "websocket.http.response" in self.scope.get("extensions", {}):
-            code = status_of(error)
-            body = HTTPStatus(code).phrase.encode()
             await self.send(
                 {
                     "type": "websocket.http.response.start",
-                    "status": code,
-                    "headers": self.headers.add(self.session, self.scope, plain(body)),
+                    "status": status,
+                    "headers": [*self.headers.add(self.session, self.scope, plain(body)), *extra],
                 }
             )
             await self.send({"type": "websocket.http.response.body", "body": body})
         else:
-            await self.send({"type": "websocket.close", "code": close_code(error)})
+            await self.send({"type": "websocket.close", "code": code})
 
     async def end_with(self, error: Exception) -> bool:
         """Close with the code that tells about an error of the session; others are the server's to tell."""

@@ -6,7 +6,8 @@ load but the store's own work, so reading the cookie, the token, the record, the
 attaching it; then what a handler does with it. The target compares that with decoding: loading a
 session of 60 KB and reading one key of it (a small number) against decoding every value of the same
 session by the codec alone, without a load. What a session package pays that keeps a session as one
-value stands below it: msgpack and JSON of the whole dict.
+value stands below it: msgpack and JSON of the whole dict. "untouched POST" is a request with a cookie,
+through the middleware to an app that does nothing: what hiding the cookie and `same_origin` cost there.
 
 One line is for what a client can send to hold up the event loop: a dict of one long key of control
 characters, with a list of as many empty texts, which once cost quadratic time. Per byte it must cost no

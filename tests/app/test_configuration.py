@@ -55,6 +55,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         ({"max_size": "64k"}, "give bytes"),
         ({"max_size": 10}, "at least 256"),
         ({"namespace": ""}, "not empty"),
+        ({"hide_cookie": "false"}, "True or False"),
         ({"on_unavailable": "ignore"}, "'fail', 'anonymous'"),
         ({"on_corrupt": "delete"}, "'raise', 'new'"),
         ({"on_event": "print"}, "give a function"),

@@ -14,7 +14,7 @@ from starlette.datastructures import Secret
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 import asgi_session
 from asgi_session import ConfigurationError, SessionManager, SessionMiddleware, load_session
@@ -161,6 +161,57 @@ async def test_an_error_of_the_app_passes_through(world: World) -> None:
     text = recorded(caught.value)
     assert "__call__" in text
     assert browser.cookie not in text
+
+
+def everything(error: BaseException) -> str:
+    """Return all that is recorded of every frame, the app's and the frameworks' included."""
+    one = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "\n".join(f"{frame.name}: {frame.locals}" for frame in one.stack)
+
+
+async def failing(request: Request) -> Response:
+    session = await load_session(request)
+    headers, cookies = request.headers, request.cookies
+    raise ZeroDivisionError((session, headers, cookies))
+
+
+@pytest.mark.parametrize("path", ["/", "/mounted/"])
+async def test_no_frame_of_the_app_shows_the_cookie(world: World, path: str) -> None:
+    """What an error tracker records of frameworks and handlers, whose frames all have the scope."""
+    routes = [Route("/", failing), Mount("/mounted", routes=[Route("/", failing)])]
+    app = world.starlette(routes)
+    browser = await world.seed(app, n=1)
+    assert browser.cookie is not None
+    scopes: list[Any] = []
+
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        scopes.append(scope)
+        await app(scope, receive, send)
+
+    visitor = Browser(server, name=browser.name)
+    visitor.cookie = f"{browser.cookie}; theme=dark"
+    with pytest.raises(ZeroDivisionError) as caught:
+        await visitor.get(path)
+    text = everything(caught.value) + repr(caught.value) + repr(scopes)
+    assert "failing" in text and "theme=dark" in text
+    assert browser.cookie[22:44] not in text
+
+
+async def test_what_is_ours_shows_no_cookie(world: World) -> None:
+    """A session's repr, and those of the objects that hold a request's headers for it."""
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        session = await scope["session"].load()
+        assert not hasattr(session, "__dict__")
+        seen.append(repr((session, scope, send, receive)))
+        await answer(send)
+        seen.append(repr((session, scope, send, receive)))
+
+    browser = await world.seed(world.wrap(app), n=1)
+    await browser.get("/")
+    assert len(seen) == 2 and browser.cookie is not None
+    assert browser.cookie[22:] not in "".join(seen)
 
 
 # ---------------------------------------------------------------- configuration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -62,6 +63,74 @@ def test_reading_finds_every_one(values: list[str]) -> None:
     """What several cookies of our name hold arrives complete and in order."""
     line = b"; ".join(b"session=" + value.encode() for value in values)
     assert read(line) == values
+
+
+@pytest.mark.parametrize(
+    ("lines", "left"),
+    [
+        ([], None),
+        ([b""], None),
+        ([b"other=1; more=2"], None),
+        ([b"xsession=a; session2=b; session-=c; x=session=a"], None),
+        ([b"SESSION=a"], None),
+        ([b"session"], None),
+        ([b"session=a"], []),
+        ([b'session="a"'], []),
+        ([b" session=a"], []),
+        ([b"session=a; session=b"], []),
+        ([b"session=a;session=b;;; ;"], []),
+        ([b"; ; session=a"], []),
+        ([b"session=a; x=1"], [b"x=1"]),
+        ([b"session=a;x=1"], [b"x=1"]),
+        ([b"x=1; session=a"], [b"x=1"]),
+        ([b"x=1;session=a"], [b"x=1"]),
+        ([b"x=1;\tsession=a;y=2"], [b"x=1;y=2"]),
+        ([b"x=1; session=a; y=2"], [b"x=1; y=2"]),
+        ([b"x=1; session=a; y=2; session=b; z=3"], [b"x=1; y=2; z=3"]),
+        ([b"xsession=a; session=b; session2=c"], [b"xsession=a; session2=c"]),
+        ([b"x=session=1; session=b"], [b"x=session=1"]),
+        ([b"x=1; session=session=2; y=3"], [b"x=1; y=3"]),
+        ([b"\xff=\xfe; session=a"], [b"\xff=\xfe"]),
+        ([b"x=1", b"session=a", b"y=2"], [b"x=1", b"y=2"]),
+        ([b"session=a", b"session=b; x=1", b"session=c"], [b"x=1"]),
+    ],
+)
+def test_taking_ours_out(lines: list[bytes], left: list[bytes] | None) -> None:
+    """What is ours is gone, headers with nothing left are dropped, the others are as they were."""
+    before = [(b"host", b"h"), *[(b"cookie", line) for line in lines], (b"x-cookie", b"session=a")]
+    kept = list(before)
+    found = Cookie(name="session").without(before)
+    if left is None:
+        assert found is None
+    else:
+        assert found == [(b"host", b"h"), *[(b"cookie", line) for line in left], (b"x-cookie", b"session=a")]
+    assert before == kept, "the server's own list is never changed"
+
+
+def pairs(lines: Iterable[bytes]) -> list[bytes]:
+    """Return the cookies in some headers that have any bytes, without what stands around them."""
+    found = [pair.strip(b" \t") for line in lines for pair in line.split(b";")]
+    return [pair for pair in found if pair]
+
+
+PIECES = st.sampled_from(
+    [b"session=", b"session", b"=", b";", b"; ", b" ", b"\t", b'"', b"a", b"xsession=", b"\xff", b"Session="]
+)
+LINES = st.lists(st.lists(PIECES, max_size=12).map(b"".join) | st.binary(max_size=30), max_size=4)
+
+
+@given(LINES, st.booleans())
+def test_what_is_left_has_none_of_ours_and_all_of_the_others(lines: list[bytes], as_list: bool) -> None:
+    """Whatever comes: our own reader finds nothing in the rest, and every other cookie is there, in order."""
+    cookie = Cookie(name="session")
+    headers = [(b"cookie", line) for line in lines]
+    found = cookie.without(headers if as_list else tuple(headers))
+    assert (found is None) == (cookie.read(headers) == [])
+    if found is not None:
+        assert cookie.read(found) == []
+        others = [pair for pair in pairs(lines) if not pair.startswith(b"session=")]
+        assert pairs(line for _, line in found) == others
+        assert all(line.strip(b" \t;") for _, line in found if line not in lines)
 
 
 @pytest.mark.parametrize(

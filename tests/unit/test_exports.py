@@ -28,6 +28,7 @@ PURE = {name.removeprefix("asgi_session.") for name in MODULES if name.startswit
     "merging",
     "_web.cookie",
     "_web.decision",
+    "_web.same_origin",
     "_engine.lock_state",
     "_engine.batch",
     "_options",
