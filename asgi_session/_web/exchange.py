@@ -9,7 +9,8 @@ reach the app as "response already started".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from types import CoroutineType
 from typing import Any, ClassVar, Final, TypeAlias
 
 import starlette
@@ -140,11 +141,13 @@ class Exchange:
         if status_of(error) >= 500 and REFUSED in self.scope:
             self.scope[REFUSED].append(error)
 
-    async def _forward(self, message: Message) -> None:
-        # A coroutine, whatever the server's `send` returns: apps make tasks of it.
-        if self._covered is None:
-            await self.send(message)
-            return
+    def _forward(self, message: Message) -> Coroutine[Any, Any, None]:
+        """Send a message on. A coroutine, whatever the server's `send` returns: apps make tasks of it."""
+        sent: Any = self.send(message)
+        return sent if type(sent) is CoroutineType else _until(sent)
+
+    async def _forward_with_headers(self, message: Message) -> None:
+        """Send a message on while the scope shows the whole headers."""
         self.scope["headers"] = self.whole
         try:
             await self.send(message)
@@ -286,6 +289,10 @@ class Exchange:
             )
             return problem
         return None
+
+
+async def _until(sent: Awaitable[None]) -> None:
+    await sent
 
 
 def plain(body: bytes) -> list[tuple[bytes, bytes]]:

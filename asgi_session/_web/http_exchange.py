@@ -28,8 +28,11 @@ class HttpExchange(Exchange):
             return discard(self.scope, message)
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            return self.start(message)
-        return self._forward(message)
+            session = self.session
+            if session._accessed or self.scope.get("session") is not session:
+                return self.start(message)
+            session._seal()  # nobody has used it: there is nothing to commit, and nothing to add
+        return self._forward(message) if self._covered is None else self._forward_with_headers(message)
 
     async def refuse(self, error: Exception, *, after_handler: bool) -> None:
         """Answer with a plain text."""

@@ -52,7 +52,7 @@ class WebSocketExchange(Exchange):
             elif kind in ("websocket.accept", "websocket.http.response.start"):
                 self.status = message.get("status", 101)
                 return self.start(message)
-        return self._forward(message)
+        return self._forward(message) if self._covered is None else self._forward_with_headers(message)
 
     async def _receive_unless_gone(self) -> Message:
         message = await self._receive()
