@@ -39,6 +39,8 @@ _warned: Final[list[bool]] = []
 
 Key: TypeAlias = str | bytes | Wrapped
 
+_MIN_ROTATE_EVERY: Final = 60_000  # a response may be on its way for as long
+
 
 class HasConnection(Protocol):
     """What knows the connection of the request that it belongs to; None when that is over."""
@@ -60,6 +62,7 @@ class Policy:
         unconfirmed: idle timeout until the cookie has come back once, ms.
         deadline: for everything that one request may wait on the store, seconds.
         max_size: of a record, bytes.
+        rotate_every: how old a credential may become, ms; 0: any age.
         rules: what becomes of a key that two have changed.
         sealer: seals and opens records; None where they are not sealed.
         overhead: bytes that a seal adds to a record.
@@ -78,8 +81,8 @@ class Policy:
     __slots__ = (
         "absolute", "anonymous_idle", "clock", "deadline", "describe", "evicts", "failures",
         "forget_at_login", "has_indexes", "identity", "idle", "indexes", "max_sessions", "max_size",
-        "may_warn", "on_corrupt", "on_event", "on_unavailable", "overhead", "owns_store", "refuses", "rules",
-        "save_on_error", "sealer", "store", "tokens", "unconfirmed",
+        "may_warn", "on_corrupt", "on_event", "on_replay", "on_unavailable", "overhead", "owns_store",
+        "refuses", "rotate_every", "rules", "save_on_error", "sealer", "store", "tokens", "unconfirmed",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +100,8 @@ class Policy:
         namespace: str,
         on_unavailable: Literal["fail", "anonymous"],
         on_corrupt: Literal["raise", "new"],
+        on_replay: Literal["report", "end"],
+        rotate_every: float | timedelta | None,
         save_on_error: bool,
         merge: Mapping[str, Rule] | None,
         on_conflict: Literal["mine", "raise"],
@@ -121,6 +126,12 @@ class Policy:
                 f"idle_timeout={idle_timeout!r} is longer than absolute_timeout={absolute_timeout!r}: no "
                 "session could ever expire by being idle. Lower idle_timeout or raise absolute_timeout"
             )
+        self.rotate_every: int = 0 if rotate_every is None else milliseconds("rotate_every", rotate_every)
+        if rotate_every is not None and not _MIN_ROTATE_EVERY <= self.rotate_every <= self.absolute:
+            raise ConfigurationError(
+                f"rotate_every={rotate_every!r}: give at least a minute and at most absolute_timeout"
+                f"={absolute_timeout!r}, or None"
+            )
         if not isinstance(max_size, int) or max_size < 256:
             raise ConfigurationError(f"max_size={max_size!r}: give bytes, at least 256")
         if not isinstance(namespace, str) or not namespace or "\0" in namespace:
@@ -131,6 +142,7 @@ class Policy:
             raise ConfigurationError(f"clock={clock!r}: give a function that returns milliseconds")
         choice("on_unavailable", on_unavailable, ("fail", "anonymous"))
         choice("on_corrupt", on_corrupt, ("raise", "new"))
+        choice("on_replay", on_replay, ("report", "end"))
         choice("on_conflict", on_conflict, ("mine", "raise"))
         choice("check", check, ("warn", "refuse"))
         choice("unsealed", unsealed, ("refuse", "accept", "write"))
@@ -176,6 +188,7 @@ class Policy:
                 )
         self.on_unavailable: Literal["fail", "anonymous"] = on_unavailable
         self.on_corrupt: Literal["raise", "new"] = on_corrupt
+        self.on_replay: Literal["report", "end"] = on_replay
         self.save_on_error: bool = save_on_error
         self.refuses: bool = check == "refuse"
         self.clock: Clock = clock

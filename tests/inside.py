@@ -308,6 +308,11 @@ def serve_from(manager: SessionManager, wrap: Callable[[Store], T]) -> T:
     return store
 
 
+def go_by(manager: SessionManager, clock: Callable[[], int]) -> None:
+    """Have a manager tell the time by another clock; ms."""
+    _policy(manager).clock = clock
+
+
 def report_to(manager: SessionManager, on_event: Callable[..., None]) -> None:
     """Have a manager tell its events to somebody else."""
     _policy(manager).on_event = on_event

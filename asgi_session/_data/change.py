@@ -51,11 +51,17 @@ _BEGINS_ANEW: Final = (Kind.CLEAR, Kind.ROTATE, Kind.SIGN_IN)
 class Mark:
     """One call of `rotate`, `clear` or `destroy`; consumed, as an object, by the commit that does it."""
 
-    __slots__ = ("grace", "kind")
+    __slots__ = ("every", "grace", "kind")
 
-    def __init__(self, kind: Kind, grace: int = 0) -> None:
+    def __init__(self, kind: Kind, grace: int = 0, every: int = 0) -> None:
         self.kind = kind
         self.grace = grace  # ms
+        self.every = every  # ms; not 0 where nobody has asked for it: a credential has got that old
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether nobody has asked for it."""
+        return self.every != 0
 
     @property
     def ends(self) -> bool:
@@ -76,6 +82,7 @@ class Change(msgspec.Struct, eq=False):
         epoch: of the record that the changes were made on; empty when that does not matter.
         mark: what is carried out besides; one that ends the record takes no changes.
         digest: of the token that the session was loaded with, for a rotation or a lifetime.
+        came_back: the digest of a token that a rotation has handed out, and that was presented now.
         new_digest: of the token that a rotation hands out.
         origins: the bytes from which each key's value was decoded, or to which it was last encoded; None
             when it does not matter on what the changes were made.
@@ -104,6 +111,7 @@ class Change(msgspec.Struct, eq=False):
     only_on: Mapping[str, bytes] | None = None
     carried: dict[str, bytes] | None = None
     overwritten: Sequence[str] = ()
+    came_back: bytes = b""
 
 
 class Moved(SessionError):

@@ -13,17 +13,17 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from asgi_session._data import identity, lease
+from asgi_session._data import identity, lease, rotation
 from asgi_session._data import record as records
-from asgi_session._data.change import Change, Kind, Mark, Moved, lock_lost, too_large
+from asgi_session._data.change import Change, Kind, Moved, lock_lost, too_large
 from asgi_session._data.expiry import ENDED_FOR
-from asgi_session._data.record import DESCRIPTION, GRACE, INDEXED, LOCK, MOVED, NOBODY, PRINCIPAL, Record
+from asgi_session._data.record import DESCRIPTION, INDEXED, LOCK, MOVED, NOBODY, PRINCIPAL, ROTATION, Record
 from asgi_session._data.rules import Rules, merge, merge_by_rules, overwritten
 
 Outcome: TypeAlias = Literal["in", "rotated already", "overtaken"] | Exception
 """What became of one change: it is in; in, but not its rotation; left out; or left out for an error."""
 
-_SHED: Final = (LOCK, PRINCIPAL, DESCRIPTION, INDEXED)
+_SHED: Final = (LOCK, MOVED, PRINCIPAL, ROTATION, DESCRIPTION, INDEXED)
 """Parts that a record has no more when it has ended."""
 ONE_IN: Final[list[Outcome]] = ["in"]  # shared: nobody changes it
 
@@ -66,6 +66,7 @@ def fold(
         and one.compute is None
         and one.rewrite is None
         and one.only_on is None
+        and not one.came_back
         and one.epoch == base.epoch
         and (one.origins is base.entries or not rules.compares)
     ):
@@ -132,15 +133,17 @@ def _apply(record: Record, change: Change, rules: Rules, now: int) -> tuple[Reco
         record = _rotated(record, change.new_digest, entries, now)
         if mark.kind is Kind.REAUTHENTICATE:
             record = identity.proved_again(record, now)
-    elif mark is not None and record.digest == change.digest:
-        record = _rotated_with_grace(record, change.new_digest, mark, entries, now)
     else:
         if entries is not record.entries:
             record = replace(record, entries=entries)
         if mark is not None:
-            # Another request rotated this very token already: one new cookie is enough, and a second
-            # would kill the token that the first has just handed out.
-            outcome = "rotated already"
+            made = rotation.issued(record, change.digest, change.new_digest, mark.grace, mark.every, now)
+            if made is None:
+                outcome = "rotated already"
+            else:
+                record = made
+        elif change.came_back:
+            record = rotation.seen(record, change.came_back, now)
     if change.lifetime is not None:
         record = change.lifetime.of(record)
     if change.rewrite is not None:
@@ -151,36 +154,21 @@ def _apply(record: Record, change: Change, rules: Rules, now: int) -> tuple[Reco
 
 
 def _rotated(record: Record, digest: bytes, entries: dict[str, bytes], now: int) -> Record:
-    return replace(
-        record,
-        digest=digest,
-        epoch=records.next_epoch(record.epoch),
-        parts=_moved(record, now + ENDED_FOR),
-        entries=entries,
-    )
-
-
-def _rotated_with_grace(
-    record: Record, digest: bytes, mark: Mark, entries: dict[str, bytes], now: int
-) -> Record:
-    parts = _moved(record, now + max(mark.grace, 0) + ENDED_FOR)
-    parts[GRACE] = record.digest + records.until(now + mark.grace)
-    return replace(record, digest=digest, parts=parts, entries=entries)
+    parts = {**record.parts, MOVED: records.until(now + ENDED_FOR)}
+    if ROTATION in parts:
+        parts[ROTATION] = rotation.retire_all(record, now)
+    epoch = records.next_epoch(record.epoch)
+    return replace(record, digest=digest, epoch=epoch, parts=parts, entries=entries)
 
 
 def _ended(record: Record, now: int) -> Record:
+    parts = {kind: part for kind, part in record.parts.items() if kind not in _SHED}
+    parts[MOVED] = records.until(now + ENDED_FOR)
     return replace(
         record,
         digest=NOBODY,
         epoch=records.next_epoch(record.epoch),
         deadline=now + ENDED_FOR,
-        parts={kind: part for kind, part in _moved(record, now + ENDED_FOR).items() if kind not in _SHED},
+        parts=parts,
         entries={},
     )
-
-
-def _moved(record: Record, until: int) -> dict[int, bytes]:
-    """Return the record's parts with an earlier rotation's grace ended and the move noted."""
-    parts = {kind: part for kind, part in record.parts.items() if kind not in (GRACE, MOVED)}
-    parts[MOVED] = records.until(until)
-    return parts

@@ -24,12 +24,16 @@ version does not know are kept byte for byte.
 ====  ===========  =================================================================
 part  name         bytes
 ====  ===========  =================================================================
-1     GRACE        the digest that a rotation left valid (16), until when in ms (6)
 2     MOVED        until when in ms (6) a wrong verifier is taken for one that was
                    rotated away or ended, and gets a detached session
 3     LOCK         who holds the session's lock and who waits for it, see `lease`
 4     PRINCIPAL    who is signed in, see `identity`
 5     LIFETIME     whether the cookie outlives the browser (1), see `lifetime`
+6     ROTATION     flags (1): 1 the digest was seen, 2 and 4 the digests below are
+                   there; when it was issued in ms (6); the grace, or once it was
+                   seen until when those are good, in ms (6); the previous digest
+                   (16); one that was never seen (16); the first 4 bytes of up to
+                   4 retired ones; see `rotation`
 7     DESCRIPTION  of the client that signed in, as the app describes it, UTF-8
 8     INDEXED      the further indexes that the session is in: of each 4 bytes that tell
                    the session's key, and 16 that name the index
@@ -65,11 +69,11 @@ MAX_TIME: Final = 253_402_300_799_999
 """The last millisecond that a datetime can hold, at the end of the year 9999."""
 _MAX_VERSION: Final = (1 << 63) - 1
 
-GRACE: Final = 1
 MOVED: Final = 2
 LOCK: Final = 3
 PRINCIPAL: Final = 4
 LIFETIME: Final = 5
+ROTATION: Final = 6
 DESCRIPTION: Final = 7
 INDEXED: Final = 8
 
@@ -209,16 +213,10 @@ def until(time: int) -> bytes:
     return _U48.pack(time >> 32, time & 0xFFFFFFFF)
 
 
-def grace(record: Record) -> tuple[bytes, int]:
-    """Return the digest that a rotation left valid, and until when (ms); (b"", 0) if none."""
-    part = record.parts.get(GRACE)
-    return (part[:16], _time(part[16:])) if part is not None else (b"", 0)
-
-
 def moved_until(record: Record) -> int:
     """Return until when (ms) a wrong verifier gets a detached session; 0 if never."""
     part = record.parts.get(MOVED)
-    return _time(part) if part is not None else 0
+    return time_of(part) if part is not None else 0
 
 
 def encode(record: Record) -> bytes:
@@ -331,17 +329,26 @@ def _decode_parts(data: bytes, offset: int) -> tuple[dict[int, bytes], int]:
         length = int.from_bytes(data[offset + 1 : offset + 3], "big")
         part = data[offset + 3 : offset + 3 + length]
         offset += 3 + length
-        expected = {GRACE: 22, MOVED: 6, PRINCIPAL: 30}.get(kind, length)
-        if len(part) != length or length != expected or kind in parts:
+        if len(part) != length or kind in parts or not _is_well_formed(kind, part):
             raise ValueError(f"optional part of type {kind} is malformed")
         parts[kind] = part
     return parts, offset
 
 
 def _is_past(kind: int, part: bytes, now: int) -> bool:
-    return kind in (GRACE, MOVED) and _time(part[-6:]) <= now
+    return kind == MOVED and time_of(part) <= now
 
 
-def _time(raw: bytes) -> int:
+def _is_well_formed(kind: int, part: bytes) -> bool:
+    if kind == MOVED:
+        return len(part) == 6
+    if kind == ROTATION:
+        ring = len(part) - 13 - 16 * (part[0] >> 1).bit_count() if part else -1
+        return part[:1] < b"\x08" and ring in (0, 4, 8, 12, 16)
+    return True
+
+
+def time_of(raw: bytes) -> int:
+    """Return the time in ms that a part's 6 bytes hold."""
     high, low = _U48.unpack(raw)
     return int(high << 32 | low)

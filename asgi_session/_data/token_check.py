@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from hmac import compare_digest
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from asgi_session._data import record as records
-from asgi_session._data.record import Record
+from asgi_session._data import rotation
+from asgi_session._data.record import ROTATION, Record
 from asgi_session._data.token import Token, Tokens
 
-Fit: TypeAlias = Literal["opens", "opens in grace", "retired", "unknown", "another's"]
-"""How a token fits the record that its selector names.
+Fit: TypeAlias = rotation.Fit | Literal["retired", "another's"]
+"""How a token fits the record that its selector names; see `rotation` for most of it.
 
-``opens in grace``: rotated away, and still good for the rotation's grace. ``retired``: the record was
-rotated or ended a moment ago, and this may be its old token. ``another's``: the store has answered with
-the record of another selector.
+``retired``: the record was rotated or ended a moment ago, and this may be its old token. ``another's``: the
+store has answered with the record of another selector.
 """
+
+OPENING: Final = ("opens", "is new", "parallel", "reply lost", "in grace")
 
 
 def fit_of(record: Record, token: Token, expires_at: int, now: int, tokens: Tokens) -> Fit:
@@ -30,9 +32,10 @@ def fit_of(record: Record, token: Token, expires_at: int, now: int, tokens: Toke
         return "another's"
     if expires_at <= now or record.deadline <= now:
         return "unknown"
-    if opens:
+    if ROTATION in record.parts:
+        found = rotation.fit(record, digest, now)
+        if found != "unknown":
+            return found
+    elif opens:
         return "opens"
-    retired, until = records.grace(record)
-    if until > now and compare_digest(retired, digest):
-        return "opens in grace"
     return "retired" if records.moved_until(record) > now else "unknown"

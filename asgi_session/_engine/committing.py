@@ -72,8 +72,7 @@ class Committer:
                 refuse_left_out(commit)
         elif explicit:
             session._refuse_if_ended()
-            if session._status == "detached":
-                raise gone()
+            _refuse_if_detached(session)
             self._loader.touch_if_due(session, self._policy.clock())
 
     async def commit_and_release(self, session: Session, hold: Hold) -> None:
@@ -94,8 +93,7 @@ class Committer:
             hold.end()
             if lost:
                 raise lock_lost()
-            if session._status == "detached":
-                raise gone()
+            _refuse_if_detached(session)
             return
         session._lock_with(None)
         await self._carry_out(commit)
@@ -245,3 +243,8 @@ class Committer:
         if commit.moving is not None:
             return self._beginner.move(commit, commit.moving)
         return self._loops.current().saves.save(tokens.key(token.selector), commit)
+
+
+def _refuse_if_detached(session: Session) -> None:
+    if session._status == "detached":
+        raise gone()

@@ -10,10 +10,11 @@ from asgi_session._data.change import gone
 from asgi_session._data.expiry import USED, touch_due
 from asgi_session._data.record import Record, Version
 from asgi_session._data.token import Token
-from asgi_session._data.token_check import Fit, fit_of
+from asgi_session._data.token_check import OPENING, Fit, fit_of
 from asgi_session._engine.cutoff import Cutoff
 from asgi_session._engine.loops import Loops, LoopState
 from asgi_session._engine.reading import Reader
+from asgi_session._engine.rotating import Rotator
 from asgi_session._policy import Policy
 from asgi_session._session.session import OutsideSession, Session
 from asgi_session._session.versioned import Status
@@ -30,13 +31,14 @@ behind it, depending on their paths and ages (RFC 6265 section 5.4); not in gene
 class Loader:
     """Loads the sessions of one manager."""
 
-    __slots__ = ("_cutoff", "_loops", "_policy", "_reader")
+    __slots__ = ("_cutoff", "_loops", "_policy", "_reader", "_rotator")
 
     def __init__(self, policy: Policy, reader: Reader, loops: Loops, cutoff: Cutoff) -> None:
         self._policy = policy
         self._cutoff = cutoff
         self._reader = reader
         self._loops = loops
+        self._rotator = Rotator(policy, loops)
 
     async def load(self, session: Session, *, required: bool = False) -> None:
         """Find the record of the session's cookie and attach it.
@@ -68,27 +70,34 @@ class Loader:
                         else self._reader.opened(key, stored, token.selector, session)
                     )
                     now = policy.clock()
-                    fit = fit_of(record, token, stored.expires_at, now, policy.tokens)
+                    found = fit = fit_of(record, token, stored.expires_at, now, policy.tokens)
                     if fit != "opens":
-                        fit = self._report(fit, token, session)
+                        fit = self._report(fit, token, session, Version(record, stored), now)
                     if fit == "another's":
                         corrupt = corrupt or self._reader.anothers(key, token.selector, session)
                         continue
                 except SessionCorrupt as error:
-                    found = self._reader.corrupt(error, token.selector, session)
+                    spoilt = self._reader.corrupt(error, token.selector, session)
                     if corrupt is None or not corrupt.by_seal:
-                        corrupt = found
+                        corrupt = spoilt
                     continue
                 if fit == "opens" and record.created <= self._cutoff.at:
                     policy.emit("unknown", token.selector, session)
                     continue
                 if fit == "opens":
-                    session._attach("live", token, Version(record, stored))
+                    version = Version(record, stored)
+                    session._attach("live", token, version)
                     if policy.describe is not None:
                         self._look_for_move(session, token, record)
                     if policy.on_event is not None:  # every load comes here
                         policy.emit("loaded", token.selector, session)
                     due = touch_due(stored.expires_at, now, record.idle, record.deadline)
+                    if (
+                        (found != "opens" or policy.rotate_every)
+                        and session._use_of() == USED
+                        and self._rotator.go_on(session, found, token, version, now)
+                    ):
+                        return
                     if due is not None and session._mark is None:  # else it is to end, or to begin anew
                         self.touch_if_due(session, now)
                     return
@@ -155,12 +164,15 @@ class Loader:
         half = MAX_CANDIDATES // 2
         return found if len(found) <= MAX_CANDIDATES else found[:half] + found[-half:]
 
-    def _report(self, fit: Fit, token: Token, session: Session) -> Fit:
+    def _report(self, fit: Fit, token: Token, session: Session, version: Version, now: int) -> Fit:
         """Report a token that does not simply open its record, if it is that one's at all."""
         policy = self._policy
-        if fit == "opens in grace":
-            policy.emit("retired", token.selector, session, opens=True)
+        if fit in OPENING:
+            if fit != "is new":
+                policy.emit("retired", token.selector, session, opens=True)
             return "opens"
+        if fit == "replayed":
+            return self._rotator.replayed(session, token, version, now)
         if fit == "retired":
             policy.emit("retired", token.selector, session, opens=False)
         elif fit == "unknown":

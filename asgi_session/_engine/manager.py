@@ -73,6 +73,14 @@ class SessionManager:
         on_corrupt: ``"raise"`` (default) `SessionCorrupt`, or ``"new"``: go on with a new session
             under a new id. The unreadable bytes stay in the store either way. A seal that is not right is
             always an error.
+        rotate_every: how old a session's credential may become: a request that comes with an older one gets
+            a new cookie with its response, and the old one ends when the new one has come back. timedelta
+            or seconds, at least a minute; default None: only `rotate` gives a new one. Costs two saves each
+            time: one that hands out the new one, and one, which no response waits for, when that has come
+            back.
+        on_replay: what becomes of a session when a cookie comes that a rotation has replaced for good: a
+            stolen one, or one out of a backup. ``"report"`` (default): the event ``replayed``.
+            ``"end"``: the session ends as well, for whoever has the newest cookie, too.
         save_on_error: commit also when the response is >= 500 or an exception escapes; default False.
         merge: rules by key, ``rule(base, mine, theirs)``: the value of a key that this request and
             another one have both changed; see `asgi_session.merging` for ready-made ones. A key that
@@ -126,6 +134,8 @@ class SessionManager:
         namespace: str = "default",
         on_unavailable: Literal["fail", "anonymous"] = "fail",
         on_corrupt: Literal["raise", "new"] = "raise",
+        rotate_every: float | timedelta | None = None,
+        on_replay: Literal["report", "end"] = "report",
         save_on_error: bool = False,
         merge: Mapping[str, Rule] | None = None,
         on_conflict: Literal["mine", "raise"] = "mine",
@@ -160,6 +170,8 @@ class SessionManager:
             namespace=namespace,
             on_unavailable=on_unavailable,
             on_corrupt=on_corrupt,
+            on_replay=on_replay,
+            rotate_every=rotate_every,
             save_on_error=save_on_error,
             merge=merge,
             on_conflict=on_conflict,

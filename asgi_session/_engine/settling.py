@@ -105,8 +105,9 @@ class Settler:
             policy.emit("merged", commit.id, session, tries=result.tries)
         if commit.token is not None:
             if result.left_behind or result.rotated_already:
-                reason: Reason = "overtaken" if result.left_behind else "rotated already"
-                policy.emit("dropped", commit.id, session, reason=reason, keys=[])
+                if mark is None or not mark.by_itself:
+                    reason: Reason = "overtaken" if result.left_behind else "rotated already"
+                    policy.emit("dropped", commit.id, session, reason=reason, keys=[])
             else:
                 session._rotated(commit.token)
                 policy.emit("rotated", commit.id, session)

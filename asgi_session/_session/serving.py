@@ -70,6 +70,7 @@ class Serving(Versioned):
         _accessed: this request has used it.
         _began: when its request began, ms; 0: not known, or nobody asks.
         _commit: the commit on its way.
+        _due: a rotation that is to take place by itself when the response starts.
         _connection: of the request, for events; None when it is over, or nobody listens.
         _cookie: finds the session's cookies in the request's headers; None outside a request.
         _headers: of the request.
@@ -81,7 +82,7 @@ class Serving(Versioned):
     """
 
     __slots__ = (
-        "_accessed", "_began", "_commit", "_connection", "_cookie", "_headers", "_hold", "_passive",
+        "_accessed", "_began", "_commit", "_connection", "_cookie", "_due", "_headers", "_hold", "_passive",
         "_served", "_touch", "_waited",
     )  # fmt: skip
 
@@ -92,6 +93,7 @@ class Serving(Versioned):
     _commit: OnItsWay | None
     _connection: object
     _cookie: CookieReader | None
+    _due: Mark | None
     _headers: Iterable[tuple[bytes, bytes]]
     _hold: object
     _passive: Passive
@@ -106,8 +108,27 @@ class Serving(Versioned):
             and self._mark is None
             and self._lifetime is None
             and self._commit is None
+            and self._due is None
             and not self._replaced
         )
+
+    # ---------------------------------------------------------------- a rotation by itself
+
+    def _rotation_is_due(self, mark: Mark) -> bool:
+        """Have the response's start carry out a rotation that nobody has asked for; whether it will."""
+        if self._sealed or self._mark is not None:
+            return False
+        self._due = mark
+        return True
+
+    def _begin_rotation(self, *, commits: bool) -> None:
+        """Have the commit that follows carry it out, unless the session gets a new credential or ends anyway.
+
+        `commits`: whether that commit saves anything; else it is left to a later request.
+        """
+        due, self._due = self._due, None
+        if commits and self._mark is None and self._status == "live":
+            self._mark = due
 
     # ---------------------------------------------------------------- a commit on its way
 

@@ -144,6 +144,7 @@ class Session(Telling):
         self._passive = ""
         self._waited = 0.0
         self._commit = None
+        self._due = None
         self._hold = None
         self._touch = None
         self._connection = None
@@ -363,8 +364,10 @@ class Session(Telling):
         dead at once, and what requests that came with it still want to write is dropped.
 
         Args:
-            grace: seconds (or timedelta) for which the old credential stays good, for a periodic
-                rotation under parallel requests. Never for a login.
+            grace: for a periodic rotation under parallel requests: the old credential stays good until the
+                new one has come back, and for this long after that (for requests that are on their way).
+                A response that is lost signs nobody out. timedelta or seconds, at most an hour; costs one
+                save more, when the new one comes back. Never for a login.
 
         Raises:
             SessionNotLoaded: load it first.
@@ -481,6 +484,13 @@ class Session(Telling):
         forgotten are a `destroy`, and a `clear` of a session that is not loaded.
         """
         self._revert()
+
+    def _did_nothing_but_rotate(self) -> bool:
+        """Whether the commit that has failed was only to rotate, which a later request does as well."""
+        if self._mark is None or not self._mark.by_itself:
+            return False
+        self._mark = None
+        return not self.modified
 
     # ---------------------------------------------------------------- may it be used?
 

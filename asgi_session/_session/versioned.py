@@ -107,6 +107,11 @@ class Versioned(Tracked):
         if self._version is was:
             self._version = was.expiring(expires_at)
 
+    def _came_back(self, was: Version, version: Version) -> None:
+        """Note the version in which a credential is known to have come back; its values are the same."""
+        if self._version is was and version.record.entries == was.record.entries:
+            self._version, self._expires_at = version, version.stored.expires_at
+
     def _refuse_if_ended(self) -> None:
         if self._status == "ended" or (self._mark is not None and self._mark.kind is Kind.DESTROY):
             raise SessionGone(

@@ -206,7 +206,10 @@ class Exchange:
                 self._refuse_replacement()
             if session._accessed:
                 if not session._unchanged():
-                    await self._commit(None)
+                    if session._due is not None:
+                        await self._commit_rotating()
+                    else:
+                        await self._commit(None)
                 headers = self.headers.add(session, self.scope, [*self._outgoing.get("headers", ())])
                 self._outgoing = {**self._outgoing, "headers": headers}
                 del headers
@@ -275,6 +278,19 @@ class Exchange:
         """Commit what is to be committed of a request that has got this far, or has raised `error`."""
         data = commits_data(self.status, error, save_on_error=self.policy.save_on_error)
         return self.engine.commit(self.session, explicit=False, only_destroy=not data)
+
+    async def _commit_rotating(self) -> None:
+        """Commit, and give the session the new credential that is due.
+
+        No request fails for that, if there was nothing else to commit.
+        """
+        commits = commits_data(self.status, None, save_on_error=self.policy.save_on_error)
+        self.session._begin_rotation(commits=commits)
+        try:
+            await self._commit(None)
+        except SessionError:
+            if not self.session._did_nothing_but_rotate():
+                raise
 
     async def _commit_late(self, error: Exception | None) -> Exception | None:
         """Commit what is left when no headers can follow any more; log, and return, why that failed."""

@@ -46,6 +46,8 @@ class ManagerOptions(TypedDict, total=False):
     namespace: str
     on_unavailable: Literal["fail", "anonymous"]
     on_corrupt: Literal["raise", "new"]
+    rotate_every: float | timedelta | None
+    on_replay: Literal["report", "end"]
     save_on_error: bool
     merge: Mapping[str, Rule] | None
     on_conflict: Literal["mine", "raise"]

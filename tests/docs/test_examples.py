@@ -16,9 +16,11 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from asgi_session import SessionMiddleware
+from asgi_session.clock import system_clock
 from asgi_session.fastapi import SessionDep
-from asgi_session.testing import SessionClient
+from asgi_session.testing import ManualClock, SessionClient
 from tests.docs.pages import PAGES, ROOT, Block, blocks, name, python
+from tests.inside import go_by
 from tests.servers import ServerProcess
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -185,6 +187,31 @@ async def security_page(configured: None, valkey: ServerProcess) -> dict[str, An
     for block in python(page):
         await run(page, block, names, valkey.url)
     return names
+
+
+def test_rotating_periodically(security_page: dict[str, Any]) -> None:
+    """The page on security has a manager that replaces an old cookie, and ends a session at a replay."""
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, manager=security_page["rotating"])
+    clock = ManualClock(system_clock())
+    go_by(security_page["rotating"], clock)
+
+    @app.get("/")
+    async def show(session: SessionDep) -> dict[str, Any]:
+        return dict(session)
+
+    client, thief = SessionClient(app), SessionClient(app)
+    with client.session() as session:
+        session["user"] = "ada"
+    client.get("/")
+    thief.cookies.update(client.cookies)
+    clock.advance(15 * 60)
+    for _ in range(2):
+        assert client.get("/").json() == {"user": "ada"}
+    assert dict(client.cookies) != dict(thief.cookies)
+    clock.advance(15)
+    assert thief.get("/").json() == {}
+    assert client.get("/").json() == {}, "it has ended"
 
 
 def test_ending_from_outside(security_page: dict[str, Any]) -> None:

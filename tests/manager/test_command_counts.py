@@ -201,6 +201,24 @@ async def test_a_lifetime(site: Site) -> None:
     assert await site.counted(site.get(hour, cookie)) == {"get": 1}
 
 
+async def test_a_rotation_with_grace(site: Site) -> None:
+    """Promise 2: one save, one more when the new cookie comes back, for sixty requests at once too."""
+
+    async def rotate(session: Session) -> None:
+        (await session.load()).rotate(grace=15)
+
+    made: list[str | None] = []
+
+    async def rotating() -> None:
+        made.append(await site.get(rotate, await confirmed(site)))
+
+    await rotating()
+    sixty = asyncio.gather(*(site.get(read, made[0]) for _ in range(60)))
+    assert await site.counted(sixty) == {"get": 60, "set": 1}
+    assert await site.counted(site.get(read, made[0])) == {"get": 1}
+    assert await site.counted(site.get(write(n=1), made[0])) == {"get": 1, "set": 1}
+
+
 async def test_endings(site: Site) -> None:
     """A logout is a read and a write, whether the session was loaded before or not."""
 

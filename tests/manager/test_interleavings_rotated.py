@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from asgi_session import Session
+from tests.inside import credential
 from tests.manager.explorer import Explorer
 from tests.manager.kit import World
 from tests.manager.races import (
     GRACE,
     LOGIN_BY_ROTATION,
+    LOGOUTS,
     PLAIN,
     PROCESSES,
     check_answers,
@@ -55,6 +57,8 @@ async def test_rotations_with_grace_once_the_grace_is_over(one_process: bool) ->
         session = await world.load(token)
         session.rotate(grace=15)
         await session.commit()
+        await world.load(credential(session))
+        await world.manager.drain()
         world.clock.advance(15)
         return token
 
@@ -125,3 +129,36 @@ async def test_a_retired_token_once_nobody_knows_it_any_more() -> None:
     stored = await world.record(token)
     assert stored is not None
     assert stored.entries.keys() == {"old", "user"}
+
+
+async def prepare_unseen(world: World) -> str:
+    """Return a token that a rotation has just handed out."""
+    token = await prepare(world)
+    session = await world.load(token)
+    session.rotate(grace=15)
+    await session.commit()
+    return credential(session)
+
+
+@PROCESSES
+async def test_two_requests_that_bring_a_new_token(one_process: bool) -> None:
+    """Promises 4 and 14: noting that it came back takes part in no race: all is kept, no cookie is set."""
+    explorer = Explorer(prepare_unseen, {"a": write("a"), "b": write("b")}, one_process=one_process)
+    for run in await explorer.runs():
+        with run:
+            assert set(run.status.values()) == {200}
+            assert run.arrived == []
+            assert await run.found() == {"old": 1, "a": "a", "b": "b"}
+            assert run.dropped() == set()
+
+
+@PROCESSES
+@pytest.mark.parametrize("out", sorted(LOGOUTS))
+async def test_a_logout_with_a_new_token(out: str, one_process: bool) -> None:
+    """Promise 5: noting that a token came back does not bring back the session that it opened."""
+    requests = {"out": LOGOUTS[out], "b": write("b")}
+    for run in await Explorer(prepare_unseen, requests, one_process=one_process).runs():
+        with run:
+            assert set(run.status.values()) == {200}
+            assert await run.living() == []
+            assert await run.world.read(run.first) is None

@@ -115,6 +115,8 @@ manager = SessionManager(
     namespace="app",
     on_unavailable="anonymous",
     on_corrupt="new",
+    rotate_every=timedelta(minutes=15),
+    on_replay="end",
     save_on_error=True,
     check="refuse",
     on_event=on_event,

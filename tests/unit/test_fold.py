@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from asgi_session._data import record as records
+from asgi_session._data import rotation
 from asgi_session._data.change import Change, Changes, Kind, Mark, own_keys
 from asgi_session._data.expiry import ENDED_FOR
 from asgi_session._data.fold import Fold, Outcome, fold
-from asgi_session._data.record import GRACE, MOVED, NOBODY, Record
+from asgi_session._data.record import MOVED, NOBODY, ROTATION, Record
 from asgi_session._data.rules import Rules, merge
 from asgi_session.errors import SessionTooLarge
 
@@ -222,18 +223,18 @@ def test_rotate() -> None:
     assert made.epoch[:4] == b"\0\0\0\2"
     assert made.entries == {"a": b"1", "b": b"2"}
     assert (made.created, made.idle, made.deadline) == (record.created, record.idle, record.deadline)
-    assert records.grace(made) == (b"", 0)
+    assert ROTATION not in made.parts
     assert records.moved_until(made) == NOW + ENDED_FOR
     assert made.parts[77] == b"later"
 
 
 def test_rotate_with_grace() -> None:
-    """The old digest stays good for the grace and known for 60 s more; the epoch stays."""
+    """The old digest is kept beside the new one, with the grace; the epoch stays."""
     record = base({"a": b"1"})
     made = folded(record, change(record, {"b": None}, Mark(Kind.ROTATE_WITH_GRACE, 15_000))).record
     assert (made.digest, made.epoch, made.entries) == (b"n" * 16, record.epoch, {"a": b"1"})
-    assert records.grace(made) == (OLD, NOW + 15_000)
-    assert records.moved_until(made) == NOW + 15_000 + ENDED_FOR
+    assert rotation.of(made) == rotation.Rotation(False, NOW, 15_000, OLD)
+    assert MOVED not in made.parts
 
 
 def test_only_the_first_of_two_grace_rotations_rotates() -> None:
@@ -248,7 +249,7 @@ def test_only_the_first_of_two_grace_rotations_rotates() -> None:
     assert result.outcomes == ["in", "rotated already"]
     assert result.record.digest == b"1" * 16
     assert result.record.entries == {"a": b"1", "b": b"2"}
-    assert records.grace(result.record) == (OLD, NOW + 15_000)
+    assert rotation.of(result.record) == rotation.Rotation(False, NOW, 15_000, OLD)
     later = folded(result.record, change(record, {}, mark, b"3" * 16), now=NOW + 1)
     assert later.outcomes == ["rotated already"]
     assert later.record.digest == b"1" * 16
@@ -260,8 +261,10 @@ def test_a_grace_ends_with_the_next_new_identity(kind: Kind) -> None:
     record = base()
     graced = folded(record, change(record, {}, Mark(Kind.ROTATE_WITH_GRACE, 15_000))).record
     made = folded(graced, change(graced, {"a": b"1"}, Mark(kind), b"2" * 16), now=NOW + 5).record
-    assert records.grace(made) == (b"", 0)
+    assert not rotation.of(made).previous
+    assert rotation.fit(made, OLD, NOW + 5) == "unknown"
     assert records.moved_until(made) == NOW + 5 + ENDED_FOR
+    assert (ROTATION in made.parts) == (kind is Kind.ROTATE)
 
 
 @pytest.mark.parametrize(
@@ -302,4 +305,9 @@ def test_nothing_to_do() -> None:
     assert folded(record) == Fold(record, b"", [])
     stale = change(record, {"a": b"2"}, epoch=b"otherone")
     assert folded(record, stale) == Fold(record, b"", ["overtaken"])
-    assert GRACE not in record.parts
+    assert ROTATION not in record.parts
+    rotated = folded(record, change(record, {}, Mark(Kind.ROTATE_WITH_GRACE, 1000))).record
+    back = Change({}, rotated.epoch, came_back=rotated.digest)
+    noted = folded(rotated, back)
+    assert (noted.outcomes, rotation.of(noted.record).seen) == (["in"], True)
+    assert folded(noted.record, back) == Fold(noted.record, b"", ["in"]), "it is known already"

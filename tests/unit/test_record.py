@@ -6,7 +6,6 @@ import os
 import struct
 import subprocess
 import sys
-from typing import Any
 
 import msgpack
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from asgi_session._data import record as records
-from asgi_session._data.record import GRACE, MOVED, PRINCIPAL, RING_LENGTH, Applied, Record
+from asgi_session._data.record import MOVED, PRINCIPAL, RING_LENGTH, ROTATION, Applied, Record
 from asgi_session.errors import SessionCorrupt
 
 NOW = 1_790_000_000_000
@@ -33,7 +32,9 @@ def raw(size: int) -> st.SearchStrategy[bytes]:
 def _parts(draw: st.DrawFn) -> dict[int, bytes]:
     parts = draw(_unknown)
     if draw(st.booleans()):
-        parts[GRACE] = draw(raw(22))
+        flags = draw(st.integers(0, 7))
+        digests = 16 * (flags >> 1).bit_count()
+        parts[ROTATION] = bytes((flags,)) + draw(raw(12 + digests + 4 * draw(st.integers(0, 4))))
     if draw(st.booleans()):
         parts[MOVED] = draw(raw(6))
     if draw(st.booleans()):
@@ -127,12 +128,11 @@ def test_the_next_version_changes_only_the_tag(record: Record, now: int) -> None
     assert following.version == record.version + 1
     assert following.nonce != record.nonce
     assert following.ring == (record.nonce[:4] + record.ring)[:28]
-    assert {kind: part for kind, part in following.parts.items() if kind not in (GRACE, MOVED)} == {
-        kind: part for kind, part in record.parts.items() if kind not in (GRACE, MOVED)
+    assert {kind: part for kind, part in following.parts.items() if kind != MOVED} == {
+        kind: part for kind, part in record.parts.items() if kind != MOVED
     }
-    for kind in (GRACE, MOVED):
-        kept = kind in record.parts and int.from_bytes(record.parts[kind][-6:], "big") > now
-        assert (kind in following.parts) == kept
+    kept = MOVED in record.parts and int.from_bytes(record.parts[MOVED], "big") > now
+    assert (MOVED in following.parts) == kept
     same = ("epoch", "created", "idle", "deadline", "digest", "check", "entries")
     assert [getattr(following, name) for name in same] == [getattr(record, name) for name in same]
 
@@ -142,7 +142,7 @@ def test_unknown_parts_are_written_again(record: Record) -> None:
     """Promise 10: what a later version has added survives a save by this one."""
     again = records.decode(records.encode(records.next_version(records.decode(records.encode(record)), 0)))
     for kind, part in record.parts.items():
-        if kind not in (GRACE, MOVED):
+        if kind != MOVED:
             assert again.parts[kind] == part
 
 
@@ -252,7 +252,16 @@ def with_body(body: bytes, *, ring: int = 0, parts: bytes = b"\0") -> bytes:
         pytest.param(with_body(b"\x81\xa1\xff\xc4\x00"), id="a key that is no UTF-8"),
         pytest.param(with_body(b"\xdf\xff\xff\xff\xff"), id="4 billion entries"),
         pytest.param(with_body(b"\x80", ring=8), id="a ring that is too long"),
-        pytest.param(with_body(b"\x80", parts=b"\x01\x01\x00\x01x"), id="a short GRACE"),
+        pytest.param(with_body(b"\x80", parts=b"\x01\x06\x00\x00"), id="an empty ROTATION"),
+        pytest.param(with_body(b"\x80", parts=b"\x01\x06\x00\x0c" + bytes(12)), id="a short ROTATION"),
+        pytest.param(
+            with_body(b"\x80", parts=b"\x01\x06\x00\x0d\x02" + bytes(12)), id="a ROTATION without its digest"
+        ),
+        pytest.param(
+            with_body(b"\x80", parts=b"\x01\x06\x00\x0d\x08" + bytes(12)), id="a ROTATION with other flags"
+        ),
+        pytest.param(with_body(b"\x80", parts=b"\x01\x06\x00\x0f" + bytes(15)), id="half a retired digest"),
+        pytest.param(with_body(b"\x80", parts=b"\x01\x06\x00\x21" + bytes(33)), id="five retired digests"),
         pytest.param(with_body(b"\x80", parts=b"\x01\x02\x00\x07moredat"), id="a long MOVED"),
         pytest.param(with_body(b"\x80", parts=b"\x02\x09\x00\x00\x09\x00\x00"), id="a part twice"),
         pytest.param(with_body(b"\x80", parts=b"\xff"), id="255 parts that are not there"),
@@ -278,11 +287,9 @@ def test_the_body_is_plain_msgpack(entries: dict[str, bytes]) -> None:
 @given(U48)
 def test_times_in_parts(time: int) -> None:
     """A part's 6 bytes give the time back."""
-    record = replace(fresh(), parts={GRACE: b"g" * 16 + records.until(time), MOVED: records.until(time)})
-    assert records.grace(record) == (b"g" * 16, time)
+    record = replace(fresh(), parts={MOVED: records.until(time)})
     assert records.moved_until(record) == time
-    empty: tuple[Any, int] = records.grace(fresh()), records.moved_until(fresh())
-    assert empty == ((b"", 0), 0)
+    assert records.moved_until(fresh()) == 0
 
 
 _FORKS = """

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from asgi_session._data import record as records
 from asgi_session._data.change import Change
 from asgi_session._data.fold import fold
-from asgi_session._data.record import GRACE, MOVED, SEALED, Record
+from asgi_session._data.record import LOCK, MOVED, SEALED, Record
 from asgi_session._data.rules import Rules
 from asgi_session._data.sealing import OVERHEAD, Sealer
 from asgi_session._data.token import Tokens, new_token
@@ -29,7 +29,7 @@ from tests.unit.test_record import NOW, any_record, fresh
 ONE, TWO = "the first key, which has 32 bytes", b"the second key, which has them too"
 KEY, OTHER_KEY = "A" * 22, "B" * 21 + "A"
 INDEX_KEY = "A" * 21 + "B"
-WITH_PARTS = {GRACE: b"g" * 22, MOVED: b"\0" * 5 + b"m", 200: b"of a later release"}
+WITH_PARTS = {LOCK: b"g" * 22, MOVED: b"\0" * 5 + b"m", 200: b"of a later release"}
 
 keys = st.sampled_from([KEY, OTHER_KEY, INDEX_KEY])
 
@@ -129,7 +129,7 @@ def test_parts_cannot_be_taken_from_another_version() -> None:
     record = replace(fresh({"n": b"\1"}), parts=WITH_PARTS)
     data = sealed(record)
     _, body = split(data)
-    for parts in ({}, {GRACE: WITH_PARTS[GRACE]}, {**WITH_PARTS, 200: b"of a LATER release"}):
+    for parts in ({}, {LOCK: WITH_PARTS[LOCK]}, {**WITH_PARTS, 200: b"of a LATER release"}):
         header, _ = split(records.encode(replace(record, parts=parts)))
         with pytest.raises(SessionCorrupt):
             sealer.decode(header[:16] + b"\x81" + header[17:] + body, KEY)

@@ -60,12 +60,16 @@ async def test_rotate_of_a_new_session_costs_nothing(world: World) -> None:
 
 @pytest.mark.parametrize("grace", [15, 15.0, timedelta(seconds=15)])
 async def test_rotate_with_grace(grace: Any, world: World) -> None:
-    """Promise 8: with a grace the old cookie opens the session until the grace is over, and not longer."""
+    """Promise 8: with a grace the old cookie is good until the new one has come back, and so long after."""
     cookie = await world.create(a=1)
     session = await world.load(cookie)
     session.rotate(grace=grace)
     await world.respond(session)
     new = world.cookie(session)
+    world.clock.advance(86400)
+    assert await world.stored(cookie) == {"a": 1}
+    assert await world.stored(new) == {"a": 1}
+    await world.manager.drain()
     world.clock.advance(14.999)
     assert await world.stored(cookie) == {"a": 1}
     world.clock.advance(0.001)

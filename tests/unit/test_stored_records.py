@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from asgi_session._data import record as records
-from asgi_session._data.record import GRACE, LIFETIME, MOVED, NOBODY, Record
+from asgi_session._data.record import LIFETIME, MOVED, NOBODY, ROTATION, Record
 
 CREATED = 1_790_000_000_000
 PLAIN = Record(
@@ -33,12 +33,16 @@ def ring(length: int) -> bytes:
 EXPECTED = {
     "plain": PLAIN,
     "full_ring": replace(PLAIN, version=2**40 + 9, epoch=b"\0\0\0\2tlas", ring=ring(7)),
-    "grace_and_moved": replace(
+    "rotation_and_moved": replace(
         PLAIN,
         version=5,
         ring=ring(4),
         parts={
-            GRACE: b"\x55" * 16 + (CREATED + 15_000).to_bytes(6, "big"),
+            ROTATION: b"\x02"  # not seen; there is a previous one
+            + (CREATED + 3_600_000).to_bytes(6, "big")
+            + (15_000).to_bytes(6, "big")
+            + b"\x55" * 16
+            + b"\x66\x66\x66\x66\x77\x77\x77\x77",
             MOVED: (CREATED + 75_000).to_bytes(6, "big"),
         },
     ),

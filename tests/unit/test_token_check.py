@@ -6,9 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from asgi_session._data import record as records
+from asgi_session._data import rotation
 from asgi_session._data.change import Change, Kind, Mark
 from asgi_session._data.fold import fold
-from asgi_session._data.record import GRACE, MOVED, NOBODY, Record
+from asgi_session._data.record import MOVED, NOBODY, Record
 from asgi_session._data.rules import Rules
 from asgi_session._data.token import Token, Tokens, new_token
 from asgi_session._data.token_check import Fit, fit_of
@@ -22,7 +23,7 @@ WRONG = new_token(TOKEN.selector)
 STRANGER = new_token()
 
 
-def made(deadline: int = LATER, digest: bytes = TOKENS.digest(TOKEN), **parts: bytes) -> Record:
+def made(deadline: int = LATER, digest: bytes = TOKENS.digest(TOKEN), moved: int = 0) -> Record:
     record = records.new_record(
         now=NOW,
         idle=1000,
@@ -31,19 +32,22 @@ def made(deadline: int = LATER, digest: bytes = TOKENS.digest(TOKEN), **parts: b
         check=TOKENS.check(TOKENS.key(TOKEN.selector)),
         entries={},
     )
-    return replace(
-        record, parts={{"grace": GRACE, "moved": MOVED}[name]: part for name, part in parts.items()}
-    )
+    return replace(record, parts={MOVED: records.until(moved)}) if moved else record
 
 
-def grace(until: int, token: Token = OLD) -> bytes:
-    return TOKENS.digest(token) + records.until(until)
+def rotated(token: Token) -> Record:
+    """Return PLAIN's record, after a rotation with a grace of 15 ms from OLD to `token`."""
+    before = made(digest=TOKENS.digest(OLD))
+    after = rotation.issued(before, before.digest, TOKENS.digest(token), 15, 0, NOW)
+    assert after is not None
+    return after
 
 
 PLAIN = made()
-GRACED = made(grace=grace(NOW + 15), moved=records.until(NOW + 75))
-MOVED_ONLY = made(moved=records.until(NOW + 60))
-ENDED = made(deadline=NOW + 60, digest=NOBODY, moved=records.until(NOW + 60))
+GRACED = rotated(TOKEN)
+SEEN = rotation.seen(GRACED, TOKENS.digest(TOKEN), NOW)
+MOVED_ONLY = made(moved=NOW + 60)
+ENDED = made(deadline=NOW + 60, digest=NOBODY, moved=NOW + 60)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +62,13 @@ ENDED = made(deadline=NOW + 60, digest=NOBODY, moved=records.until(NOW + 60))
         pytest.param(PLAIN, TOKEN, LATER + 99, LATER - 1, "opens", id="a millisecond before the deadline"),
         pytest.param(PLAIN, TOKEN, LATER + 99, LATER, "unknown", id="past the deadline"),
         pytest.param(PLAIN, STRANGER, NOW, NOW, "another's", id="another's, expired"),
-        pytest.param(GRACED, TOKEN, LATER, NOW, "opens", id="new token in the grace"),
-        pytest.param(GRACED, OLD, LATER, NOW + 14, "opens in grace", id="old token in the grace"),
-        pytest.param(GRACED, OLD, LATER, NOW + 15, "retired", id="old token after the grace"),
-        pytest.param(GRACED, OLD, LATER, NOW + 74, "retired", id="old token at the end of the window"),
-        pytest.param(GRACED, OLD, LATER, NOW + 75, "unknown", id="old token after the window"),
-        pytest.param(GRACED, WRONG, LATER, NOW + 14, "retired", id="wrong verifier in the grace"),
+        pytest.param(GRACED, TOKEN, LATER, NOW, "is new", id="new token, for the first time"),
+        pytest.param(GRACED, OLD, LATER, NOW + 9_999, "parallel", id="old token, new one not seen"),
+        pytest.param(GRACED, WRONG, LATER, NOW + 14, "unknown", id="wrong verifier after a rotation"),
         pytest.param(GRACED, OLD, NOW + 5, NOW + 5, "unknown", id="old token, expired"),
+        pytest.param(SEEN, TOKEN, LATER, NOW, "opens", id="new token, seen"),
+        pytest.param(SEEN, OLD, LATER, NOW + 14, "in grace", id="old token in the grace"),
+        pytest.param(SEEN, OLD, LATER, NOW + 15, "replayed", id="old token after the grace"),
         pytest.param(MOVED_ONLY, OLD, LATER, NOW + 59, "retired", id="rotated away"),
         pytest.param(MOVED_ONLY, OLD, LATER, NOW + 60, "unknown", id="rotated away a minute ago"),
         pytest.param(MOVED_ONLY, TOKEN, LATER, NOW + 59, "opens", id="rotated to"),
@@ -88,8 +92,8 @@ def test_fit_after_a_mark(kind: Kind) -> None:
     new = new_token(TOKEN.selector)
     change = Change({"a": b"1"}, PLAIN.epoch, Mark(kind, 15), PLAIN.digest, TOKENS.digest(new))
     after = fold(PLAIN, [change], Rules(), 10_000, NOW).record
-    old = "opens in grace" if kind is Kind.ROTATE_WITH_GRACE else "retired"
-    assert fit_of(after, TOKEN, LATER, NOW, TOKENS) == old
-    assert fit_of(after, TOKEN, LATER, NOW + 15, TOKENS) == "retired"
-    opens = "retired" if kind in (Kind.CLEAR, Kind.DESTROY, Kind.SIGN_IN) else "opens"
+    graced = kind is Kind.ROTATE_WITH_GRACE
+    assert fit_of(after, TOKEN, LATER, NOW, TOKENS) == ("parallel" if graced else "retired")
+    ends = kind in (Kind.CLEAR, Kind.DESTROY, Kind.SIGN_IN)
+    opens = "retired" if ends else "is new" if graced else "opens"
     assert fit_of(after, new, LATER, NOW, TOKENS) == opens
