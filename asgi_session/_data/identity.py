@@ -164,6 +164,10 @@ class Identity:
         roots = [key.split(".", 1)[0] for key in several if isinstance(key, str)]
         self.roots: frozenset[str] | None = frozenset(roots) if len(roots) == len(several) else None
 
+    def principal(self, entries: Mapping[str, bytes]) -> str | None:
+        """Return whom `entries` name first; see `who`."""
+        return principal_text(self._finders[0](Values(entries)), self._name)
+
     def who(self, entries: Mapping[str, bytes]) -> Who:
         """Return who `entries` say is signed in.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from asgi_session._engine.beginning import Beginner
@@ -20,7 +21,9 @@ from asgi_session._engine.signing_in import SignIns
 from asgi_session._engine.transactions import Transactor
 from asgi_session._options import seconds
 from asgi_session._policy import Policy
-from asgi_session._session.session import Commits, Does, OutsideSession, Session, Transacts
+from asgi_session._session.outside import OutsideSession
+from asgi_session._session.session import Commits, Does, Session, Transacts
+from asgi_session.errors import ConfigurationError
 
 
 class Engine:
@@ -61,6 +64,20 @@ class Engine:
     def now(self) -> int:
         """Return the time, ms since the Unix epoch."""
         return self.policy.clock()
+
+    def principal_of(self, entries: Mapping[str, bytes]) -> str | None:
+        """Return who encoded values say is signed in.
+
+        Raises:
+            ConfigurationError: no `identity` is configured.
+        """
+        identity = self.policy.identity
+        if identity is None:
+            raise ConfigurationError(
+                "who is signed in is not known: give SessionManager or SessionMiddleware identity=, the key "
+                "that says so, for instance identity='user_id'"
+            )
+        return identity.principal(entries)
 
     def touch(self, session: Session) -> None:
         """Have a use of the session extend its expiry, if that is due."""

@@ -16,7 +16,8 @@ from asgi_session._engine.loops import Loops, LoopState
 from asgi_session._engine.reading import Reader
 from asgi_session._engine.rotating import Rotator
 from asgi_session._policy import Policy
-from asgi_session._session.session import OutsideSession, Session
+from asgi_session._session.outside import OutsideSession
+from asgi_session._session.session import Session
 from asgi_session._session.versioned import Status
 from asgi_session.errors import SessionCorrupt, StoreUnavailable
 

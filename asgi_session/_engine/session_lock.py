@@ -14,7 +14,8 @@ from asgi_session._engine.loading import Loader
 from asgi_session._engine.loops import Loops
 from asgi_session._engine.refreshing import part, take_over
 from asgi_session._policy import Policy
-from asgi_session._session.session import OutsideSession, Session
+from asgi_session._session.outside import OutsideSession
+from asgi_session._session.session import Session
 from asgi_session.errors import SessionGone, StoreUnavailable
 
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from asgi_session._data import identity as identities
 from asgi_session._data import index as indexes
-from asgi_session._data.change import Changes, Kind, Mark
+from asgi_session._data.change import Changes, Kind, Mark, own_keys
 from asgi_session._data.identity import NOBODYS, NOT_SIGNED, Signed, refuse_here, signed_of, turn
 from asgi_session._data.index import Addition, Entry
 from asgi_session._data.lifetime import Lifetime
@@ -158,9 +158,15 @@ class SignIns:
             SessionSerializationError: who is signed in cannot be told.
         """
         mark, version = commit.mark, at.version
+        if version is None and at.detached and mark is None and not at.no_cookie:
+            if self.signed(own_keys(commit.changes), 0).key != NOBODYS:
+                commit.mark = Mark(Kind.SIGN_IN)  # a login must not be lost because of a cookie that is dead
+            return
         if version is None or (mark is not None and mark.ends):  # what is created then is looked at there
             return
         kind = self._turn(version.record, at.origin, commit.changes)
+        if kind is None and mark is not None and mark.kind is Kind.REAUTHENTICATE:
+            kind = self._first_proof(version.record)
         if kind is not None:
             if at.no_cookie:
                 raise refuse_here(at.no_cookie)
@@ -202,6 +208,14 @@ class SignIns:
                 return Kind.PROMOTE
             case _:
                 return Kind.CLEAR
+
+    def _first_proof(self, record: Record) -> Kind | None:
+        """Return what carries out a `reauthenticated` of a record that does not say who is signed in.
+
+        It was made before the option was, and is in no index: it goes on in one that is.
+        """
+        known = PRINCIPAL in record.parts or self.signed(record.entries, 0).key == NOBODYS
+        return None if known else Kind.SIGN_IN
 
     def indexed(self, entries: Mapping[str, bytes]) -> dict[bytes, bytes]:
         """Return the further indexes that a record of `entries` belongs to."""

@@ -55,12 +55,14 @@ class Standing(msgspec.Struct, frozen=True):
         origin: the encoded values that it came from.
         began: when its request began, ms; 0: not known.
         no_cookie: why no new cookie can reach the client; empty: one can.
+        detached: its record has ended, or moved on.
     """
 
     version: Version | None
     origin: Mapping[str, bytes]
     began: int
     no_cookie: str
+    detached: bool = False
 
 
 class Serving(Versioned):
@@ -200,7 +202,7 @@ class Serving(Versioned):
         """Return where it stands, for a decision about who is signed in."""
         late = "after the response has started" if self._sealed else ""
         no_cookie = "outside a request" if self._outside else late
-        return Standing(self._version, self._origin, self._began, no_cookie)
+        return Standing(self._version, self._origin, self._began, no_cookie, self._status == "detached")
 
     def _lock_with(self, hold: object) -> None:
         """Note the hold of its lock; None: it has none any more."""

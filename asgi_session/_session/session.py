@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Final, Protocol, TypeVar, overload
+from typing import Any, Final, Protocol, TypeVar, overload
 
 import anyio
 import anyio.from_thread
 
-from asgi_session._data.change import Kind, Mark
-from asgi_session._data.identity import is_signed_in
+from asgi_session._data.change import NO_CHANGES, Kind, Mark
 from asgi_session._data.lifetime import asked
-from asgi_session._options import as_seconds
+from asgi_session._data.rules import merge
+from asgi_session._options import milliseconds
 from asgi_session._session.contents import UNDECODED
+from asgi_session._session.marking import Marking
 from asgi_session._session.serving import CookieReader
-from asgi_session._session.telling import Telling
 from asgi_session._session.tracked import NO_KEYS, NO_ORIGIN
 from asgi_session._session.versioned import UNLOADED_KEY
 from asgi_session.errors import SessionError, SessionNotLoaded
@@ -91,6 +91,10 @@ class Engine(Protocol):
         """Return the time, ms since the Unix epoch."""
         ...
 
+    def principal_of(self, entries: Mapping[str, bytes]) -> str | None:
+        """Return who encoded values say is signed in."""
+        ...
+
     def touch(self, session: Session) -> None:
         """Have a use of the session extend its expiry, if that is due."""
         ...
@@ -106,7 +110,7 @@ class Engine(Protocol):
         ...
 
 
-class Session(Telling):
+class Session(Marking):
     """The session of one request, as a dict of str to values.
 
     It is not loaded until you ask: ``await session.load()``, `load_session`, `SessionDep`, or, in a
@@ -311,11 +315,43 @@ class Session(Telling):
         self._use()
         return self._status == "new"
 
+    @property
+    def principal(self) -> str | None:
+        """Who is signed in, as text (``"7"`` for 7), by the manager's `identity`; None: nobody is.
+
+        By the values as they are now, saved or not. Only what `identity` looks at is decoded. Needs a loaded
+        session.
+
+        Raises:
+            ConfigurationError: no `identity` is configured.
+            SessionSerializationError: the value is neither text nor a number nor a UUID; or a value that
+                was changed cannot be stored.
+        """
+        self._use()
+        changes = self._changes() if self._watched else NO_CHANGES
+        return self._engine.principal_of(merge(dict(self._origin), changes) if changes else self._origin)
+
+    def authenticated_within(self, duration: float | timedelta) -> bool:
+        """Tell whether somebody is signed in, and has proved within the last `duration` that it is them.
+
+        That is: has signed in, or was `reauthenticated`. False in the request that signs them in, until its
+        commit. Needs a loaded session.
+
+        Args:
+            duration: timedelta or seconds, more than zero.
+
+        Raises:
+            ConfigurationError: no `identity` is configured. And what `principal` raises.
+        """
+        within = milliseconds("authenticated_within", duration)
+        return self.principal is not None and self._authenticated_since() >= self._engine.now() - within
+
     async def reauthenticated(self) -> None:
         """Note that who is signed in has just proved again that it is them, say with their password.
 
         Sets `authenticated_at` and gives the session a new credential, now (OWASP ASVS 5.0, 7.2.4: a new
-        token at re-authentication, too). What was changed before is saved as well.
+        token at re-authentication, too). What was changed before is saved as well. A session from before the
+        manager had its `identity` goes on under a new id, and is listed from now on.
 
         Raises:
             SessionError: nobody is signed in; or the response has started, or it is used outside a request,
@@ -330,7 +366,7 @@ class Session(Telling):
                 "reauthenticated() was called after the response had started, so the new cookie can no "
                 "longer reach the client"
             )
-        if self._version is None or not is_signed_in(self._version.record.parts):
+        if self._version is None or self._engine.principal_of(self._version.record.entries) is None:
             raise SessionError(
                 "reauthenticated(): nobody is signed in, by the keys that identity= names. Sign in first"
             )
@@ -355,41 +391,6 @@ class Session(Telling):
         return f"<Session {' '.join(what)}>"
 
     # ---------------------------------------------------------------- marks
-
-    def rotate(self, *, grace: float | timedelta | None = None) -> None:
-        """Give the session a new credential at the next commit; the data and the id stay.
-
-        Call it whenever the user's privileges change, above all at login (OWASP Session Management
-        Cheat Sheet, "Renew the Session ID After Any Privilege Level Change"). The old credential is
-        dead at once, and what requests that came with it still want to write is dropped.
-
-        Args:
-            grace: for a periodic rotation under parallel requests: the old credential stays good until the
-                new one has come back, and for this long after that (for requests that are on their way).
-                A response that is lost signs nobody out. timedelta or seconds, at most an hour; costs one
-                save more, when the new one comes back. Never for a login.
-
-        Raises:
-            SessionNotLoaded: load it first.
-            SessionGone: it was ended by `destroy`.
-            SessionError: the response has started, or it is used outside a request, so the new cookie could
-                not reach the client.
-            ValueError: a `grace` that makes no sense.
-        """
-        self._use()
-        self._refuse_if_ended()
-        self._refuse_outside("rotate")
-        if self._sealed:
-            raise SessionError(
-                "rotate() was called after the response had started (or the WebSocket was accepted), so the "
-                "new cookie can no longer reach the client. Call it before you return the response"
-            )
-        length = 0.0 if grace is None else as_seconds(grace)
-        if length is None or (grace is not None and not 0.001 <= length <= 3600):  # nor is NaN
-            raise ValueError(f"rotate(grace={grace!r}): must be more than 0 seconds and at most an hour")
-        if self._mark is None or self._mark.kind is Kind.ROTATE_WITH_GRACE:
-            kind = Kind.ROTATE if grace is None else Kind.ROTATE_WITH_GRACE
-            self._mark = Mark(kind, round(length * 1000))
 
     def set_lifetime(
         self,
@@ -436,55 +437,6 @@ class Session(Telling):
             )
         self._lifetime = lifetime if self._lifetime is None else self._lifetime.then(lifetime)
 
-    def clear(self) -> None:
-        """End this session; what is set afterwards begins another one, under a new id.
-
-        That is what login and logout code written for Starlette means by it. The commit ends the old
-        session first and then creates the new one: if the process dies in between, the user is signed
-        out; if the new one cannot be stored, the commit fails, and the response deletes the cookie. After the
-        response has started no cookie can follow: the session ends, and what was set afterwards is dropped.
-
-        Without anything set afterwards it ends the session, as `destroy` does, but only if the request does
-        not fail. Needs no load.
-
-        Raises:
-            SessionGone: it was ended by `destroy`.
-            SessionError: it is used outside a request.
-        """
-        self._refuse_if_ended()
-        self._refuse_outside("clear")
-        self._empty(Mark(Kind.CLEAR))
-
-    def _refuse_outside(self, name: str) -> None:
-        if self._outside:
-            raise SessionError(
-                f"{name}() cannot be used outside a request, because no new cookie can reach the client. To "
-                "end the session call destroy(); to empty it, delete its keys"
-            )
-
-    def destroy(self) -> None:
-        """End the session at the next commit, whatever else the request does. Needs no load.
-
-        Writing to it afterwards raises `SessionGone`.
-        """
-        if self._status != "ended":
-            self._empty(Mark(Kind.DESTROY))
-
-    def _empty(self, mark: Mark) -> None:
-        self._forget()
-        self._mark = mark
-        self._opened = self._accessed = True
-        if self._status == "unloaded":
-            self._status = "blank"
-
-    def discard(self) -> None:
-        """Forget what was changed since the last load, commit or refresh, `rotate` and `clear` included.
-
-        Values are as they were then. Lists and dicts have to be taken out of the session again. Not
-        forgotten are a `destroy`, and a `clear` of a session that is not loaded.
-        """
-        self._revert()
-
     def _did_nothing_but_rotate(self) -> bool:
         """Whether the commit that has failed was only to rotate, which a later request does as well."""
         if self._mark is None or not self._mark.by_itself:
@@ -517,16 +469,3 @@ class Session(Telling):
             self._use()
         if self._mark is not None or self._status == "ended":
             self._refuse_if_ended()
-
-
-class OutsideSession(Session):
-    """A session outside a request: work on it is no use by its client, and it can get no new cookie."""
-
-    __slots__ = ()
-
-    _outside: ClassVar = True
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
-        self._sealed = True
-        self._passive = "always"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from asgi_session._data.identity import NOT_SIGNED, signed_of
+from asgi_session._data.identity import signed_of
 from asgi_session._data.record import MAX_TIME
 from asgi_session._session.serving import Serving
 
@@ -65,8 +65,12 @@ class Telling(Serving):
         That is when they signed in, or the last `reauthenticated`. Needs the manager's `identity`. After a
         sign-in it is set from the commit on, which is `commit`, or when the response starts.
         """
-        signed = signed_of(self._version.record) if self._version is not None else NOT_SIGNED
-        return _utc(signed.since) if signed.since else None
+        since = self._authenticated_since()
+        return _utc(since) if since else None
+
+    def _authenticated_since(self) -> int:
+        """Return the same in ms since the Unix epoch; 0: never."""
+        return signed_of(self._version.record).since if self._version is not None else 0
 
 
 def _utc(milliseconds: int) -> datetime:

@@ -21,6 +21,11 @@ CLIENT_ID, CLIENT_SECRET = "the-app", "the-secret"
 _KEY = RSAKey.generate_key(2048, {"kid": "1", "use": "sig", "alg": "RS256"})
 
 
+def sign(claims: dict[str, Any], *, key: RSAKey = _KEY, kid: str = "1", typ: str = "JWT") -> str:
+    """Return a token of the provider's, or one that somebody else has signed with a `key` of their own."""
+    return jwt.encode({"alg": "RS256", "kid": kid, "typ": typ}, claims, key)
+
+
 def make_provider(issuer: str = ISSUER) -> Starlette:
     """Return a provider that grants whatever `login_hint` asks for, and honours each code once."""
     codes: dict[str, dict[str, str]] = {}
@@ -65,9 +70,9 @@ def make_provider(issuer: str = ISSUER) -> Starlette:
         now = int(time.time())
         claims: dict[str, Any] = {
             "iss": issuer, "aud": CLIENT_ID, "iat": now, "exp": now + 60,
-            "sub": asked["login_hint"], "nonce": asked["nonce"],
+            "sub": asked["login_hint"], "nonce": asked["nonce"], "sid": secrets.token_urlsafe(),
         }  # fmt: skip
-        id_token = jwt.encode({"alg": "RS256", "kid": "1"}, claims, _KEY)
+        id_token = sign(claims)
         return JSONResponse(
             {
                 "access_token": secrets.token_urlsafe(),

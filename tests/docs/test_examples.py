@@ -60,7 +60,13 @@ def test_readme_has_examples_verbatim(example: Path) -> None:
 async def run(page: Path, block: Block, names: dict[str, object], url: str) -> None:
     """Execute a block as a page's reader would, `await` at the top level allowed."""
     source = block.text.replace("redis://localhost:6379", url)
-    code = compile("\n" * (block.line - 1) + source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(
+        "\n" * (block.line - 1) + source,
+        str(page),
+        "exec",
+        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+        dont_inherit=True,  # the page has not imported what this file has from __future__
+    )
     result = eval(code, names)
     if inspect.iscoroutine(result):
         await result

