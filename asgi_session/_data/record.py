@@ -255,14 +255,9 @@ def body_size(record: Record) -> int:
     return len(_pack(record.entries))
 
 
-def body_start(data: bytes) -> int:
-    """Return where header and parts end, and the data begins; IndexError if they are incomplete."""
-    place = 64 + 4 * data[63]
-    count = data[place]
-    place += 1
-    for _ in range(count):
-        place += 3 + (data[place + 1] << 8 | data[place + 2])
-    return place
+def parts_start(data: bytes) -> int:
+    """Return where the header ends, and optional parts and data begin; IndexError if it is incomplete."""
+    return 64 + 4 * data[63]
 
 
 def check_in(data: bytes) -> bytes:

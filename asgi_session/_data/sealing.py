@@ -1,20 +1,20 @@
-"""Sealing: a record's data encrypted, and all of the record authenticated, by a key that the store lacks.
+"""Sealing: a record's contents encrypted, and all of the record authenticated, by a key that the store lacks.
 
-A sealed record has the header and the optional parts of any record, in the clear, so that stores can
-compare tags. Only its format says that it is sealed (`SEALED`). The rest differs:
+A sealed record has the header of any record, in the clear, so that stores can compare tags. Only its format
+says that it is sealed (`SEALED`). The rest differs:
 
 =====  ==================================================================
 bytes  what
 =====  ==================================================================
 4      key id: which of the manager's keys
-...    the record's data, encrypted by AES-256-GCM
+...    optional parts and data, encrypted by AES-256-GCM
 16     GCM's tag
 =====  ==================================================================
 
-The cipher's key is HKDF-SHA256 (RFC 5869) of the manager's key, with kind, namespace and store key as its
-info: each session has one of its own. The associated data is everything up to the key id, which includes
-parts of a type that this version does not know, then kind, namespace and store key. So nothing of a record
-can be changed, left out, or put under another key, into another namespace, another kind or another version.
+The parts are encrypted because they say who is signed in, and from where. The cipher's key is HKDF-SHA256
+(RFC 5869) of the manager's key, with kind, namespace and store key as its info: each session has one of its
+own. The associated data is everything up to the key id, then kind, namespace and store key. So nothing of a
+record can be changed, left out, or put under another key, into another namespace, kind or version.
 
 The nonce is bytes 4 to 16 of the record: the low half of its version, and the 8 random bytes that each
 version draws. A version is sealed once, when it is known to be what is sent, and what is sent again is the
@@ -111,10 +111,17 @@ class Sealer:
         """
         if self._unsealed == "write":
             return data
-        start = records.body_start(data)
+        start = records.parts_start(data)
         context = self._context(key)
         clear = b"".join((data[:16], _SEALED, data[17:start], self._first))
         return clear + self._aead(self._first, context).encrypt(data[4:16], data[start:], clear + context)
+
+    def is_current(self, data: bytes) -> bool:
+        """Tell whether a record that `decode` has read is sealed, or not, as `seal` would do it now."""
+        if self._unsealed == "write":
+            return data[16] == FORMAT
+        start = records.parts_start(data)
+        return data[16] == SEALED and data[start : start + _ID_SIZE] == self._first
 
     def decode(self, data: bytes, key: str) -> Record:
         """Read what the store has under `key`.
@@ -137,7 +144,7 @@ class Sealer:
     def _opened(self, data: bytes, key: str) -> bytes:
         """Return the plain bytes of a sealed record."""
         try:
-            start = records.body_start(data)
+            start = records.parts_start(data)
         except IndexError:
             start = len(data)
         end = start + _ID_SIZE

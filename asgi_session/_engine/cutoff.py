@@ -9,6 +9,8 @@ from __future__ import annotations
 from time import monotonic
 from typing import Final
 
+from msgspec.structs import replace
+
 from asgi_session._data import index as indexes
 from asgi_session._data.record import Record
 from asgi_session._engine.indexing import Indexes
@@ -29,13 +31,14 @@ class Cutoff:
         due: when to look next, as `time.monotonic`.
     """
 
-    __slots__ = ("_indexes", "_loops", "_name", "_policy", "at", "due")
+    __slots__ = ("_indexes", "_is_first", "_loops", "_name", "_policy", "at", "due")
 
     def __init__(self, policy: Policy, loops: Loops, indexes_: Indexes) -> None:
         self._policy = policy
         self._loops = loops
         self._indexes = indexes_
         self._name = policy.tokens.index("revoke_all", "")
+        self._is_first = True
         self.at = 0
         self.due = 0.0
 
@@ -56,8 +59,18 @@ class Cutoff:
         """
         self.due = monotonic() + _EVERY
         version = await self._indexes.load(self._name, self._policy.wait_until())
-        if version is not None:
-            self.at = max(self.at, indexes.cutoff_of(version.record))
+        if version is None:
+            return
+        self.at = max(self.at, indexes.cutoff_of(version.record))
+        sealer = self._policy.sealer
+        if self._is_first and sealer is not None and not sealer.is_current(version.stored.data):
+            # It stays for ever, and is hardly ever saved: it would still be sealed with an old key when that
+            # is dropped, or not at all, and nobody could read it any more. Once for each process: while keys
+            # are being changed, some seal with the one and some with the other.
+            await self._indexes.change(
+                self._name, lambda record, _: replace(record), self._policy.wait_until()
+            )
+        self._is_first = False
 
     async def _look(self) -> None:
         try:

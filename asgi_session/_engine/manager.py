@@ -203,6 +203,8 @@ class SessionManager:
         Raises:
             ConfigurationError: the store is set up wrongly, which never heals by itself.
             StoreUnavailable: the store cannot be reached.
+            SessionCorrupt: what `revoke_all` has saved cannot be read, say because its `encryption_key` is
+                missing: nobody knows which sessions are still good.
         """
         await self._policy.store.open()
         await self._engine.cutoff.look()

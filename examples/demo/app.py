@@ -10,16 +10,17 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import signed_cookie
-from fastapi import APIRouter, BackgroundTasks, FastAPI, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse
 from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from asgi_session import SessionManager, SessionMiddleware
+from asgi_session import SessionInfo, SessionManager, SessionMiddleware
 from asgi_session.fastapi import SessionDep
 from asgi_session.store import CreateResult, SaveResult, Store, Stored
 from asgi_session.stores.redis import RedisStore
@@ -37,13 +38,10 @@ async def page() -> FileResponse:
 
 
 @routes.get("/api/session")
-async def show(request: Request, session: SessionDep) -> dict[str, Any]:
+async def show(session: SessionDep) -> dict[str, Any]:
     """Show the session: one command, or none for a visitor without a cookie."""
-    cookie = request.cookies.get(COOKIE, "")
     return {
         "id": session.id,
-        # Enough to see that the credential has changed; the cookie itself is nobody's business.
-        "credential": hashlib.sha256(cookie.encode()).hexdigest()[:10] if session.id else None,
         "created_at": session.created_at,
         "expires_at": session.idle_expires_at,
         "data": dict(session),
@@ -71,10 +69,13 @@ async def forget(session: SessionDep) -> None:
 
 
 @routes.post("/api/login", status_code=204)
-async def login(session: SessionDep) -> None:
-    """Log in: a new credential, so that one planted before is worth nothing."""
-    session.rotate()
-    session["user"] = "Ada"
+async def login(name: Annotated[str, Query(pattern=r"\S", max_length=40)], session: SessionDep) -> None:
+    """Sign in. An app checks a password here; the demo takes anybody's word.
+
+    The key is the one that `identity` names, so the session goes on under a new id and with a new cookie:
+    one planted before is worth nothing.
+    """
+    session["user"] = name.strip()
 
 
 @routes.post("/api/rotate", status_code=204)
@@ -89,6 +90,47 @@ async def logout(session: SessionDep) -> None:
     session.destroy()
 
 
+def who(session: SessionDep) -> str:
+    """Return who is signed in; 401 for nobody."""
+    if "user" not in session:
+        raise HTTPException(401, "nobody is signed in")
+    return str(session["user"])
+
+
+def manager_of(request: Request) -> SessionManager:
+    """Return the worker's session manager."""
+    manager = request.app.state.manager
+    assert isinstance(manager, SessionManager)
+    return manager
+
+
+User: TypeAlias = Annotated[str, Depends(who)]
+Manager: TypeAlias = Annotated[SessionManager, Depends(manager_of)]
+
+
+@routes.get("/api/devices")
+async def devices(user: User, session: SessionDep, manager: Manager) -> list[SessionInfo]:
+    """List the user's sessions, on whichever worker they signed in."""
+    return [info async for info in manager.sessions_of(user, current=session)]
+
+
+@routes.post("/api/devices/{session_id}/sign-out", status_code=204)
+async def sign_out(session_id: str, user: User, manager: Manager) -> None:
+    """End one of the user's sessions. `principal` keeps them from ending anybody else's."""
+    try:
+        ended = await manager.revoke(session_id, principal=user)
+    except ValueError:  # not even the form of an id
+        ended = False
+    if not ended:
+        raise HTTPException(404, "you have no such session")
+
+
+@routes.post("/api/sign-out-others")
+async def sign_out_others(user: User, session: SessionDep, manager: Manager) -> int:
+    """End all of the user's sessions but this one; how many there were."""
+    return await manager.revoke_user(user, except_=session.id)
+
+
 @routes.post("/api/end-worker", status_code=204)
 async def end_worker(after: BackgroundTasks) -> None:
     """End this very process once the answer is out, the hard way."""
@@ -97,6 +139,25 @@ async def end_worker(after: BackgroundTasks) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     after.add_task(end)
+
+
+BROWSERS = {"Edg/": "Edge", "Firefox/": "Firefox", "Chrome/": "Chrome", "Safari/": "Safari", "curl/": "curl"}
+SYSTEMS = {
+    "Android": "Android",
+    "iPhone": "iPhone",
+    "Windows": "Windows",
+    "Mac OS": "macOS",
+    "Linux": "Linux",
+}
+
+
+def describe(connection: HTTPConnection) -> str:
+    """Say where a session comes from, in words that a user recognizes."""
+    agent = connection.headers.get("user-agent", "")
+    browser = next((name for mark, name in BROWSERS.items() if mark in agent), "Another client")
+    system = next((f" on {name}" for mark, name in SYSTEMS.items() if mark in agent), "")
+    address = f", {connection.client.host}" if connection.client else ""
+    return browser + system + address
 
 
 class CountingStore:
@@ -162,12 +223,15 @@ class Report:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         before, merged_before = _text(self._store.commands), _text(self._merges.counts)
+        cookie = HTTPConnection(scope).cookies.get(COOKIE, "") if scope["type"] == "http" else ""
 
         async def send_with_report(message: Message) -> None:
             if message["type"] == "http.response.start":
                 await asyncio.sleep(0)  # a touch is not waited for: let it leave, so that it counts
                 report = {
                     "x-worker": self._worker,
+                    # Enough to see that the credential has changed; the cookie itself is nobody's business.
+                    "x-credential": hashlib.sha256(cookie.encode()).hexdigest()[:10] if cookie else "",
                     "x-store-before": before,
                     "x-store-after": _text(self._store.commands),
                     "x-merges-before": merged_before,
@@ -188,7 +252,7 @@ def _text(counts: Counter[str]) -> str:
 def make_app(worker: str, store_url: str, cookie_secret: str) -> ASGIApp:
     """Return the app of one worker; below /cookie is the one with Starlette's own sessions."""
     store, merges = CountingStore(RedisStore.from_url(store_url)), Merges()
-    manager = SessionManager(store, on_event=merges.on_event)
+    manager = SessionManager(store, identity="user", describe=describe, on_event=merges.on_event)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -198,6 +262,7 @@ def make_app(worker: str, store_url: str, cookie_secret: str) -> ASGIApp:
 
     app = FastAPI(title="asgi-session demo")
     app.state.worker = worker
+    app.state.manager = manager
     app.include_router(routes)
     app.add_middleware(
         SessionMiddleware,

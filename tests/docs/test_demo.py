@@ -84,14 +84,14 @@ async def test_every_button(demo: Demo) -> None:
 
         assert commands(await browser.post("/api/count")) == {"create": 1}
         # The first visit confirms the session. No response waits for that touch, so until it is applied
-        # the other worker may send one as well.
+        # the other worker may send one as well. Until somebody signs in, a session lasts for a day.
         assert commands(await browser.get("/api/session")) == {"load": 1, "touch": 1}
         for _ in range(50):
             seen = await browser.get("/api/session")
-            if commands(seen) == {"load": 1} and lifetime(seen) > timedelta(days=1):
+            if commands(seen) == {"load": 1} and lifetime(seen) > timedelta(hours=2):
                 break
         assert commands(seen) == {"load": 1}
-        assert lifetime(seen) > timedelta(days=1)
+        assert lifetime(seen) > timedelta(hours=2)
         assert commands(await browser.post("/api/count")) == {"load": 1, "save": 1}
 
         written = await asyncio.gather(*(browser.post(f"/api/keys/{n}") for n in range(1, 21)))
@@ -116,22 +116,77 @@ async def test_every_button(demo: Demo) -> None:
         assert (await browser.get("/api/session")).json()["data"] == {"count": 2}
 
         credentials = [browser.cookies[COOKIE]]
-        for path in ("/api/login", "/api/rotate"):
-            assert commands(await browser.post(path)) == {"load": 1, "save": 1}
-            credentials.append(browser.cookies[COOKIE])
+        assert (await browser.post("/api/login?name=Ada")).status_code == 204
+        credentials.append(browser.cookies[COOKIE])
+        signed_in = (await browser.get("/api/session")).json()
+        assert signed_in["id"] != before["id"]
+        assert signed_in["data"] == {"count": 2, "user": "Ada"}
+        assert commands(await browser.post("/api/rotate")) == {"load": 1, "save": 1}
+        credentials.append(browser.cookies[COOKIE])
         assert len(set(credentials)) == 3
         session = (await browser.get("/api/session")).json()
-        assert session["id"] == before["id"]
-        assert session["data"] == {"count": 2, "user": "Ada"}
+        assert (session["id"], session["data"]) == (signed_in["id"], signed_in["data"])
+        shown = {
+            (await browser.get("/api/session", headers={"cookie": f"{COOKIE}={one}"})).headers["x-credential"]
+            for one in credentials
+        }
+        assert len(shown) == 3, "the page shows that the cookie is another"
 
         for retired in credentials[:2]:
             async with httpx.AsyncClient(base_url=demo.url, cookies={COOKIE: retired}) as thief:
                 assert (await thief.get("/api/session")).json()["data"] == {}
 
-        assert commands(await browser.post("/api/logout")) == {"load": 1, "save": 1}
+        assert (await browser.post("/api/logout")).status_code == 204
         assert COOKIE not in browser.cookies
         async with httpx.AsyncClient(base_url=demo.url, cookies={COOKIE: credentials[-1]}) as thief:
             assert (await thief.get("/api/session")).json()["data"] == {}
+
+
+async def test_two_browsers_and_their_devices(demo: Demo) -> None:
+    """Either browser lists both and signs out the other, whose next request is nobody's, on either worker."""
+    agents = ("Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0", "Mozilla/5.0 (iPhone) Safari/605.1", "-")
+    one, other, bobs = (
+        httpx.AsyncClient(base_url=demo.url, timeout=20, headers={"user-agent": agent}) for agent in agents
+    )
+    async with one, other, bobs:
+        assert (await one.get("/api/devices")).status_code == 401
+        assert (await one.post("/api/login?name= ")).status_code == 422
+        for browser, name in ((one, "Ada"), (other, "%20Ada"), (bobs, "Bob")):
+            assert (await browser.post(f"/api/login?name={name}")).status_code == 204
+
+        async def listed(browser: httpx.AsyncClient) -> dict[str, tuple[str, bool]]:
+            """Return description and mark of each device, the same from both workers."""
+            answers: dict[str, dict[str, tuple[str, bool]]] = {}
+            while len(answers) < 2:
+                answer = await browser.get("/api/devices")
+                answers[answer.headers["x-worker"]] = {
+                    info["id"]: (info["description"], info["current"]) for info in answer.json()
+                }
+            first, second = answers.values()
+            assert first == second
+            return first
+
+        async def id_of(browser: httpx.AsyncClient) -> str:
+            return str((await browser.get("/api/session")).json()["id"])
+
+        first, second, third = [await id_of(browser) for browser in (one, other, bobs)]
+        firefox, safari = "Firefox on Linux, 127.0.0.1", "Safari on iPhone, 127.0.0.1"
+        assert await listed(one) == {first: (firefox, True), second: (safari, False)}
+        assert await listed(other) == {first: (firefox, False), second: (safari, True)}
+        assert await listed(bobs) == {third: ("Another client, 127.0.0.1", True)}
+
+        for target in (first, second, "nonsense"):  # Bob cannot end Ada's
+            assert (await bobs.post(f"/api/devices/{target}/sign-out")).status_code == 404
+        assert (await one.post(f"/api/devices/{second}/sign-out")).status_code == 204
+        for _ in range(10):  # whichever worker answers
+            assert (await other.get("/api/session")).json()["data"] == {}
+        assert list(await listed(one)) == [first]
+
+        await other.post("/api/login?name=Ada")
+        assert (await other.post("/api/sign-out-others")).json() == 1
+        assert (await one.get("/api/devices")).status_code == 401
+        assert list(await listed(other)) == [await id_of(other)]
+        assert list(await listed(bobs)) == [third]
 
 
 def merges(responses: list[httpx.Response]) -> dict[str, int]:

@@ -33,14 +33,6 @@ PLAIN = [
 TESTS = [page for page in PAGES if any("def test_" in block.text for block in python(page))]
 
 
-@pytest.fixture
-def configured(monkeypatch: pytest.MonkeyPatch, valkey: ServerProcess) -> None:
-    """The environment that an app is deployed with."""
-    monkeypatch.setenv("SESSION_STORE", valkey.url)
-    monkeypatch.setenv("SESSION_KEY", "k" * 32)
-    monkeypatch.setenv("SESSION_ENCRYPTION_KEY", "e" * 32)
-
-
 def load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -218,57 +210,3 @@ def test_rotating_periodically(security_page: dict[str, Any]) -> None:
     clock.advance(15)
     assert thief.get("/").json() == {}
     assert client.get("/").json() == {}, "it has ended"
-
-
-def test_ending_from_outside(security_page: dict[str, Any]) -> None:
-    """The page on security keeps the id of a session that is new, and ends it by that."""
-    names = security_page
-    app = FastAPI()
-    app.add_middleware(SessionMiddleware, manager=names["manager"])
-
-    @app.post("/login/{user_id}")
-    async def login(user_id: int, session: SessionDep) -> None:
-        await names["log_in_and_remember"](session, user_id)
-
-    @app.post("/everywhere/{user_id}")
-    async def everywhere(user_id: int) -> int:
-        return int(await names["log_out_everywhere"](names["manager"], user_id))
-
-    phone, laptop = SessionClient(app), SessionClient(app)
-    for client in (phone, laptop, laptop):
-        assert client.post("/login/7").status_code == 200
-    assert phone.post("/everywhere/7").json() == 2
-    for client in (phone, laptop):
-        with client.session() as session:
-            assert session == {}
-
-
-def test_signing_out_other_devices(security_page: dict[str, Any]) -> None:
-    """Promise 8: it ends the other devices' sessions, and not that of who logged in on one of them since."""
-    names = security_page
-    app = FastAPI()
-    app.add_middleware(SessionMiddleware, manager=names["manager"])
-
-    @app.post("/login/{user_id}")
-    async def login(user_id: int, session: SessionDep) -> str | None:
-        await names["log_in_and_remember"](session, user_id)
-        return session.id
-
-    @app.post("/switch/{user_id}")
-    async def switch(user_id: int, session: SessionDep) -> str | None:
-        names["switch_user"](session, user_id)
-        await session.commit()
-        return session.id
-
-    @app.post("/others/{user_id}")
-    async def others(user_id: int, session: SessionDep) -> None:
-        await names["log_out_other_devices"](names["manager"], session, user_id)
-
-    phone, laptop, shared = (SessionClient(app) for _ in range(3))
-    ids = [client.post("/login/8").json() for client in (phone, laptop, shared)]
-    assert shared.post("/switch/9").json() not in ids
-    assert phone.post("/others/8").status_code == 200
-    assert names["devices"][8] == {ids[0]}
-    for client, left in ((phone, {"user_id": 8}), (laptop, {}), (shared, {"user_id": 9})):
-        with client.session() as session:
-            assert session == left

@@ -38,8 +38,8 @@ def sealing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     sealed.check()
 
 
-ONCE = ("test_interleavings", "test_processes", "test_sealed", "test_shutdown")
-"""Run once: hundreds of orders of the same steps; other processes; keys of their own; hardly any records."""
+ONCE = ("test_dump", "test_interleavings", "test_processes", "test_sealed", "test_shutdown")
+"""Run once: both by itself; hundreds of orders of the same steps; other processes; own keys; few records."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
-from asgi_session import SessionGone
+from asgi_session import SessionCorrupt, SessionGone
 from tests.inside import credential, stop_looking_clock
 from tests.manager.kit import World
 
@@ -115,3 +116,32 @@ async def test_a_failed_look_is_an_event(seconds: list[float]) -> None:
     await of.manager.drain()
     assert dict(session) == {"x": 1}
     assert len(of.named("failed")) == 1
+
+
+async def test_it_outlives_the_keys_that_it_was_sealed_with() -> None:
+    """Keys are changed step by step, seals are left and come back: each step's processes start, and know."""
+    old, new = "the old key, which has at least 32 bytes", "the new key, which has at least 32 bytes"
+    of = World(encryption_key=old)
+    await of.manager.revoke_all()
+    steps: list[dict[str, Any]] = [
+        {"encryption_key": [old, new]},
+        {"encryption_key": [new, old]},
+        {"encryption_key": new},
+        {"encryption_key": new, "unsealed": "accept"},
+        {"encryption_key": new, "unsealed": "write"},
+        {"encryption_key": new, "unsealed": "accept"},
+        {"encryption_key": new},
+    ]
+    for step in steps:
+        for _ in range(2):
+            process = of.process(**step)
+            of.store.calls.clear()
+            await process.open()
+            calls = [call.verb for call in of.store.calls]
+            session = await of.session(manager=process).load()
+            session["x"] = 1
+            await session.commit()
+            assert await process.get(session.id or "") is None, "the clock stands still"
+        assert calls == ["load"], "the second finds it as it should be"
+    with pytest.raises(SessionCorrupt, match="has only"):
+        await of.process(encryption_key=old).open()

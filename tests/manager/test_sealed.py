@@ -1,4 +1,4 @@
-"""Sealed records under races, with keys that change meanwhile; and what the store gets to see.
+"""Sealed records under races, with keys that change meanwhile; and what a store in memory gets to see.
 
 That everything else is as without seals is shown by the other modules, which run once more with them.
 """
@@ -6,8 +6,6 @@ That everything else is as without seals is shown by the other modules, which ru
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ from asgi_session import SessionCorrupt, SessionManager, SessionTooLarge
 from asgi_session.merging import counter
 from tests.inside import credential, is_committing, keys_in, new_session, seal_everything
 from tests.manager.kit import World, soon, start, take_one, until
-from tests.servers import ServerProcess
 
 OLD, NEW = "the old key, which has at least 32 bytes", "the new key, which has at least 32 bytes"
 STEPS = [[OLD], [OLD, NEW], [NEW, OLD], [NEW]]
@@ -58,30 +55,6 @@ async def test_a_dump_of_a_store_in_memory() -> None:
         sent = [call.data for call in world.store.calls if call.data]
         assert len(sent) >= 6
         seen[name] = b"\n".join([*sent, *(one.data for one in kept if one is not None)])
-    assert all(word in seen["plain"] for word in WORDS), "else this would show nothing"
-    for word in [*WORDS, NEW.encode(), *(token[22:44].encode() for token in tokens)]:
-        assert word not in seen["sealed"]
-
-
-@asynccontextmanager
-async def on_valkey(server: ServerProcess, **options: Any) -> AsyncIterator[SessionManager]:
-    manager = SessionManager(server.url, **options)
-    async with manager:
-        yield manager
-
-
-async def test_a_dump_and_monitor_of_a_server(valkey: ServerProcess) -> None:
-    """Neither in any command that MONITOR shows, wake-ups included, nor in a value that is stored."""
-    seen: dict[str, bytes] = {}
-    tokens: list[str] = []
-    for name, options in (("plain", {}), ("sealed", {"encryption_key": NEW})):
-        valkey.flush()
-        with valkey.monitor() as commands:
-            async with on_valkey(valkey, **options) as manager:
-                tokens = await use(manager)
-        values = [valkey.command("GET", key) for key in valkey.command("KEYS", "*")]
-        assert values
-        seen[name] = b"\n".join([*(word for each in commands for word in each.args), *values])
     assert all(word in seen["plain"] for word in WORDS), "else this would show nothing"
     for word in [*WORDS, NEW.encode(), *(token[22:44].encode() for token in tokens)]:
         assert word not in seen["sealed"]
