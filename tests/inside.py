@@ -35,6 +35,7 @@ from asgi_session._engine import (
     lock_inside,
     lock_queue,
     lock_wakeups,
+    moving_in,
     settling,
 )
 from asgi_session._engine.engine import Engine
@@ -76,6 +77,8 @@ __all__ = [
     # chance, time and what is noted on the way
     "shortest_pauses", "no_pauses", "renew_early", "note_folds", "note_checks", "note_verifiers",
     "note_failures", "failure_log_goes_by", "forget_told", "pause_after_tries",
+    # moving in
+    "everybody_is_impatient", "forget_claims", "pause_of_who_waits",
     # wake-ups' budget
     "Hints", "HINTS_IN_FLIGHT", "HINTS_PER_SECOND",
 ]  # fmt: skip
@@ -685,3 +688,23 @@ class Hints:
     def tasks(self) -> int:
         """How many loads go on."""
         return len(self._hints._tasks)
+
+
+# ---------------------------------------------------------------- moving in
+
+
+def everybody_is_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have whoever finds another's claim open take it over at once."""
+    monkeypatch.setattr(moving_in._Watch, "is_abandoned", lambda *_: True)
+
+
+def forget_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each old cookie that comes lead to a claim that nobody else comes to."""
+    monkeypatch.setattr(token.Tokens, "claim", lambda *_: random.randbytes(16))
+
+
+def pause_of_who_waits(
+    monkeypatch: pytest.MonkeyPatch, pause: Callable[[int, float], Awaitable[bool]]
+) -> None:
+    """Have whoever waits for another's claim pause like this: given how often it has, and its deadline."""
+    monkeypatch.setattr(moving_in, "pause", pause)

@@ -39,7 +39,8 @@ part  name         bytes
                    the session's key, and 16 that name the index
 ====  ===========  =================================================================
 
-A record of another *kind* than a session's has a digest that no token has, see `INDEX`.
+A record of another *kind* than a session's has a digest that no token has, see `INDEX`
+and `CLAIM`.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ NOBODY: Final = bytes(16)
 """The digest of a record that no token opens: an ended session."""
 INDEX: Final = b"an index".ljust(16)
 """The digest of a record that is no session's, but an index of a user's sessions; no token opens it."""
+CLAIM: Final = b"a claim".ljust(16)
+"""The digest of a record that settles where an old cookie goes on, see `claim`; no token opens it."""
 RING_LENGTH: Final = 7
 
 MAX_TIME: Final = 253_402_300_799_999

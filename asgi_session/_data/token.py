@@ -57,6 +57,11 @@ def new_token(selector: str | None = None) -> Token:
     return Token(selector or _text(random[:16]), _text(random[16:]))
 
 
+def derived_token(selector: str, raw: bytes) -> Token:
+    """Return the token of a selector whose verifier is the first 16 of these bytes."""
+    return Token(selector, _text(raw[:16]))
+
+
 def is_selector(text: str) -> bool:
     """Tell whether `text` has the form of a selector (a session's public id)."""
     return _SELECTOR.fullmatch(text) is not None
@@ -73,7 +78,7 @@ class Tokens:
             5.3.4 asks for 112 bits).
     """
 
-    __slots__ = ("_check", "_digest", "_index", "_key", "_signers")
+    __slots__ = ("_check", "_claim", "_digest", "_index", "_key", "_signers")
 
     def __init__(self, namespace: str, secret_keys: Sequence[str | bytes] = ()) -> None:
         name = namespace.encode()
@@ -86,6 +91,7 @@ class Tokens:
         )
         # Not keyed by a secret key: a rotation of those would hide every entry made before it.
         self._index = hashlib.blake2b(name + b"\0", digest_size=DIGEST_SIZE, person=b"asgi-ses index")
+        self._claim = hashlib.blake2b(name + b"\0", digest_size=DIGEST_SIZE, person=b"asgi-ses claim")
         self._check = hashlib.blake2b(digest_size=CHECK_SIZE, person=b"asgi-ses check")
         # Keyed BLAKE2b is a MAC by itself (RFC 7693 section 2.9). Keys of any length are hashed to
         # one that fits.
@@ -143,6 +149,12 @@ class Tokens:
         state.update(value.encode(errors="surrogatepass"))
         return state.digest()
 
+    def claim(self, signed: bytes) -> bytes:
+        """Return the 16 bytes that name the claim of an old cookie, by what its signature signs."""
+        state = self._claim.copy()
+        state.update(signed)
+        return state.digest()
+
     def check(self, key: str) -> bytes:
         """Return the 4 bytes by which a record shows that it belongs to the store's `key`."""
         state = self._check.copy()
@@ -156,7 +168,7 @@ class Tokens:
 
 
 def index_key(raw: bytes) -> str:
-    """Return the store's key of an index: 22 characters that are no session's key, whatever its namespace.
+    """Return the store's key of an index or a claim: 22 characters that are no session's, in any namespace.
 
     The last of a session's holds two bits, in characters that have zeros behind them; this one has a one.
     """

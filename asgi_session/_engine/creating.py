@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from asgi_session._backoff import Backoff
@@ -36,11 +37,13 @@ class New:
         now: when that was drawn, ms.
         sent: whether that version may be in the store.
         room: so many bytes its data may have even if that is more than `max_size` allows.
+        draw: draws its id and credential.
+        proved: whether who is signed in proves just now that it is them.
     """
 
     __slots__ = (
-        "began", "description", "key", "lifetime", "lock_for", "now", "own", "place", "room", "sent", "token",
-        "version",
+        "began", "description", "draw", "key", "lifetime", "lock_for", "now", "own", "place", "proved",
+        "room", "sent", "token", "version",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +66,8 @@ class New:
         self.now = 0
         self.sent = False
         self.room = 0
+        self.draw: Callable[[], Token] = new_token
+        self.proved = True
 
     def change(self, own: dict[str, bytes], lock_for: bytes | None) -> None:
         """Have it hold something else, under the id that was drawn for it."""
@@ -130,11 +135,12 @@ class Creator:
         policy = self._policy
         token = new.token
         if token is None:
-            token, new.now = new_token(), policy.clock()
+            token, new.now = new.draw(), policy.clock()
         elif new.version is not None:
             return token, new.version
         key = policy.tokens.key(token.selector)
-        parts = self._sign_ins.parts(new.own, new.now, new.description) if policy.has_indexes else _NO_PARTS
+        since = new.now if new.proved else 0
+        parts = self._sign_ins.parts(new.own, since, new.description) if policy.has_indexes else _NO_PARTS
         anonymous = policy.identity is not None and not identities.is_signed_in(parts)
         record = records.new_record(
             now=new.now,

@@ -14,6 +14,7 @@ from asgi_session._engine.indexing import Indexes
 from asgi_session._engine.loading import Loader
 from asgi_session._engine.loops import Loops
 from asgi_session._engine.members import Members
+from asgi_session._engine.moving_in import MovingIn
 from asgi_session._engine.reading import Reader
 from asgi_session._engine.refreshing import Refresher
 from asgi_session._engine.session_lock import OutsideLock, SessionLock
@@ -49,10 +50,12 @@ class Engine:
         self.loops = Loops(policy, reader)
         indexes = Indexes(policy, reader, self.loops)
         self.cutoff = cutoff = Cutoff(policy, self.loops, indexes)
-        self._loader = loader = Loader(policy, reader, self.loops, cutoff)
         self.members = members = Members(policy, reader, self.loops, indexes, cutoff)
         self.sign_ins = sign_ins = SignIns(policy, self.loops, indexes, members)
-        beginner = Beginner(policy, self.loops, Creator(policy, sign_ins), sign_ins)
+        creator = Creator(policy, sign_ins)
+        moving_in = MovingIn(policy, reader, self.loops, creator, members, sign_ins, cutoff)
+        self._loader = loader = Loader(policy, reader, self.loops, cutoff, moving_in)
+        beginner = Beginner(policy, self.loops, creator, sign_ins)
         self._committer = committer = Committer(policy, loader, beginner, sign_ins, self.loops)
         refresher = Refresher(policy, reader, loader)
         self.load: Does = loader.load

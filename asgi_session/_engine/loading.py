@@ -7,16 +7,19 @@ from typing import Final
 
 from asgi_session._data import record as records
 from asgi_session._data.change import gone
+from asgi_session._data.claim import OldCookies
 from asgi_session._data.expiry import USED, touch_due
 from asgi_session._data.record import Record, Version
 from asgi_session._data.token import Token
 from asgi_session._data.token_check import OPENING, Fit, fit_of
 from asgi_session._engine.cutoff import Cutoff
 from asgi_session._engine.loops import Loops, LoopState
+from asgi_session._engine.moving_in import MovingIn
 from asgi_session._engine.reading import Reader
 from asgi_session._engine.rotating import Rotator
 from asgi_session._policy import Policy
 from asgi_session._session.outside import OutsideSession
+from asgi_session._session.serving import CookieReader
 from asgi_session._session.session import Session
 from asgi_session._session.versioned import Status
 from asgi_session.errors import SessionCorrupt, StoreUnavailable
@@ -32,14 +35,17 @@ behind it, depending on their paths and ages (RFC 6265 section 5.4); not in gene
 class Loader:
     """Loads the sessions of one manager."""
 
-    __slots__ = ("_cutoff", "_loops", "_policy", "_reader", "_rotator")
+    __slots__ = ("_cutoff", "_loops", "_moving_in", "_policy", "_reader", "_rotator")
 
-    def __init__(self, policy: Policy, reader: Reader, loops: Loops, cutoff: Cutoff) -> None:
+    def __init__(
+        self, policy: Policy, reader: Reader, loops: Loops, cutoff: Cutoff, moving_in: MovingIn
+    ) -> None:
         self._policy = policy
         self._cutoff = cutoff
         self._reader = reader
         self._loops = loops
         self._rotator = Rotator(policy, loops)
+        self._moving_in = moving_in
 
     async def load(self, session: Session, *, required: bool = False) -> None:
         """Find the record of the session's cookie and attach it.
@@ -47,8 +53,9 @@ class Loader:
         Of several cookies the first that opens a session counts. With `required` a store that is away is
         an error, whatever `on_unavailable` says.
         """
-        candidates = self._candidates(session)
-        if not candidates:
+        cookie = session._cookie
+        candidates = self._candidates(session, cookie)
+        if not candidates and (cookie is None or cookie.old is None):
             session._attach("new")
             return
         policy = self._policy
@@ -106,6 +113,10 @@ class Loader:
                     status = "detached"
             if corrupt is not None and (policy.on_corrupt == "raise" or corrupt.by_seal):
                 raise corrupt
+            if status == "new" and corrupt is None and cookie is not None and cookie.old is not None:
+                status = await self._move_in(session, cookie.old, deadline)
+                if status == "live":
+                    return
         except StoreUnavailable as error:
             policy.emit("unavailable", None, session, error=error)
             if policy.on_unavailable == "fail" or required:
@@ -115,6 +126,24 @@ class Loader:
         finally:
             session._wait_ends(deadline, policy.deadline)
         session._attach(status)
+
+    async def _move_in(self, session: Session, old: OldCookies, deadline: float) -> Status:
+        """Attach the session that goes on from the request's old cookie; return "live" if there is one."""
+        policy = self._policy
+        good = old.read(session._headers, policy.clock())
+        if good is None:
+            return "new"
+        try:
+            status, token, version = await self._moving_in.find(session, good, deadline)
+        except SessionCorrupt as error:
+            if policy.on_corrupt == "raise" or error.by_seal:
+                raise
+            return "new"
+        if token is not None and version is not None:
+            session._move_in(token, version)
+            # Also where the request is passive: the old cookie would last longer than an unconfirmed session.
+            self.touch_if_due(session, policy.clock(), moved_in=True)
+        return status
 
     async def load_again(self, session: Session) -> None:
         """Load a session that was anonymous, since the store was away; what was set since stays."""
@@ -143,13 +172,13 @@ class Loader:
             raise gone()
         session._attach("live", Token(session_id, ""), version)
 
-    def _candidates(self, session: Session) -> list[Token]:
+    def _candidates(self, session: Session, cookie: CookieReader | None) -> list[Token]:
         """Return the tokens among the session's cookies that are to be tried.
 
         The cookies' values live in here and nowhere else: error trackers record the local variables of
         every function that an error passes through.
         """
-        texts = session._cookie.read(session._headers) if session._cookie is not None else ()
+        texts = cookie.read(session._headers) if cookie is not None else ()
         if not texts:
             return []
         read = self._policy.tokens.read
@@ -187,10 +216,10 @@ class Loader:
         if was and now and was != now:
             self._policy.emit("moved", token.selector, session, was=was.decode(), now=now.decode())
 
-    def touch_if_due(self, session: Session, now: int) -> None:
+    def touch_if_due(self, session: Session, now: int, *, moved_in: bool = False) -> None:
         """Send a touch if one is due at `now` (ms). No response waits for it, and its failure is an event."""
         version, token = session._version, session._token
-        if version is None or token is None or session._use_of() != USED:
+        if version is None or token is None or (session._use_of() != USED and not moved_in):
             return
         record = version.record
         due = touch_due(session._expires_at, now, record.idle, record.deadline)

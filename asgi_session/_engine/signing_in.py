@@ -251,10 +251,10 @@ class SignIns:
         if changed:
             commit.rewrite = commit.moving.rewrite
 
-    def parts(self, entries: Mapping[str, bytes], now: int, description: bytes) -> dict[int, bytes]:
-        """Return what a new record of `entries` says of who it belongs to."""
+    def parts(self, entries: Mapping[str, bytes], since: int, description: bytes) -> dict[int, bytes]:
+        """Return what a new record of `entries` says of who it belongs to, signed in `since` when (ms)."""
         parts: dict[int, bytes] = {}
-        signed = self.signed(entries, now)
+        signed = self.signed(entries, since)
         if signed != NOT_SIGNED:
             parts[PRINCIPAL] = signed.part()
         indexed = self.indexed(entries)

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 import msgspec
 
 from asgi_session._data.change import Mark
+from asgi_session._data.claim import OldCookies
 from asgi_session._data.expiry import NOT_USED, UNCONFIRMED, USED
 from asgi_session._data.record import Version
 from asgi_session._session.versioned import Owed, Versioned
@@ -20,6 +21,11 @@ Passive: TypeAlias = Literal["", "until used", "always"]
 
 class CookieReader(Protocol):
     """Finds the session's cookies in a request's headers."""
+
+    @property
+    def old(self) -> OldCookies | None:
+        """Of another library; None: sessions go on from none."""
+        ...
 
     @property
     def name(self) -> str:

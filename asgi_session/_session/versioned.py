@@ -80,6 +80,11 @@ class Versioned(Tracked):
                 self._origin = origin = version.record.entries
                 dict.update(self, dict.fromkeys(origin, UNDECODED))
 
+    def _move_in(self, token: Token, version: Version) -> None:
+        """Take the state of the session that goes on from the request's old cookie."""
+        self._attach("live", token, version)
+        self._owe_cookie()
+
     def _unload(self) -> dict[str, Any]:
         """Be as before the load, since the store was away then; return what was set since."""
         own = {key: self[key] for key in self._watched if key in self}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias
 
+from asgi_session._data.claim import OldCookies
 from asgi_session._options import choice
 from asgi_session.errors import ConfigurationError
 
@@ -40,7 +41,17 @@ class Cookie:
             says what to change.
     """
 
-    __slots__ = ("_attributes", "_prefix", "domain", "name", "path", "persistent", "secure")
+    __slots__ = (
+        "_attributes",
+        "_prefix",
+        "domain",
+        "name",
+        "old",
+        "partitioned",
+        "path",
+        "persistent",
+        "secure",
+    )
 
     def __init__(
         self,
@@ -97,6 +108,8 @@ class Cookie:
         self.domain: str | None = domain
         self.persistent: bool = persistent
         self.secure: bool = https_only
+        self.partitioned: bool = partitioned
+        self.old: OldCookies | None = None
         self._prefix = f"{name}=".encode()
         self._attributes = "".join(
             (

@@ -12,6 +12,7 @@ from asgi_session._policy import Policy
 from asgi_session._session.session import Session
 from asgi_session._session.versioned import Owed
 from asgi_session._web.cookie import Cookie, keep_out_of_caches, keep_private, vary_on_cookie
+from asgi_session.migrating import StarletteCookie
 
 logger: Final = logging.getLogger("asgi_session")
 
@@ -23,10 +24,11 @@ class SessionHeaders:
         cookie: its name and attributes.
     """
 
-    __slots__ = ("_policy", "_warned_of_caches", "_warned_of_http", "cookie")
+    __slots__ = ("_old", "_policy", "_warned_of_caches", "_warned_of_http", "cookie")
 
-    def __init__(self, cookie: Cookie, policy: Policy) -> None:
+    def __init__(self, cookie: Cookie, policy: Policy, old: StarletteCookie | None = None) -> None:
         self.cookie = cookie
+        self._old = old if old is not None and old.is_another_than(cookie) else None
         self._policy = policy
         self._warned_of_http = self._warned_of_caches = False
 
@@ -46,6 +48,8 @@ class SessionHeaders:
         if self.cookie.secure and scope.get("scheme") in ("http", "ws"):
             self._warn_of_http()
         headers.append((b"set-cookie", self._set_cookie(session, owed)))
+        if self._old is not None and self._old.is_in(scope["headers"]):
+            headers.append((b"set-cookie", self._old.cookie.delete()))
         return headers
 
     def _set_cookie(self, session: Session, owed: Owed) -> bytes:

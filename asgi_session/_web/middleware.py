@@ -29,6 +29,7 @@ from asgi_session._web.same_origin import Origins
 from asgi_session._web.websocket_exchange import WebSocketExchange
 from asgi_session.clock import Clock
 from asgi_session.errors import ConfigurationError
+from asgi_session.migrating import StarletteCookie
 from asgi_session.store import Store
 
 
@@ -96,6 +97,11 @@ class SessionMiddleware:
             from; browsers always do. Default False: other programs may connect.
         hide_cookie: take our cookie out of the headers that the app sees, so that nothing in the app
             can log, echo or forward it. Costs half a microsecond, among other cookies one. Default True.
+        migrate_from: a `StarletteCookie` of `asgi_session.migrating`, so that nobody has to log in again:
+            where a request brings no session of ours, a good cookie of Starlette's `SessionMiddleware` is
+            gone on from, when the session is loaded. That costs 5 store commands, once, and a sign-in's more
+            with `identity`. What cannot be stored here is not gone on from (event ``not_moved_in``). Never
+            while other servers still run the old middleware. Default None.
         **options: see `SessionManager`; only without `manager`.
 
     Raises:
@@ -122,9 +128,11 @@ class SessionMiddleware:
         trusted_origins: Iterable[str] = (),
         websocket_needs_origin: bool = False,
         hide_cookie: bool = True,
+        migrate_from: StarletteCookie | None = None,
         **options: Unpack[ManagerOptions],
     ) -> None:
         manager, store = hidden(manager), hidden(store)  # a URL may stand in either's place
+        migrate_from = hidden(migrate_from)  # and a key in this one's
         strange = [name for name in options if name not in ManagerOptions.__annotations__]
         for name in ("secret_key", "encryption_key", *strange):
             if name in options:
@@ -173,6 +181,12 @@ class SessionMiddleware:
         self.origins: Origins | None = Origins.of(
             trusted_origins, websocket_needs_origin, checked=same_origin is not False
         )
+        if migrate_from is not None and not isinstance(migrate_from, StarletteCookie):
+            raise ConfigurationError(  # without its repr: it may be the old key
+                f"migrate_from=... got a {type(revealed(migrate_from)).__name__}: give None, or "
+                "StarletteCookie(secret_key=...), from asgi_session.migrating"
+            )
+        self.cookie.old = migrate_from
         _refuse_second(app, self.cookie.name)
         self._owns_manager = manager is None
         if manager is None:
@@ -180,7 +194,7 @@ class SessionMiddleware:
             manager = SessionManager(store, **options)
         self.manager: SessionManager = manager
         self.engine: Engine = manager._engine
-        self.headers: SessionHeaders = SessionHeaders(self.cookie, self.engine.policy)
+        self.headers: SessionHeaders = SessionHeaders(self.cookie, self.engine.policy, migrate_from)
         self.autoload: bool | Callable[[HTTPConnection], bool] = autoload
         policy = self.engine.policy
         asking = (policy.on_event, policy.describe, policy.identity)

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from asgi_session import SessionMiddleware, SessionSerializationError
 from asgi_session.testing import SessionClient
 from tests.docs.pages import ROOT, python
+from tests.docs.test_examples import run
 from tests.servers import ServerProcess
 
 SEEN: dict[str, Any] = {}
@@ -217,3 +218,30 @@ def test_options_that_are_named_otherwise(option: str) -> None:
     """Starlette's own options get an error that names ours."""
     with pytest.raises(ValueError, match=r"idle_timeout .* absolute_timeout"):
         here(**{option: 1209600}).get("/show")
+
+
+async def test_moving_in() -> None:
+    """The page's own app goes on from an old cookie, deletes it, and leaves a copy nothing to open."""
+    path = ROOT / "docs/from-starlette.md"
+    names: dict[str, Any] = {"__name__": path.stem}
+    for block in python(path):
+        await run(path, block, names, "")
+
+    async def log_in(request: Request) -> Response:
+        request.session["user_id"] = 7
+        return Response()
+
+    stack = [Middleware(SignedCookieMiddleware, secret_key="the secret_key of the old middleware")]
+    old = TestClient(Starlette(routes=[Route("/", log_in)], middleware=stack), base_url="https://testserver")
+    old.get("/")
+    client, copy = SessionClient(names["moving"]), SessionClient(names["moving"])
+    # As a browser does, which knows the cookie by its domain and path.
+    for jar in (client.cookies.jar, copy.cookies.jar):
+        jar.clear()
+        for cookie in old.cookies.jar:
+            jar.set_cookie(cookie)
+    assert client.get("/who").json() == {"user_id": 7}
+    assert set(dict(client.cookies)) == {"__Host-session"}
+    assert client.get("/who").json() == {"user_id": 7}
+    client.get("/logout")
+    assert copy.get("/who").json() == {"user_id": None}

@@ -48,7 +48,7 @@ class Steps:
         self.on = True
         async with asyncio.timeout(10):
             while True:
-                await _quiet()
+                await quiet()
                 if not self._parked:
                     if all(task.done() for task in tasks):
                         break
@@ -75,7 +75,7 @@ class Steps:
         return None
 
 
-async def _quiet() -> None:
+async def quiet() -> None:
     """Wait until the event loop has nothing ready."""
     ready: Sized = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
     await asyncio.sleep(0)

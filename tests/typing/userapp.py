@@ -12,6 +12,7 @@ import redis.asyncio
 from fastapi import Depends, FastAPI, WebSocket
 from starlette.applications import Starlette
 from starlette.authentication import SimpleUser
+from starlette.datastructures import Secret
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection, Request
@@ -40,6 +41,7 @@ from asgi_session import (
 )
 from asgi_session.auth import LoadUser, SessionAuth, SignInRequired, require_recent_sign_in
 from asgi_session.fastapi import LockedSessionDep, PassiveSessionDep, RecentSignIn, SessionDep, session_user
+from asgi_session.migrating import StarletteCookie
 from asgi_session.store import GONE, Conflict, Reports, Saved, Store, Stored, Taken
 from asgi_session.stores import MemoryStore, RedisStore, store_from_url
 from asgi_session.testing import Call, FaultStore, ManualClock, SessionClient, StoreConformance
@@ -243,6 +245,11 @@ app.add_middleware(
     autoload=True,
 )
 any_app = SessionMiddleware(app, store=MemoryStore(), idle_timeout=60, session_cookie="other")
+moving_in = SessionMiddleware(
+    app,
+    store="memory://",
+    migrate_from=StarletteCookie(Secret("old key"), max_age=3600, until=datetime.now(UTC)),
+)
 assert_type(any_app.manager, SessionManager)
 assert_type(any_app.cookie.name, str)
 
