@@ -19,9 +19,11 @@ from msgspec.structs import replace
 
 from asgi_session import Session, SessionManager, _backoff, _failures
 from asgi_session._data import codec, token
+from asgi_session._data import index as indexes
 from asgi_session._data import lease as leases
 from asgi_session._data import record as records
 from asgi_session._data.expiry import ENDED_FOR
+from asgi_session._data.index import Entry
 from asgi_session._data.lease import MAX_SKEW, Lease
 from asgi_session._data.record import MAX_TIME, NOBODY, Record
 from asgi_session._data.sealing import Sealer
@@ -62,6 +64,8 @@ __all__ = [
     "new_session", "status_of", "owed_by", "has_token", "credential", "record_of", "manager_of", "is_sealed",
     "seal", "use_up", "is_committing", "holds_lock", "replaced_values", "changes_of", "forget_change",
     "has_connection", "is_placeholder", "introduce", "stop_looking_clock",
+    # an index
+    "entries_in_index", "index_key_of",
     # a manager
     "commit", "tasks_of", "state_of", "saves_under_way", "commits_queued", "failures_of", "serve_from",
     "report_to",
@@ -507,6 +511,18 @@ def stop_looking_clock(monkeypatch: pytest.MonkeyPatch, now: Callable[[], float]
 def introduce(session: Session, began: int, connection: object = None) -> None:
     """Tell a session of its request, as the middleware does: when it began (ms), and its connection."""
     session._tell(connection, began)
+
+
+def index_key_of(manager: SessionManager, user: str, name: str = "identity") -> str:
+    """Return the store's key of the index of a user's sessions, or of those in which a key has a value."""
+    return token.index_key(_policy(manager).tokens.index(name, user))
+
+
+async def entries_in_index(manager: SessionManager, user: str, name: str = "identity") -> list[Entry]:
+    """Return what is in an index, the oldest first."""
+    key = index_key_of(manager, user, name)
+    stored = await manager.store.load(key, deadline=time.monotonic() + 30)
+    return [] if stored is None else indexes.entries_of(record_in(manager, key, stored.data))
 
 
 async def break_seal(store: Store, key: str) -> None:

@@ -79,7 +79,7 @@ def fold(
     outcomes: list[Outcome] = []
     record = start = records.next_version(base, now)
     for change in changes:
-        record, outcome = _apply(record, change, rules, now)
+        record, outcome = _apply(record, change, rules, now, max_size - overhead)
         outcomes.append(outcome)
     if len(outcomes) == 1 and outcomes[0] == "in":
         outcomes = ONE_IN
@@ -91,7 +91,7 @@ def fold(
     # Rare, so done a second time: leave out each commit that makes the record larger than it may be.
     record, data, outcomes = start, b"", []
     for change in changes:
-        candidate, outcome = _apply(record, change, rules, now)
+        candidate, outcome = _apply(record, change, rules, now, max_size - overhead)
         if candidate is not record:
             candidate_data = records.encode(candidate)
             # Growth of the header does not count, or a session that is full could not log in.
@@ -105,7 +105,7 @@ def fold(
     return Fold(base if record is start else record, data, outcomes)
 
 
-def _apply(record: Record, change: Change, rules: Rules, now: int) -> tuple[Record, Outcome]:
+def _apply(record: Record, change: Change, rules: Rules, now: int, most: int) -> tuple[Record, Outcome]:
     if change.epoch and change.epoch != record.epoch:
         return record, "overtaken"
     if change.holder is not None and not lease.held_by(record, change.holder):
@@ -119,6 +119,10 @@ def _apply(record: Record, change: Change, rules: Rules, now: int) -> tuple[Reco
                 change.carried = merge_by_rules(record.entries, change, rules)
             except Exception as error:  # a rule's, too
                 return record, error
+            grown = replace(record, entries=change.carried)
+            size = len(records.encode(grown))
+            if size > most and records.body_size(grown) > records.body_size(record):
+                return record, too_large(size, most)  # before anything has ended
         record = _ended(record, now)
         return record if change.step is None else lease.step(record, change.step, now), "in"
     if change.compute is not None:

@@ -26,6 +26,8 @@ from msgspec.structs import replace
 
 from asgi_session._data import record as records
 from asgi_session._data.record import Record
+from asgi_session._data.token import is_selector
+from asgi_session.errors import SessionCorrupt
 
 SUSPICION_SIZE: Final = 8
 REMEMBERED_FOR: Final = 60_000
@@ -33,6 +35,7 @@ REMEMBERED_FOR: Final = 60_000
 _FOR_EVER: Final = (1 << 48) - 1  # an index has no idle timeout of its own
 _DOOMED: Final = b"d"
 _SUSPECT: Final = b"s"
+_STATES: Final = (b"", _DOOMED)
 _NOT_BEFORE: Final = ""
 
 Added: TypeAlias = Literal["in", "doomed", "full", "revoked"]
@@ -238,4 +241,9 @@ def _entries(record: Record) -> Iterator[Entry]:
 
 
 def _entry(session_id: str, raw: bytes) -> Entry:
-    return Entry(session_id, int.from_bytes(raw[:6], "big"), int.from_bytes(raw[6:12], "big"), raw[12:])
+    state = raw[12:]
+    known = state in _STATES or (state[:1] == _SUSPECT and len(state) == 1 + SUSPICION_SIZE)
+    if len(raw) < 12 or not known or not is_selector(session_id):
+        # Nor is it left out: a session could then be neither listed nor revoked, and nobody would know.
+        raise SessionCorrupt("an index of sessions cannot be read: an entry is none")
+    return Entry(session_id, int.from_bytes(raw[:6], "big"), int.from_bytes(raw[6:12], "big"), state)

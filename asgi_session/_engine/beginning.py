@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from asgi_session._data import record as records
 from asgi_session._data.change import Kind
 from asgi_session._data.rules import merge
 from asgi_session._engine.creating import Creator, New
+from asgi_session._engine.deciding import Moving, Place
 from asgi_session._engine.hold import hold_of
 from asgi_session._engine.loops import Loops
-from asgi_session._engine.save_request import shutting_down
+from asgi_session._engine.save_request import LeftOut, SavedAs, shutting_down
 from asgi_session._engine.settling import Commit, Settler
-from asgi_session._engine.signing_in import Moving, Place, SignIns
+from asgi_session._engine.signing_in import SignIns
 from asgi_session._policy import Policy
 
 
@@ -71,6 +73,8 @@ class Beginner:
         """Have a commit's own keys go on in a new record, in a task."""
         new = commit.new or self._new(commit, commit.own)
         new.change(commit.own, self._lock_for(commit))
+        if commit.carried is not None:
+            new.room = self._policy.max_size  # looked at when it was carried over
         self._loops.current().tasks.spawn(self._create_in_task(commit, new))
 
     async def create_here(self, commit: Commit) -> None:
@@ -120,7 +124,7 @@ class Beginner:
             token, version = await self._creator.create(new, commit.deadline)
         except Exception as error:
             if new.place is not None:
-                self._sign_ins.leave(new.place.session_id, new.place.names)
+                self._sign_ins.give_up(new.place)
             self.settler.fail(commit, error)
         else:
             session._created(token, version, commit.era, commit.taken)
@@ -135,9 +139,10 @@ class Beginner:
         try:
             await self._sign_ins.enter(place, commit.deadline)
             await self._save(commit)
+            if commit.left_out is not None:  # no cookie can follow any more
+                self._sign_ins.give_up(place)
         except Exception as error:  # perhaps the commit's own, which is told to who waits for that
-            if not commit.done:
-                self._sign_ins.leave(place.session_id, place.names)
+            self._sign_ins.give_up(place)
             self.settler.fail(commit, error)
         except BaseException:
             self.settler.fail(commit, shutting_down())
@@ -148,14 +153,27 @@ class Beginner:
         try:
             await self._sign_ins.prolong(moving, commit.deadline)
             await self._sign_ins.enter(place, commit.deadline)
-            await self._save(commit)
-            self._sign_ins.leave(session_id, moving.left)
-            await self._sign_ins.confirm(place, commit.deadline)  # if not, the session has ended by now
+            note, saved = commit.then, asyncio.Event()
+            commit.then = lambda _: saved.set()
+            self._loops.current().tasks.spawn(self._save_unwatched(commit))
+            await saved.wait()
+            if isinstance(commit.result, SavedAs):
+                self._sign_ins.leave_behind(session_id, moving.left)
+                # Before anybody is told: who revokes by the new index has to find it there from then on.
+                if not await self._sign_ins.confirm(place, commit.deadline):
+                    commit.result = LeftOut("gone")
+            if isinstance(commit.result, LeftOut) and commit.result.version is None:
+                self._sign_ins.give_up(place)
+            note(commit)
         except Exception as error:  # perhaps the commit's own, which is told to who waits for that
             self.settler.fail(commit, error)
         except BaseException:
             self.settler.fail(commit, shutting_down())
             raise
+
+    async def _save_unwatched(self, commit: Commit) -> None:
+        with suppress(Exception):  # the commit's own, which is told to who waits for that
+            await self._save(commit)
 
     def _save(self, commit: Commit) -> Coroutine[Any, Any, None]:
         assert commit.id is not None, "a session that has a record has one"

@@ -112,7 +112,7 @@ class Committer:
             return None
         if session._replaced:
             report_stale(policy, session)
-        mark, lifetime = session._mark, None
+        mark, lifetime, whole = session._mark, None, session._lifetime
         if only_destroy:
             if mark is None or mark.kind is not Kind.DESTROY:
                 if session.modified:
@@ -128,7 +128,7 @@ class Committer:
                 raise
             if policy.may_warn and not LOOKS_LIKE_ONE.isdisjoint(taken):
                 policy.warn_of_fixation(session.id, taken, mark)
-            if session._lifetime is not None:
+            if whole is not None:
                 lifetime = session._take_lifetime(alone=not taken)
             if not taken and mark is None and lifetime is None and (leave is None or status != "live"):
                 return None
@@ -150,11 +150,14 @@ class Committer:
             except SessionError as error:
                 self._settler.fail(commit, error)
                 raise
+            if commit.mark is not None and commit.mark is not mark and commit.mark.ends:
+                commit.lifetime = whole  # not only what the record that ends has not already
             mark = commit.mark
         commit.hold = leave
         if mark is not None:
             if mark.begins_anew:
-                commit.own = session._own_values(taken)
+                # Of another user's value only a part may have been changed.
+                commit.own = session._own_values(taken, only_set=mark is not commit.asked)
             if mark.ends and mark.kind is not Kind.SIGN_IN:
                 commit.changes = NO_CHANGES
         if session._hold is not None:

@@ -13,9 +13,10 @@ from asgi_session._data import record as records
 from asgi_session._data.change import too_large
 from asgi_session._data.expiry import expires_at
 from asgi_session._data.lifetime import Lifetime
-from asgi_session._data.record import Version
+from asgi_session._data.record import Record, Version
 from asgi_session._data.token import Token, new_token
-from asgi_session._engine.signing_in import Place, SignIns, revoked_meanwhile
+from asgi_session._engine.deciding import Place
+from asgi_session._engine.signing_in import SignIns, revoked_meanwhile
 from asgi_session._policy import Policy
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import TAG_SIZE, TAKEN, Stored
@@ -121,6 +122,8 @@ class Creator:
                 problem = error
             if time.monotonic() >= deadline:
                 raise problem
+            if place is not None:  # or its user's place could be taken by an id that nobody has
+                await self._sign_ins.give_up_now(place, deadline)
             new.token = new.version = new.place = None
             new.sent = False
             await backoff.pause(deadline)
@@ -164,11 +167,23 @@ class Creator:
         expires = expires_at(new.now, min(policy.unconfirmed, record.idle), record.deadline)
         new.token, new.key = token, key
         new.version = version = Version(record, Stored(data, data[:TAG_SIZE], expires))
-        if parts and new.place is None:
-            names = identities.names_of(record)
-            if names:
-                new.place = Place(token.selector, record, names, new.began or new.now)
+        if parts or new.place is not None:
+            self._have_place(new, record)
         return token, version
+
+    def _have_place(self, new: New, record: Record) -> None:
+        """Have a record that is to be created enter the indexes that it says it is in, and no others.
+
+        That may be others than before: what goes along of a session in which somebody signs in is not known
+        for sure until that has ended.
+        """
+        names, place, token = identities.names_of(record), new.place, new.token
+        assert token is not None, "it has just been drawn"
+        if place is not None and place.names == names:
+            return
+        if place is not None:
+            self._sign_ins.leave(place.session_id, [name for name in place.names if name not in names])
+        new.place = Place(token.selector, record, names, new.began or new.now) if names else None
 
 
 _NO_PARTS: Final[dict[int, bytes]] = {}  # shared: nobody changes it

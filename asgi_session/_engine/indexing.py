@@ -16,7 +16,7 @@ from asgi_session._engine.loops import Loops
 from asgi_session._engine.reading import Reader
 from asgi_session._engine.save_request import LeftOut, SaveRequest
 from asgi_session._policy import Policy
-from asgi_session.errors import SessionConflict, StoreUnavailable
+from asgi_session.errors import SessionConflict, SessionCorrupt, StoreUnavailable
 from asgi_session.store import TAG_SIZE, TAKEN, Stored
 
 Step: TypeAlias = Callable[[Record, int], Record]
@@ -39,23 +39,58 @@ class Indexes:
         self._loops = loops
 
     async def load(self, name: bytes, deadline: float) -> Version | None:
-        """Load an index; None when there is none."""
-        key = index_key(name)
-        stored = await self._policy.store.load(key, deadline=deadline)
-        if stored is None or stored.expires_at <= self._policy.clock():
-            return None
-        return self._reader.version(key, stored, None)
-
-    async def change(self, name: bytes, step: Step, deadline: float) -> None:
-        """Load an index, and save what `step` makes of it; when that is nothing, save nothing.
+        """Load an index; None when there is none.
 
         Raises:
             StoreUnavailable, SessionCorrupt.
         """
+        version = await self._load(name, deadline)
+        if version is None or version.stored.expires_at <= self._policy.clock():
+            return None
+        return version
+
+    async def _load(self, name: bytes, deadline: float) -> Version | None:
+        """Load an index that may have expired, by this machine's clock."""
+        key = index_key(name)
+        stored = await self._policy.store.load(key, deadline=deadline)
+        if stored is None:
+            return None
+        version = self._reader.version(key, stored, None)
+        if not version.record.is_index:
+            raise self._reader.corrupt(SessionCorrupt("the record is a session's"), None)
+        return version
+
+    async def change(
+        self,
+        name: bytes,
+        step: Step,
+        deadline: float,
+        *,
+        seen: Callable[[Record], bool] | None = None,
+        uncertain: bool = False,
+    ) -> None:
+        """Load an index, and save what `step` makes of it; when that is nothing, save nothing.
+
+        Args:
+            name: of the index.
+            step: is done again where nobody can tell whether it was done.
+            deadline: as `time.monotonic`.
+            seen: whether a version has what the step does. Give it if the step must not be done again once it
+                was done and undone: an id that was doomed and removed must not come in a second time, since
+                whoever has doomed it may be about to remove it once more.
+            uncertain: the step may have been done before.
+
+        Raises:
+            StoreUnavailable: also when it may have been done, and is not seen. SessionCorrupt.
+        """
         key, backoff = index_key(name), Backoff()
+        done: bool | None
         while True:
             try:
-                version = await self.load(name, deadline)
+                # One that has expired is there all the same for a store whose clock is behind.
+                version = await self._load(name, deadline)
+                if version is not None and uncertain and seen is not None and not seen(version.record):
+                    raise StoreUnavailable("nobody can tell whether the index of the sessions was saved")
                 if version is None:
                     done = await self._create(key, step, deadline)
                 elif step(version.record, self._policy.clock()) is version.record:
@@ -69,15 +104,16 @@ class Indexes:
             except SessionConflict as error:  # nobody can tell whether it was done: then it is done again
                 if not error.outcome_unknown:
                     raise
-                done = False
+                done = None
             if done:
                 return
+            uncertain = uncertain or done is None
             if time.monotonic() >= deadline:
                 raise StoreUnavailable("the index of the user's sessions was not saved in time")
             await backoff.pause(deadline)
 
-    async def _create(self, key: str, step: Step, deadline: float) -> bool:
-        """Save the first version of an index, if there is something in it; whether that was done."""
+    async def _create(self, key: str, step: Step, deadline: float) -> bool | None:
+        """Save the first version of an index, if there is anything in it; whether that was done, if known."""
         policy, now = self._policy, self._policy.clock()
         blank = indexes.empty(now, policy.tokens.check(key))
         record = step(blank, now)
@@ -94,5 +130,5 @@ class Indexes:
         except StoreUnavailable as error:
             if error.executed is False or time.monotonic() >= deadline:
                 raise
-            return False
+            return None
         return answer is not TAKEN

@@ -323,6 +323,7 @@ class SessionManager:
             ValueError: this is not a session id.
             ConfigurationError: `principal` was given, and no `identity` is configured.
             StoreUnavailable: the store did not answer within the deadline.
+            SessionCorrupt: `principal` was given, and whose it is cannot be read.
         """
         _check_id(session_id)
         deadline, members = self._policy.wait_until(), self._engine.members
@@ -351,6 +352,7 @@ class SessionManager:
         Raises:
             ConfigurationError: no `identity` is configured.
             StoreUnavailable: the store did not answer within the deadline.
+            SessionCorrupt: the user's index cannot be read. A session that cannot is left out, and stays.
         """
         name = self._name_of(principal)
         own = current.id if isinstance(current, Session) else current
@@ -373,6 +375,7 @@ class SessionManager:
             ConfigurationError: no `identity` is configured.
             StoreUnavailable: the store did not answer within the deadline. Some sessions may have ended;
                 call it again.
+            SessionCorrupt: the user's index cannot be read; or a session cannot, and all others have ended.
         """
         if except_ is not None:
             _check_id(except_)

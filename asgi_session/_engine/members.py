@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -61,52 +62,77 @@ class Members:
         if version is None:
             return []
         entries = indexes.entries_of(version.record)
-        found = await self._load_all(name, entries, deadline)
+        found, unreadable = await self._load_all(name, [one.id for one in entries], deadline)
         doomed = [one.id for one in entries if one.doomed]
         if doomed:
-            await self.end_all(name, doomed, deadline)
+            with suppress(SessionCorrupt):  # reported; it stays doomed
+                await self.end_all(name, doomed, deadline)
         begun = self._policy.clock() - round(self._policy.deadline * 1000)
-        dead = [one.id for one in entries if not one.doomed and one.id not in found and one.created < begun]
+        there = found.keys() | unreadable
+        dead = [one.id for one in entries if not one.doomed and one.id not in there and one.created < begun]
         if dead:
-            await self._remove_dead(name, dead, deadline)
+            await self.remove_dead(name, dead, deadline)
         return [(one, found[one.id]) for one in entries if one.id in found and not one.doomed]
 
-    async def _load_all(self, name: bytes, entries: Sequence[Entry], deadline: float) -> dict[str, Version]:
-        """Load the records of all entries; those that belong to the index."""
-        found: dict[str, Version] = {}
-        for start in range(0, len(entries), _AT_ONCE):
-            ids = [one.id for one in entries[start : start + _AT_ONCE]]
-            versions = await asyncio.gather(*(self._load_one(one, deadline) for one in ids))
-            found |= {
-                session_id: version
-                for session_id, version in zip(ids, versions, strict=True)
-                if version is not None and claims(version.record, name)
-            }
-        return found
+    async def _load_all(
+        self, name: bytes, ids: Sequence[str], deadline: float
+    ) -> tuple[dict[str, Version], set[str]]:
+        """Load the records of `ids`: those that belong to the index, and the ids of those nobody can read.
 
-    async def _load_one(self, session_id: str, deadline: float) -> Version | None:
+        One that cannot be read must not hide the others; nor is it dead, since another process may read it.
+        """
+        found: dict[str, Version] = {}
+        unreadable: set[str] = set()
+        for start in range(0, len(ids), _AT_ONCE):
+            chunk = ids[start : start + _AT_ONCE]
+            versions = await asyncio.gather(*(self._load_or_tell(one, deadline) for one in chunk))
+            for session_id, version in zip(chunk, versions, strict=True):
+                if isinstance(version, SessionCorrupt):
+                    unreadable.add(session_id)
+                elif version is not None and claims(version.record, name):
+                    found[session_id] = version
+        return found, unreadable
+
+    async def _load_or_tell(self, session_id: str, deadline: float) -> Version | SessionCorrupt | None:
         try:
             return await self.load(session_id, deadline)
-        except SessionCorrupt:  # reported; one that nobody can open must not hide the others
-            return None
+        except SessionCorrupt as error:  # reported
+            return error
 
-    async def _remove_dead(self, name: bytes, dead: Collection[str], deadline: float) -> None:
+    async def remove_dead(self, name: bytes, dead: Sequence[str], deadline: float) -> None:
+        """Remove entries for which no record was found that belongs to the index, if there is none still."""
         by = os.urandom(indexes.SUSPICION_SIZE)
         await self._indexes.change(name, lambda record, now: indexes.suspect(record, dead, by, now), deadline)
-        entries = [Entry(one, 0, 0) for one in dead]
-        alive = await self._load_all(name, entries, deadline)
-        sure = [one for one in dead if one not in alive]
+        alive, unreadable = await self._load_all(name, dead, deadline)
+        sure = [one for one in dead if one not in alive and one not in unreadable]
         await self._indexes.change(name, lambda record, now: indexes.settle(record, sure, by, now), deadline)
 
     # ---------------------------------------------------------------- ending
 
-    async def end_all(self, name: bytes, ids: Collection[str], deadline: float) -> int:
-        """End the sessions of `ids` that belong to an index, and remove their entries that are doomed."""
-        todo, ended = list(ids), 0
-        for start in range(0, len(todo), _AT_ONCE):
-            ending = [self.end(name, one, deadline) for one in todo[start : start + _AT_ONCE]]
-            ended += sum(await asyncio.gather(*ending))
-        await self.forget(name, ids, deadline)
+    async def end_all(self, name: bytes, ids: Sequence[str], deadline: float) -> int:
+        """End the sessions of `ids` that belong to an index, and remove their entries that are doomed.
+
+        Raises:
+            StoreUnavailable: of one at least it is not known that it has ended; its entry stays.
+            SessionCorrupt: a record cannot be read, and who can may still serve it; its entry stays.
+        """
+        done: list[str] = []
+        ended, failed = 0, None
+        for start in range(0, len(ids), _AT_ONCE):
+            chunk = ids[start : start + _AT_ONCE]
+            results = await asyncio.gather(
+                *(self.end(name, one, deadline) for one in chunk), return_exceptions=True
+            )
+            for session_id, result in zip(chunk, results, strict=True):
+                if isinstance(result, BaseException):
+                    failed = failed or result
+                else:
+                    done.append(session_id)
+                    ended += result
+        if done:
+            await self.forget(name, done, deadline)
+        if failed is not None:
+            raise failed
         return ended
 
     async def forget(self, name: bytes, ids: Collection[str], deadline: float) -> None:
@@ -115,8 +141,12 @@ class Members:
         await self._indexes.change(name, step, deadline)
 
     async def end(self, name: bytes, session_id: str, deadline: float) -> bool:
-        """End a session if it belongs to an index; whether it did, and lived."""
-        version = await self._load_one(session_id, deadline)
+        """End a session if it belongs to an index; whether it did, and lived.
+
+        Raises:
+            StoreUnavailable, SessionCorrupt.
+        """
+        version = await self.load(session_id, deadline)
         return (
             version is not None and claims(version.record, name) and await self.delete(session_id, deadline)
         )

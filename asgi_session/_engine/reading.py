@@ -69,7 +69,7 @@ class Reader:
     ) -> SessionCorrupt:
         """Report what cannot be read; return the error that names the session."""
         self._policy.emit("corrupt", session_id, session)
-        named = SessionCorrupt(f"session {session_id}: {error}", by_seal=error.by_seal)
+        named = SessionCorrupt(f"{_named(session_id)}: {error}", by_seal=error.by_seal)
         named.__cause__ = error.__cause__
         return named
 
@@ -79,8 +79,12 @@ class Reader:
         """Report that the store has answered with another session's record; return the error."""
         self._policy.emit("corrupt", session_id, session)
         self._distrust(key)
-        return SessionCorrupt(f"session {session_id}: {_ANOTHERS}")
+        return SessionCorrupt(f"{_named(session_id)}: {_ANOTHERS}")
 
     def _distrust(self, key: str) -> None:
         if isinstance(self._policy.store, Distrusts):
             self._policy.store.distrust(key)
+
+
+def _named(session_id: str | None) -> str:
+    return "an index of sessions" if session_id is None else f"session {session_id}"

@@ -13,10 +13,10 @@ from asgi_session._data.record import Record
 from asgi_session._data.token import Token
 from asgi_session._data.values import shown
 from asgi_session._engine.creating import New
+from asgi_session._engine.deciding import Moving
 from asgi_session._engine.hold import Hold, hold_of
 from asgi_session._engine.refreshing import part
 from asgi_session._engine.save_request import Failed, LeftOut, SavedAs, SaveRequest
-from asgi_session._engine.signing_in import Moving
 from asgi_session._policy import Policy
 from asgi_session._session.serving import Standing
 from asgi_session._session.session import Session
@@ -142,7 +142,8 @@ class Settler:
         if commit.carried is not None:
             forget = policy.forget_at_login - commit.taken.keys()
             commit.own = {key: value for key, value in commit.carried.items() if key not in forget}
-        session._ended(mark.kind, emptied=mark is not commit.asked and not commit.own)
+        leaves = mark is not commit.asked and commit.carried is None  # who is signed in now is another
+        session._ended(mark.kind, keep=commit.own if leaves else None)
         if commit.own and not session._sealed:
             self._go_on_anew(commit, result)
             return

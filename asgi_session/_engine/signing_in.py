@@ -1,4 +1,4 @@
-"""Signing in: what a commit does to the identity, and the index's part in a new session's creation.
+"""Signing in: the index's part in a new session's creation.
 
 A session that belongs to somebody is created in three steps: (1) its id is added to the index, and what
 that dooms is ended; (2) its record is created; (3) the index is looked at again. Only what is still there
@@ -8,266 +8,40 @@ id in the index, or has left a mark that one of the steps meets.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
 
-from msgspec.structs import replace
-
-from asgi_session._data import identity as identities
 from asgi_session._data import index as indexes
-from asgi_session._data.change import Changes, Kind, Mark, own_keys
-from asgi_session._data.identity import NOBODYS, NOT_SIGNED, Signed, refuse_here, signed_of, turn
 from asgi_session._data.index import Addition, Entry
-from asgi_session._data.lifetime import Lifetime
-from asgi_session._data.record import DESCRIPTION, INDEXED, PRINCIPAL, Record
-from asgi_session._data.rules import merge
+from asgi_session._data.record import Record
+from asgi_session._engine.deciding import Decider, Moving, Place
 from asgi_session._engine.indexing import Indexes
 from asgi_session._engine.loops import Loops
 from asgi_session._engine.members import Members
 from asgi_session._policy import Policy
-from asgi_session._session.serving import Standing
-from asgi_session.errors import SignInRefused
+from asgi_session.errors import SessionCorrupt, SignInRefused
 
 _NO_CAP: Final = 1 << 30
 
 
-class Place:
-    """A new session's place in the indexes that it is to be in.
-
-    Attributes:
-        session_id: its id.
-        created: ms.
-        until: its absolute deadline, ms.
-        principal: the name of the index of whose it is; `NOBODYS`: nobody's.
-        names: of all of the indexes.
-        began: when its request began, ms.
-        entered: how many of the indexes it is in.
-        doomed: the ids that it has doomed, or found doomed, in each; they have ended.
-    """
-
-    __slots__ = ("began", "created", "doomed", "entered", "names", "principal", "session_id", "until")
-
-    def __init__(self, session_id: str, record: Record, names: list[bytes], began: int) -> None:
-        self.session_id = session_id
-        self.created = record.created
-        self.until = record.deadline
-        self.principal = signed_of(record).key
-        self.names = names
-        self.began = began
-        self.entered = 0
-        self.doomed: dict[bytes, list[str]] = {}
-
-
-class Moving:
-    """A change of the further indexes that a living session is in.
-
-    Attributes:
-        place: in those that it enters.
-        left: the names of those that it leaves.
-        changed: by what tells the option's keys apart: the new index's name, or None.
-        also: what is done to the record besides.
-        prolonged: the names of the indexes that must hear of a later deadline before the record has it.
-    """
-
-    __slots__ = ("also", "changed", "left", "place", "prolonged")
-
-    def __init__(
-        self,
-        place: Place,
-        left: list[bytes],
-        changed: dict[bytes, bytes | None],
-        also: Callable[[Record, int], Record] | None,
-        prolonged: list[bytes],
-    ) -> None:
-        self.also = also
-        self.prolonged = prolonged
-        self.place = place
-        self.left = left
-        self.changed = changed
-
-    def rewrite(self, record: Record, now: int) -> Record:
-        """Return `record` as it says that it is in the new ones."""
-        if self.also is not None:
-            record = self.also(record, now)
-        found = {**identities.indexed_of(record), **self.changed}
-        kept = {option: name for option, name in found.items() if name is not None}
-        parts = {kind: part for kind, part in record.parts.items() if kind != INDEXED}
-        if kept:
-            parts[INDEXED] = identities.indexed_part(kept)
-        return replace(record, parts=parts)
-
-
-class HasId(Protocol):
-    """A session."""
-
-    @property
-    def id(self) -> str | None:
-        """Public."""
-        ...
-
-
-class Deciding(Protocol):
-    """A commit of which something more may have to be carried out than was asked."""
-
-    changes: Changes
-    lifetime: Lifetime | None
-    mark: Mark | None
-    moving: Moving | None
-    rewrite: Callable[[Record, int], Record] | None
-
-    @property
-    def session(self) -> HasId:
-        """Whose it is."""
-        ...
-
-
-class SignIns:
+class SignIns(Decider):
     """The sign-ins of one manager."""
 
-    __slots__ = ("_indexes", "_loops", "_members", "_options", "_policy")
+    __slots__ = ("_indexes", "_loops", "_members")
 
     def __init__(self, policy: Policy, loops: Loops, indexes_: Indexes, members: Members) -> None:
-        self._policy = policy
+        super().__init__(policy)
         self._loops = loops
         self._indexes = indexes_
         self._members = members
-        self._options = {
-            hashlib.blake2b(name.encode(), digest_size=4, person=b"asgi-ses option").digest(): (name, key)
-            for name, key in policy.indexes.items()
-        }
-
-    # ---------------------------------------------------------------- what is asked
-
-    def signed(self, entries: Mapping[str, bytes], since: int) -> Signed:
-        """Return what a record of `entries` is to say of who is signed in, `since` when (ms)."""
-        policy = self._policy
-        if policy.identity is None:
-            return NOT_SIGNED
-        who = policy.identity.who(entries)
-        if who.principal is None:
-            return Signed(further=who.further)
-        return Signed(policy.tokens.index("identity", who.principal), since, who.further)
-
-    def decide(self, commit: Deciding, at: Standing) -> None:
-        """Have a commit carry out what its changes ask for: of who is signed in, and of the further indexes.
-
-        Raises:
-            SessionError: they change who is signed in, and no new cookie can reach the client.
-            SessionSerializationError: who is signed in cannot be told.
-        """
-        mark, version = commit.mark, at.version
-        if version is None and at.detached and mark is None and not at.no_cookie:
-            if self.signed(own_keys(commit.changes), 0).key != NOBODYS:
-                commit.mark = Mark(Kind.SIGN_IN)  # a login must not be lost because of a cookie that is dead
-            return
-        if version is None or (mark is not None and mark.ends):  # what is created then is looked at there
-            return
-        kind = self._turn(version.record, at.origin, commit.changes)
-        if kind is None and mark is not None and mark.kind is Kind.REAUTHENTICATE:
-            kind = self._first_proof(version.record)
-        if kind is not None:
-            if at.no_cookie:
-                raise refuse_here(at.no_cookie)
-            commit.mark = mark = Mark(kind)
-            if kind is Kind.PROMOTE:
-                further = self.signed(merge(dict(at.origin), commit.changes), 0).further
-                commit.rewrite = partial(identities.with_further, further)
-        if mark is None or not mark.ends:
-            self._move(commit, version.record, at)
-
-    def refuse_in_transaction(self, entries: Mapping[str, bytes], changes: Changes) -> None:
-        """Refuse a transaction that changes who is signed in, or the further indexes of its session.
-
-        Raises:
-            SessionError: it does.
-            SessionSerializationError: who is signed in cannot be told.
-        """
-        if self._policy.has_indexes and changes:
-            after = merge(dict(entries), changes)
-            if self.signed(entries, 0) != self.signed(after, 0) or self.indexed(entries) != self.indexed(
-                after
-            ):
-                raise refuse_here("in a transaction")
-
-    def _turn(self, record: Record, entries: Mapping[str, bytes], changes: Changes) -> Kind | None:
-        """Return what is to be carried out because a commit changes who is signed in; None: nothing."""
-        identity = self._policy.identity
-        if identity is None or not changes or not identity.may_change_with(changes):
-            return None
-        before = signed_of(record)
-        if PRINCIPAL not in record.parts:  # made before the option was
-            before = self.signed(record.entries, 0)
-        match turn(before, self.signed(merge(dict(entries), changes), 0)):
-            case "same":
-                return None
-            case "in":
-                return Kind.SIGN_IN
-            case "further":
-                return Kind.PROMOTE
-            case _:
-                return Kind.CLEAR
-
-    def _first_proof(self, record: Record) -> Kind | None:
-        """Return what carries out a `reauthenticated` of a record that does not say who is signed in.
-
-        It was made before the option was, and is in no index: it goes on in one that is.
-        """
-        known = PRINCIPAL in record.parts or self.signed(record.entries, 0).key == NOBODYS
-        return None if known else Kind.SIGN_IN
-
-    def indexed(self, entries: Mapping[str, bytes]) -> dict[bytes, bytes]:
-        """Return the further indexes that a record of `entries` belongs to."""
-        found: dict[bytes, bytes] = {}
-        for option, (name, key) in self._options.items():
-            value = key.who(entries).principal
-            if value is not None:
-                found[option] = self._policy.tokens.index(name, value)
-        return found
-
-    def _move(self, commit: Deciding, record: Record, at: Standing) -> None:
-        """Have a commit enter its record into the further indexes that it changes, and leave others."""
-        changes, lifetime = commit.changes, commit.lifetime
-        until = lifetime.deadline if lifetime is not None else None
-        prolonged = identities.names_of(record) if until is not None and until > record.deadline else []
-        moves = any(key.may_change_with(changes) for _, key in self._options.values())
-        if not (moves or prolonged):
-            return
-        before, after = identities.indexed_of(record), self.indexed(merge(dict(at.origin), changes))
-        changed = {
-            option: after.get(option)
-            for option in before.keys() | after.keys()
-            if before.get(option) != after.get(option)
-        }
-        if not (changed or prolonged):
-            return
-        entered = [name for name in changed.values() if name is not None]
-        left = [before[option] for option in changed if option in before]
-        place = Place(commit.session.id or "", record, entered, at.began or self._policy.clock())
-        if until is not None:
-            place.until = max(place.until, until)
-        commit.moving = Moving(place, left, changed, commit.rewrite, prolonged)
-        if changed:
-            commit.rewrite = commit.moving.rewrite
-
-    def parts(self, entries: Mapping[str, bytes], since: int, description: bytes) -> dict[int, bytes]:
-        """Return what a new record of `entries` says of who it belongs to, signed in `since` when (ms)."""
-        parts: dict[int, bytes] = {}
-        signed = self.signed(entries, since)
-        if signed != NOT_SIGNED:
-            parts[PRINCIPAL] = signed.part()
-        indexed = self.indexed(entries)
-        if indexed:
-            parts[INDEXED] = identities.indexed_part(indexed)
-        if description and signed.key != NOBODYS:
-            parts[DESCRIPTION] = description
-        return parts
 
     # ---------------------------------------------------------------- the steps
 
     async def enter(self, place: Place, deadline: float) -> None:
         """Step 1: add a new session to the indexes, and end what that dooms. Can be done again.
+
+        Whoever calls this has the session leave them if it does not come to be.
 
         Raises:
             SignInRefused, StoreUnavailable.
@@ -282,13 +56,15 @@ class SignIns:
                 await self._members.members(name, deadline)  # what is dead takes up no place
                 addition = await self._add(name, place, cap, deadline)
             if addition.added != "in":
-                self.leave(place.session_id, place.names[:at])
                 raise full() if addition.added == "full" else revoked_meanwhile()
+            ended: list[str] = []
             for session_id in addition.doomed:
-                if await self._members.end(name, session_id, deadline):
-                    policy.emit("evicted", session_id)
-            if addition.doomed:
-                place.doomed[name] = addition.doomed
+                with suppress(SessionCorrupt):  # reported; it stays doomed
+                    if await self._members.end(name, session_id, deadline):
+                        policy.emit("evicted", session_id)
+                    ended.append(session_id)
+            if ended:
+                place.doomed[name] = ended
             place.entered = at + 1
 
     async def _add(self, name: bytes, place: Place, cap: int, deadline: float) -> Addition:
@@ -299,7 +75,12 @@ class SignIns:
         def add(record: Record, now: int) -> Record:
             return indexes.add(record, entry, addition, cap=cap, evict=evict, began=place.began, now=now)
 
-        await self._indexes.change(name, add, deadline)
+        def seen(record: Record) -> bool:
+            return indexes.find(record, place.session_id) is not None
+
+        uncertain, place.uncertain = place.uncertain, True
+        await self._indexes.change(name, add, deadline, seen=seen, uncertain=uncertain)
+        place.uncertain = False
         return addition
 
     async def prolong(self, moving: Moving, deadline: float) -> None:
@@ -329,19 +110,36 @@ class SignIns:
                 entry = found[0] if found else None
             if entry is None or entry.doomed:
                 await self._members.delete(place.session_id, deadline)
-                self.leave(place.session_id, place.names)
                 return False
         for name, ids in place.doomed.items():
             self._loops.current().tasks.spawn(self._quietly(self._members.forget(name, ids, deadline)))
         return True
 
-    def leave(self, session_id: str, names: list[bytes]) -> None:
+    def give_up(self, place: Place) -> None:
+        """Have a session that does not come to be leave its place, unless it has done so."""
+        if not place.given_up:
+            place.given_up = True
+            self.leave(place.session_id, place.names)
+
+    async def give_up_now(self, place: Place, deadline: float) -> None:
+        """Have a session that does not come to be leave its place, if that can be, before something else."""
+        place.given_up = True
+        for name in place.names:
+            await self._remove(name, place.session_id, deadline)
+
+    def leave(self, session_id: str, names: Sequence[bytes]) -> None:
         """Remove a session that has ended from its indexes, in a task: a reader would, too."""
         for name in names:
-            self._loops.current().tasks.spawn(self._remove(name, session_id))
+            self._loops.current().tasks.spawn(self._remove(name, session_id, self._policy.wait_until()))
 
-    async def _remove(self, name: bytes, session_id: str) -> None:
+    def leave_behind(self, session_id: str, names: Sequence[bytes]) -> None:
+        """Remove a session that lives from indexes that it has left, in a task, unless it comes back."""
         deadline = self._policy.wait_until()
+        for name in names:
+            work = self._members.remove_dead(name, [session_id], deadline)
+            self._loops.current().tasks.spawn(self._quietly(work))
+
+    async def _remove(self, name: bytes, session_id: str, deadline: float) -> None:
         await self._quietly(
             self._indexes.change(name, lambda record, now: indexes.remove(record, session_id, now), deadline)
         )

@@ -79,17 +79,19 @@ class Tracked(Contents):
                     del self._watched[key]
         return changes
 
-    def _own_values(self, changes: Changes) -> dict[str, bytes]:
+    def _own_values(self, changes: Changes, *, only_set: bool = False) -> dict[str, bytes]:
         """Return what may go on in a new record: what this request has set, whether or not it differs.
 
-        That is more than `changes`, of which a key that was set to the value it had is none.
+        That is more than `changes`, of which a key that was set to the value it had is none; and, with
+        `only_set`, less: what was changed inside a value that was there is left out.
         """
         own: dict[str, bytes] = {}
         for key in self._assigned:
             value = dict.get(self, key, ABSENT)
             if key not in changes and value is not ABSENT:
                 own[key] = self._origin[key] if value is UNDECODED else codec.encode(value, key)
-        own.update(own_keys(changes))
+        changed = own_keys(changes)
+        own.update({key: changed[key] for key in changed if key in self._assigned} if only_set else changed)
         return own
 
     def _hand_back(self, changes: Iterable[str], era: int, lifetime: Lifetime | None) -> None:

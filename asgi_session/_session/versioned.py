@@ -5,7 +5,7 @@ Nobody but the classes of this package assigns what a session is: the engine cal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias
 
 from asgi_session._data import codec
@@ -207,10 +207,13 @@ class Versioned(Tracked):
         if not self._sealed and self._owed == "nothing":
             self._owed = "cookie"
 
-    def _ended(self, kind: Kind, *, emptied: bool = False) -> None:
-        """Note that its record has ended, as `destroy` or `clear` asked; perhaps with all that it held."""
-        if emptied:
-            self._forget()
+    def _ended(self, kind: Kind, *, keep: Iterable[str] | None = None) -> None:
+        """Note that its record has ended, as `destroy` or `clear` asked.
+
+        `keep`: the keys of it that the session goes on with, since it is somebody else's; None: all.
+        """
+        if keep is not None:
+            self._leave_behind(keep)
         self._status = "ended" if kind is Kind.DESTROY else "new"
         self._version = self._token = None
         self._cookie_dead = self._cookie_dead or self._confirmed
@@ -251,6 +254,21 @@ class Versioned(Tracked):
         return True
 
     # ---------------------------------------------------------------- forgetting
+
+    def _leave_behind(self, keep: Iterable[str]) -> None:
+        """Have no value of the record that has ended but those of the keys `keep`, which count as changed."""
+        kept = {key: None for key in keep if dict.__contains__(self, key)}
+        if not kept:
+            self._forget()
+            return
+        for key in kept:
+            self[key]  # decoded while there is something to decode it from
+        for key in self._origin.keys() - kept.keys():
+            if key not in self._assigned:  # not what was set while it ended
+                dict.pop(self, key, None)
+                self._watched.pop(key, None)
+        self._origin, self._replaced = NO_ORIGIN, ()
+        self._watched.update(kept)
 
     def _drop_changes(self) -> list[str]:
         """Forget what was changed, and what was to be carried out, since the request failed; its keys."""

@@ -250,7 +250,7 @@ async def test_a_kept_copy_after_a_logout(world: World) -> None:
 
 
 async def test_a_kept_copy_after_the_end_of_all_sessions(world: World) -> None:
-    """Nor once all sessions have ended: whoever has kept a copy does not get at the session that it led to."""
+    """Nor once all sessions have ended: who has kept a copy does not get at the session that it led to."""
     jar = await signed({"user_id": 7})
     kept = jar.copy()
     assert await found(world, jar) == {"user_id": 7}

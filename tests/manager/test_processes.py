@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.inside import NOBODY, record_in, status_of
 from tests.manager.kit import credential, soon
+from tests.manager.processes import Process
 from tests.manager.worker import Worker
 from tests.servers import Cluster
-
-
-class Process:
-    """A worker process that takes orders."""
-
-    def __init__(self, url: str, *keys: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.manager.worker", url, *keys],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        )
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline().strip()
-        assert line, "the worker has died; its error is above"
-        return line
-
-    def send(self, do: str, **order: Any) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **order}) + "\n")
-        self._process.stdin.flush()
-
-    async def answer(self) -> dict[str, Any]:
-        return json.loads(await asyncio.to_thread(self._line))  # type: ignore[no-any-return]
-
-    def end(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
 
 
 @pytest.fixture(
