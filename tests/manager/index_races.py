@@ -7,13 +7,14 @@ Each *act* is one process's: it works with a manager of its own, and stops befor
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from asgi_session import Session, SessionManager
-from asgi_session.errors import SessionError
+from asgi_session.errors import SessionError, StoreUnavailable
 from tests.inside import Record, credential, entries_in_index, index_key_of, introduce, keys_in, new_session
 from tests.manager.kit import World
 from tests.manager.stepping import Chance, Orders, Pruned, Step, Stepper, SteppingStore
@@ -50,6 +51,8 @@ class Book:
     moment: int = 0
     tokens: dict[str, str] = field(default_factory=dict)
     """Of sessions that were there before, by a name."""
+    moved: dict[str, int] = field(default_factory=dict)
+    """The moments at which a session was said to be found by another value."""
     at_the_end: dict[str, str | None] = field(default_factory=dict)
     """The sessions that live when all is done, by their ids; whose each is."""
 
@@ -159,6 +162,8 @@ class Race:
         one_process: they share a manager.
         users: who is looked at in the end.
         ticks: the clock goes on with every step, so that no two things happen at once.
+        trouble: the store fails now and then.
+        rest: checks what is left, before time goes on.
         options: of the managers.
     """
 
@@ -168,9 +173,11 @@ class Race:
     one_process: bool = False
     users: tuple[str, ...] = ("ada",)
     ticks: bool = False
+    trouble: bool = False
+    rest: Prepare | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
-    async def run(self, choose: Callable[[Sequence[Step]], Step], *, replies: bool) -> Book:
+    async def run(self, choose: Callable[[Sequence[Step]], Step], *, replies: bool, seed: str = "") -> Book:
         """Run it once, and check."""
         stepper = Stepper(choose)
         world = World(
@@ -193,12 +200,16 @@ class Race:
         for name, act in self.acts.items():
             manager = world.manager if self.one_process else world.process()
             managers.append(manager)
-            acts[name] = _act(act, book, manager)
+            acts[name] = _act(act, book, manager, troubled=self.trouble)
+        if self.trouble:
+            stepping.trouble = random.Random(seed)
         try:
             await stepper.walk(acts)
             for manager in managers:
                 await manager.drain()
             await book.look_around(self.users)
+            if self.rest is not None:
+                await self.rest(book)
             await book.check_rest(*self.users)
         except Exception as error:
             error.add_note(f"steps: {', '.join(map(str, stepper.trace))}")
@@ -223,11 +234,16 @@ class Race:
 
     async def at_random(self, walks: int, seed: int = 1) -> list[Book]:
         """Run it so often, in orders drawn at random."""
-        return [await self.run(Chance(f"{seed} {walk}").choose, replies=True) for walk in range(walks)]
+        seeds = [f"{seed} {walk}" for walk in range(walks)]
+        return [await self.run(Chance(one).choose, replies=True, seed=one) for one in seeds]
 
 
-async def _act(act: Act, book: Book, manager: SessionManager) -> None:
-    await act(book, manager)
+async def _act(act: Act, book: Book, manager: SessionManager, *, troubled: bool) -> None:
+    try:
+        await act(book, manager)
+    except StoreUnavailable:
+        if not troubled:
+            raise
 
 
 async def signed_in(book: Book, user: str = "ada", token: str | None = None) -> str:

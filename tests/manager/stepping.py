@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import Final, NamedTuple, TypeVar
 
+from asgi_session.errors import StoreUnavailable
 from asgi_session.store import CreateResult, SaveResult, Stored
 from asgi_session.stores.memory import MemoryStore
 from tests.manager.explorer import quiet
@@ -196,19 +197,28 @@ class SteppingStore:
 
     Attributes:
         tick: is called before each verb.
+        trouble: by its chance one in twelve verbs is refused, or its request or reply is lost.
     """
 
     def __init__(self, memory: MemoryStore, stepper: Stepper, *, replies: bool) -> None:
         self.memory, self.stepper, self.replies = memory, stepper, replies
         self.tick: Callable[[], object] = bool
+        self.trouble: random.Random | None = None
 
     async def _run(self, name: str, key: str, verb: Callable[[], Awaitable[T]]) -> T:
         await self.stepper.stop(name, key)
         if self.stepper.on:
             self.tick()
+        fault = ""
+        if self.trouble is not None and self.stepper.on and self.trouble.random() < 1 / 12:
+            fault = self.trouble.choice(("refused", "lost request", "lost reply"))
+        if fault in ("refused", "lost request"):
+            raise StoreUnavailable(fault, executed=False if fault == "refused" else None)
         result = await verb()
         if self.replies:
             await self.stepper.stop(f"{name} reply", key)
+        if fault:
+            raise StoreUnavailable(fault, executed=None)
         return result
 
     async def open(self) -> None: ...
