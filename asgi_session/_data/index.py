@@ -82,10 +82,12 @@ class Addition(msgspec.Struct):
     Attributes:
         added: whether it is in.
         doomed: the ids that are to end before the new session is created.
+        evicted: those of them that it has doomed itself.
     """
 
     added: Added = "in"
     doomed: list[str] = []
+    evicted: list[str] = []
 
 
 def empty(now: int, check: bytes) -> Record:
@@ -121,7 +123,7 @@ def add(
         began: when its request began, ms.
         now: ms.
     """
-    addition.added, addition.doomed = "in", []
+    addition.added, addition.doomed, addition.evicted = "in", [], []
     found = {one.id: one for one in _entries(record) if one.until > now or one.id == new.id}
     if began < _not_before(record) and now - REMEMBERED_FOR < _not_before(record):
         addition.added = "revoked"
@@ -138,6 +140,7 @@ def add(
         return record
     for one in over:
         found[one.id] = replace(one, state=_DOOMED)
+    addition.evicted = [one.id for one in over]
     addition.doomed = [one.id for one in others if found[one.id].doomed]
     if own is None:
         found[new.id] = new

@@ -60,7 +60,8 @@ class SignIns(Decider):
             ended: list[str] = []
             for session_id in addition.doomed:
                 with suppress(SessionCorrupt):  # reported; it stays doomed
-                    if await self._members.end(name, session_id, deadline):
+                    gone = await self._members.end(name, session_id, deadline)
+                    if gone and session_id in addition.evicted:
                         policy.emit("evicted", session_id)
                     ended.append(session_id)
             if ended:
