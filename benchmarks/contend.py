@@ -81,6 +81,9 @@ async def contend(
             every.append((number, times))
             try:
                 await operations[number](times, hold)
+            except asyncio.CancelledError:
+                times.left = NEVER  # at the end, just as it came in: it has done nothing
+                raise
             except Exception as error:  # whatever a lock does when it is asked for too much
                 failures.append(error)
             else:
