@@ -63,7 +63,7 @@ __all__ = [
     # a session
     "new_session", "status_of", "owed_by", "has_token", "credential", "record_of", "manager_of", "is_sealed",
     "seal", "use_up", "is_committing", "holds_lock", "replaced_values", "changes_of", "forget_change",
-    "has_connection", "is_placeholder", "introduce", "stop_looking_clock",
+    "has_connection", "is_placeholder", "introduce", "stop_looking_clock", "forget_fixation_warning",
     # an index
     "entries_in_index", "index_key_of",
     # a manager
@@ -500,6 +500,11 @@ async def rewrite(store: Store, key: str, change: Callable[[Record], Record] | b
             data = _sealed.again(key, data)
     answer = await store.save(key, data, stored.expires_at, expect=stored, deadline=deadline)
     assert isinstance(answer, Saved)
+
+
+def forget_fixation_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process warn once more of a sign-in that keeps its session's id."""
+    monkeypatch.setattr("asgi_session._policy._warned", [])
 
 
 def stop_looking_clock(monkeypatch: pytest.MonkeyPatch, now: Callable[[], float]) -> None:

@@ -10,7 +10,15 @@ import pytest
 
 from asgi_session import ConfigurationError, Session, SessionError, SessionGone, SessionSerializationError
 from asgi_session.errors import SignInRefused
-from tests.inside import credential, fresh_id, http_status, is_placeholder, owed_by, seal
+from tests.inside import (
+    credential,
+    forget_fixation_warning,
+    fresh_id,
+    http_status,
+    is_placeholder,
+    owed_by,
+    seal,
+)
 from tests.manager.kit import World
 
 
@@ -548,3 +556,43 @@ async def test_a_change_inside_a_value_is_saved_once_by_a_sign_in() -> None:
     session["theme"]["a"] = 2
     await session.commit()
     assert await of.read(credential(session)) == {"cart": [1, 2], "theme": {"a": 2}, "user": "ada"}
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "session fixation" in record.getMessage()]
+
+
+async def test_a_sign_in_that_keeps_its_id_is_warned_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `identity`: once per process, and it names the key and the way out."""
+    forget_fixation_warning(monkeypatch)
+    of = World()
+    tokens = [await of.new(cart=1) for _ in range(3)]
+    for token, manager in zip(tokens, (of.manager, of.manager, of.process()), strict=True):
+        session = await of.load(token, manager)
+        session["user_id"] = 7
+        await session.commit()
+    (text,) = warnings_of(caplog)
+    assert "session['user_id'] was set in a session that keeps its id" in text
+    assert "identity='user_id'" in text
+
+
+@pytest.mark.parametrize("safe", ["a new session", "rotated", "cleared", "another key", "identity"])
+async def test_what_is_not_warned_of(
+    safe: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that gets another credential, a key that says nothing, and an app that has named its own."""
+    forget_fixation_warning(monkeypatch)
+    of = World(**({"identity": "user_id"} if safe == "identity" else {}))
+    if safe == "a new session":
+        session = await of.session().load()
+    else:
+        session = await of.load(await of.new(cart=1))
+    if safe == "rotated":
+        session.rotate()
+    if safe == "cleared":
+        session.clear()
+    session["theme" if safe == "another key" else "user_id"] = 7
+    await session.commit()
+    assert warnings_of(caplog) == []
