@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from inspect import signature
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs, urlsplit
 
-from asgi_session._options import unknown
 from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.errors import ConfigurationError
 
@@ -17,6 +15,22 @@ if TYPE_CHECKING:
     from asgi_session.stores.redis import RedisStore
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z+]{0,19}://")
+
+_STORES: Final = {
+    "MemoryStore": "asgi_session.stores.memory",
+    "RedisStore": "asgi_session.stores.redis",
+}
+"""The classes and their modules, which are imported when they are asked for: they need clients."""
+
+_SCHEMES: Final = {"memory": "MemoryStore"} | dict.fromkeys(
+    (
+        *("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"),
+        *("valkey", "valkeys", "valkey+cluster", "valkeys+cluster", "valkey+sentinel", "valkeys+sentinel"),
+        "unix",
+    ),
+    "RedisStore",
+)
+"""Whose URLs begin so. A scheme with another word behind a + is left to the store of the first word."""
 
 
 def store_from_url(url: str | Wrapped, **options: Any) -> Store:
@@ -42,47 +56,25 @@ def _store_from_url(url: Any, given: list[dict[str, Any]]) -> Store:
     (options,) = given
     if not isinstance(url, str):
         raise ConfigurationError(f"the store URL must be text (str), not {type(url).__name__}")
-    scheme = url.partition(":")[0].lower()
-    if scheme == "memory":
-        from asgi_session.stores.memory import MemoryStore
-
-        _refuse_parts_of_memory_url(url)
-        own = signature(MemoryStore).parameters
-        strange = [name for name in options if name not in own]
-        if strange:
-            raise unknown("MemoryStore", strange, list(own))
-        return MemoryStore(**options)
-    from asgi_session.stores.redis.schemes import SCHEMES
-
-    if scheme in SCHEMES:
-        from asgi_session.stores.redis import RedisStore
-
-        return RedisStore.from_url(url, **options)
-    known = ", ".join(f"{name}://" for name in ("memory", *SCHEMES))
+    scheme, separator, _ = url.partition("://")
+    name = _SCHEMES.get(scheme.lower().partition("+")[0]) if separator else None
+    if name is not None:
+        made: Store = _store(name).from_url(url, **options)
+        return made
+    known = ", ".join(f"{each}://" for each in _SCHEMES)
     # What is no scheme may be a password.
     begin = f" that begin with {scheme!r}" if _SCHEME.match(url) else " of this form"
     raise ConfigurationError(f"no store has URLs{begin}. Known are {known}")
 
 
-def _refuse_parts_of_memory_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ConfigurationError("memory:// takes nothing after it") from None
-    if parts.netloc or parts.path.strip("/") or parse_qs(parts.query):
-        raise ConfigurationError("memory:// takes no host, path or query; for options use MemoryStore(...)")
+def _store(name: str) -> Any:
+    return getattr(import_module(_STORES[name]), name)
 
 
 def __getattr__(name: str) -> Any:
     # Not imported above: `import asgi_session` must not import redis.
-    if name == "MemoryStore":
-        from asgi_session.stores.memory import MemoryStore
-
-        return MemoryStore
-    if name == "RedisStore":
-        from asgi_session.stores.redis import RedisStore
-
-        return RedisStore
+    if name in _STORES:
+        return _store(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -8,7 +8,11 @@ import heapq
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any, Self
 
+from asgi_session._options import unknown
+from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.clock import Clock, system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import (
@@ -27,6 +31,11 @@ _log = logging.getLogger(__name__)
 
 _SWEEP = 16
 """Queue entries that one write looks at: more than it adds, yet soon done."""
+
+
+def _refuse_more(url: str) -> None:
+    if url.lower() != "memory://":
+        raise ConfigurationError("memory:// takes nothing after it; for options use MemoryStore(...)")
 
 
 class _Listener:
@@ -94,6 +103,21 @@ class MemoryStore:
         self._due: dict[str, int] = {}
         self._warned = False
         self._listeners: dict[str, list[_Listener]] = {}
+
+    @classmethod
+    def from_url(cls, store_url: str | Wrapped, **options: Any) -> Self:
+        """Make a store from ``memory://``; `options` are those of the class.
+
+        Raises:
+            ConfigurationError: the URL holds more, or an option is wrong.
+        """
+        with_revealed(_refuse_more, hidden(store_url))
+        own = signature(cls).parameters
+        strange = [name for name in options if name not in own]
+        if strange:
+            options = {}  # one may be a password
+            raise unknown("MemoryStore", strange, list(own))
+        return cls(**options)
 
     def __len__(self) -> int:
         """Return the number of records that have not expired."""

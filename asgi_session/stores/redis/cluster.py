@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import hiredis
 
-from asgi_session.stores.redis.backend import UnderWay
+from asgi_session.stores._shared.under_way import UnderWay
 from asgi_session.stores.redis.commands import ASKING, Command
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.executing import carry_out

@@ -9,9 +9,9 @@ from time import monotonic
 from typing import Any, Final, TypeAlias, TypeVar
 
 from asgi_session._backoff import delay, jittered
+from asgi_session.stores._shared.reporting import Reporter
 from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.health import Health
-from asgi_session.stores.redis.reporting import Reporter
 from asgi_session.stores.redis.target import Address, show
 
 T = TypeVar("T")

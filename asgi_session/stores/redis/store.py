@@ -15,6 +15,8 @@ from hiredis import ReplyError
 from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import TAG_SIZE, CreateResult, Heard, Report, Saved, SaveResult, Stored
+from asgi_session.stores._shared.per_loop import PerLoop
+from asgi_session.stores._shared.reporting import Reporter
 from asgi_session.stores.redis import commands, conditional, url
 from asgi_session.stores.redis.arguments import (
     RedisOptions,
@@ -35,10 +37,8 @@ from asgi_session.stores.redis.connection import Connection, Failure
 from asgi_session.stores.redis.dial import dial
 from asgi_session.stores.redis.eviction import EvictionCheck
 from asgi_session.stores.redis.listening import Listening
-from asgi_session.stores.redis.loop_backends import LoopBackends
 from asgi_session.stores.redis.node import Dial, Node
 from asgi_session.stores.redis.replies import is_denied
-from asgi_session.stores.redis.reporting import Reporter
 from asgi_session.stores.redis.sentinel import Sentinels
 from asgi_session.stores.redis.single import Single
 from asgi_session.stores.redis.slot_map import SlotMap
@@ -98,9 +98,9 @@ class RedisStore:
         options = read_options(timeout, connect_timeout, max_connection_age, tls_server_name)
         self._options = options
         self._reporter = Reporter()
-        self._loops = LoopBackends(_backend_maker(self._target, options, self._reporter))
+        self._loops = PerLoop(_backend_maker(self._target, options, self._reporter))
         self._channels = self._prefix.removesuffix(b"{") + b"wake:"
-        self._listenings = LoopBackends(_listening_maker(self._loops, self._channels, options))
+        self._listenings = PerLoop(_listening_maker(self._loops, self._channels, options))
         self._silence_told = False
 
     @classmethod
@@ -286,9 +286,7 @@ def _target(client: Any, service_name: str | None) -> Target:
     return client if isinstance(client, Target) else describe(client, service_name)
 
 
-def _listening_maker(
-    loops: LoopBackends[Backend], channels: bytes, options: Options
-) -> Callable[[], Listening]:
+def _listening_maker(loops: PerLoop[Backend], channels: bytes, options: Options) -> Callable[[], Listening]:
     def make() -> Listening:
         backend = loops.backends.get(get_running_loop()) or loops.enter()
         return Listening(backend.dial, channels, options)

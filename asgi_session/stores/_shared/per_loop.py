@@ -20,7 +20,7 @@ _inherited: Final[list[object]] = []
 """In a forked child: the parent's connections, kept so that nothing ever closes or uses them. Even an
 unregistering from epoll would act on the parent's."""
 
-_everywhere: Final[weakref.WeakSet[LoopBackends[Any]]] = weakref.WeakSet()
+_everywhere: Final[weakref.WeakSet[PerLoop[Any]]] = weakref.WeakSet()
 
 
 class Held(Protocol):
@@ -38,7 +38,7 @@ class Held(Protocol):
 H = TypeVar("H", bound=Held)
 
 
-class LoopBackends(Generic[H]):
+class PerLoop(Generic[H]):
     """The backends, or the listenings, of a store, by event loop."""
 
     def __init__(self, make: Callable[[], H]) -> None:
@@ -91,7 +91,7 @@ class LoopBackends(Generic[H]):
 
 
 async def _until_loop_ends(
-    loops: weakref.ref[LoopBackends[H]], loop: asyncio.AbstractEventLoop, backend: H
+    loops: weakref.ref[PerLoop[H]], loop: asyncio.AbstractEventLoop, backend: H
 ) -> AsyncGenerator[None]:
     try:
         yield

@@ -1,0 +1,1 @@
+"""What several stores share. A store may know these; they know none."""

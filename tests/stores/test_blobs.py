@@ -1,0 +1,237 @@
+"""`BlobStore` on a dict: with every reply lost once, and with a client that repeats by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from time import monotonic
+
+import pytest
+
+from asgi_session.errors import ConfigurationError, StoreUnavailable
+from asgi_session.store import GONE, TAKEN, Conflict, Saved, Store
+from asgi_session.stores.blobs import BlobStore, Trouble
+from asgi_session.testing import ManualClock
+from tests.stores.test_conformance import ManualTime
+
+
+class Dict:
+    """A server: values with a version each."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, tuple[bytes, int]] = {}
+        self.versions = itertools.count()
+        self.calls: list[str] = []
+        self.repeats = 0
+        """How many of the next writes are carried out twice, with the second answer alone returned."""
+
+    def write(self, name: str, key: str, blob: bytes, version: int | None) -> int | None:
+        answer = self._write(name, key, blob, version)
+        if self.repeats:
+            self.repeats -= 1
+            answer = self._write(name, key, blob, version)
+        return answer
+
+    def _write(self, name: str, key: str, blob: bytes, version: int | None) -> int | None:
+        self.calls.append(name)
+        current = self.values.get(key)
+        if (None if current is None else current[1]) != version:
+            return None
+        made = next(self.versions)
+        self.values[key] = (blob, made)
+        return made
+
+    def remove(self, key: str, version: int) -> bool:
+        self.calls.append("remove")
+        if key not in self.values or self.values[key][1] != version:
+            return False
+        del self.values[key]
+        if self.repeats:
+            self.repeats -= 1
+            return False
+        return True
+
+
+class OnDict(BlobStore[Dict, int]):
+    """Each step gives way to others, as a network does."""
+
+    def __init__(self, server: Dict, clock: ManualClock) -> None:
+        super().__init__(clock=clock)
+        self.server = server
+
+    async def connect(self) -> Dict:
+        await asyncio.sleep(0)
+        return self.server
+
+    async def disconnect(self, client: Dict) -> None:
+        pass
+
+    def explain(self, error: Exception) -> Trouble | None:
+        return Trouble(str(error)) if isinstance(error, OSError) else None
+
+    async def get(self, client: Dict, key: str) -> tuple[bytes, int] | None:
+        await asyncio.sleep(0)
+        client.calls.append("get")
+        return client.values.get(key)
+
+    async def insert(self, client: Dict, key: str, blob: bytes, expires_at: int) -> int | None:
+        await asyncio.sleep(0)
+        return client.write("insert", key, blob, None)
+
+    async def replace(self, client: Dict, key: str, blob: bytes, expires_at: int, version: int) -> int | None:
+        await asyncio.sleep(0)
+        return client.write("replace", key, blob, version)
+
+    async def remove(self, client: Dict, key: str, version: int) -> bool:
+        await asyncio.sleep(0)
+        return client.remove(key, version)
+
+
+class Repeating(OnDict):
+    removal_may_repeat = True
+
+
+class TestBlobStore(ManualTime):
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[OnDict]:
+        self.clock = ManualClock()
+        self.server = Dict()
+        store = OnDict(self.server, self.clock)
+        yield store
+        await store.close()
+
+    def another(self, store: Store) -> OnDict:
+        return OnDict(self.server, self.clock)
+
+
+class TestBlobStoreWithRepeats(TestBlobStore):
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[OnDict]:
+        self.clock = ManualClock()
+        self.server = Dict()
+        store = Repeating(self.server, self.clock)
+        yield store
+        await store.close()
+
+
+KEY = "a" * 22
+OLD, NEW = b"0" * 16 + b"old", b"1" * 16 + b"new"
+
+
+def soon() -> float:
+    return monotonic() + 5
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["seen", "not seen"])
+async def test_what_the_client_repeats_counts_once(known: bool) -> None:
+    """A write that the client has carried out twice answers as if once, whichever verb it was."""
+    clock, server = ManualClock(), Dict()
+    far = clock() + 1000
+
+    def process() -> Repeating:
+        return Repeating(server, clock)
+
+    one = process()
+    server.repeats = 1
+    assert isinstance(await one.create(KEY, OLD, far, deadline=soon()), Saved)
+    version = await one.load(KEY, deadline=soon())
+    assert version is not None
+    store = one if known else process()
+    server.repeats = 1
+    assert isinstance(await store.save(KEY, NEW, far, expect=version, deadline=soon()), Saved)
+    version = await one.load(KEY, deadline=soon())
+    assert version is not None
+    store = one if known else process()
+    server.repeats = 1
+    assert await store.touch(KEY, far + 1, expect=version, deadline=soon()) is True
+    server.repeats = 1
+    store = one if known else process()
+    assert await store.delete(KEY, deadline=soon()) is True
+    assert await store.load(KEY, deadline=soon()) is None
+    assert server.values == {}
+    assert await store.delete(KEY, deadline=soon()) is False
+
+
+async def test_each_verb_takes_the_trips_it_must() -> None:
+    """One for what this process has seen; one more to look where it has not, or something else is there."""
+    clock, server = ManualClock(), Dict()
+    far = clock() + 1000
+    one, other = OnDict(server, clock), OnDict(server, clock)
+    await one.create(KEY, OLD, far, deadline=soon())
+    version = await other.load(KEY, deadline=soon())
+    assert version is not None
+    assert server.calls == ["insert", "get"]
+    server.calls.clear()
+    assert await one.touch(KEY, far + 1, expect=version, deadline=soon())
+    assert isinstance(await one.save(KEY, NEW, far, expect=version, deadline=soon()), Saved)
+    assert server.calls == ["replace", "replace"]
+    server.calls.clear()
+    late = await other.save(KEY, b"2" * 20, far, expect=version, deadline=soon())
+    assert isinstance(late, Conflict)
+    assert server.calls == ["replace", "get"]
+    server.calls.clear()
+    assert await other.create(KEY, b"2" * 20, far, deadline=soon()) is TAKEN
+    assert server.calls == ["insert", "get"]
+    server.calls.clear()
+    assert await one.delete(KEY, expect=late.current, deadline=soon())
+    assert server.calls == ["remove"]
+    server.calls.clear()
+    assert await other.save(KEY, b"2" * 20, far, expect=late.current, deadline=soon()) is GONE
+    assert server.calls == ["replace", "get"]
+
+
+async def test_an_error_says_whether_anything_was_sent() -> None:
+    """Reading changes nothing, so a verb that fails while it looks was not executed."""
+    clock, server = ManualClock(), Dict()
+
+    class Failing(OnDict):
+        async def get(self, client: Dict, key: str) -> tuple[bytes, int] | None:
+            raise OSError("away")
+
+        async def insert(self, client: Dict, key: str, blob: bytes, expires_at: int) -> int | None:
+            raise OSError("away")
+
+    store = Failing(server, clock)
+    strange = await _version(OnDict(Dict(), clock), clock)
+    with pytest.raises(StoreUnavailable, match="away") as raised:
+        await store.save(KEY, NEW, clock() + 1, expect=strange, deadline=soon())
+    assert raised.value.executed is False
+    with pytest.raises(StoreUnavailable, match="away") as raised:
+        await store.create(KEY, NEW, clock() + 1, deadline=soon())
+    assert raised.value.executed is None
+
+
+async def _version(store: OnDict, clock: ManualClock):  # type: ignore[no-untyped-def]
+    await store.create(KEY, OLD, clock() + 1000, deadline=soon())
+    return await store.load(KEY, deadline=soon())
+
+
+async def test_waiting_for_ones_turn_is_not_executing() -> None:
+    """Of more verbs than may run at once those that are still waiting at the deadline were not executed."""
+    clock, server = ManualClock(), Dict()
+
+    class Slow(OnDict):
+        async def insert(self, client: Dict, key: str, blob: bytes, expires_at: int) -> int | None:
+            await asyncio.Event().wait()
+            return None
+
+    store = Slow(server, clock)
+    results = await asyncio.gather(
+        *(store.create(f"{n:022}", NEW, clock() + 1, deadline=monotonic() + 0.05) for n in range(60)),
+        return_exceptions=True,
+    )
+    executed = [result.executed for result in results if isinstance(result, StoreUnavailable)]
+    assert executed == [None] * 50 + [False] * 10
+
+
+@pytest.mark.parametrize("options", [{"at_once": 0}, {"at_once": True}, {"clock": 5}])
+def test_options_are_checked(options: dict[str, object]) -> None:
+    """What cannot work is refused by name."""
+
+    class Plain(OnDict):
+        def __init__(self) -> None:
+            BlobStore.__init__(self, **options)  # type: ignore[arg-type]
+
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        Plain()
