@@ -11,24 +11,37 @@ from asgi_session.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from asgi_session.store import Store
+    from asgi_session.stores.dynamodb import DynamoDBStore
     from asgi_session.stores.memory import MemoryStore
     from asgi_session.stores.redis import RedisStore
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z+]{0,19}://")
 
 _STORES: Final = {
+    "DynamoDBStore": "asgi_session.stores.dynamodb",
     "MemoryStore": "asgi_session.stores.memory",
     "RedisStore": "asgi_session.stores.redis",
 }
 """The classes and their modules, which are imported when they are asked for: they need clients."""
 
-_SCHEMES: Final = {"memory": "MemoryStore"} | dict.fromkeys(
-    (
-        *("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"),
-        *("valkey", "valkeys", "valkey+cluster", "valkeys+cluster", "valkey+sentinel", "valkeys+sentinel"),
-        "unix",
-    ),
-    "RedisStore",
+_SCHEMES: Final = (
+    {"memory": "MemoryStore"}
+    | dict.fromkeys(
+        (
+            *("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"),
+            *(
+                "valkey",
+                "valkeys",
+                "valkey+cluster",
+                "valkeys+cluster",
+                "valkey+sentinel",
+                "valkeys+sentinel",
+            ),
+            "unix",
+        ),
+        "RedisStore",
+    )
+    | {"dynamodb": "DynamoDBStore"}
 )
 """Whose URLs begin so. A scheme with another word behind a + is left to the store of the first word."""
 
@@ -78,4 +91,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["MemoryStore", "RedisStore", "store_from_url"]
+__all__ = ["DynamoDBStore", "MemoryStore", "RedisStore", "store_from_url"]
