@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 from collections.abc import AsyncIterator
 from time import monotonic
@@ -235,3 +236,45 @@ def test_options_are_checked(options: dict[str, object]) -> None:
 
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         Plain()
+
+
+async def test_a_client_that_nobody_waits_for_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    """It fails in silence when all who waited have given up; the next verb makes another one."""
+    clock, server = ManualClock(), Dict()
+    failed = asyncio.Event()
+
+    class Failing(OnDict):
+        tries = 0
+
+        async def connect(self) -> Dict:
+            self.tries += 1
+            if self.tries > 1:
+                return self.server
+            await failed.wait()
+            raise OSError("away")
+
+    store = Failing(server, clock)
+    with pytest.raises(StoreUnavailable) as raised:
+        await store.load(KEY, deadline=monotonic() + 0.01)
+    assert raised.value.executed is False
+    failed.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert await store.load(KEY, deadline=soon()) is None
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+async def test_a_client_that_cannot_be_made() -> None:
+    """All who wait for it learn why, and nothing was executed."""
+    clock, server = ManualClock(), Dict()
+
+    class Failing(OnDict):
+        async def connect(self) -> Dict:
+            raise OSError("away")
+
+    store = Failing(server, clock)
+    creates = [store.create(f"{n:022}", NEW, clock() + 1, deadline=soon()) for n in range(3)]
+    results = await asyncio.gather(*creates, return_exceptions=True)
+    assert [getattr(result, "executed", None) for result in results] == [False] * 3
+    assert all("away" in str(result) for result in results)

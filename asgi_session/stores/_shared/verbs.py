@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from types import TracebackType
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.stores._shared.per_loop import PerLoop
@@ -104,6 +104,7 @@ class HeldClient(Generic[C]):
             return self._client
         if self._making is None:
             self._making = asyncio.create_task(self._made())
+            self._making.add_done_callback(_notice)
         return await asyncio.shield(self._making)
 
     async def _made(self) -> C:
@@ -127,6 +128,12 @@ class HeldClient(Generic[C]):
         client, self._client = self._client, None
         if client is not None and self._abandon is not None:
             self._abandon(client)
+
+
+def _notice(making: asyncio.Task[Any]) -> None:
+    """Look at what became of it, or asyncio logs an error that nobody has waited for."""
+    if not making.cancelled():
+        making.exception()
 
 
 async def _at_once() -> None:
