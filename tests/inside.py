@@ -22,7 +22,7 @@ from asgi_session._data import codec, token
 from asgi_session._data import index as indexes
 from asgi_session._data import lease as leases
 from asgi_session._data import record as records
-from asgi_session._data.expiry import ENDED_FOR
+from asgi_session._data.expiry import _TOUCH_FRACTION, ENDED_FOR
 from asgi_session._data.index import Entry
 from asgi_session._data.lease import MAX_SKEW, Lease
 from asgi_session._data.record import MAX_TIME, NOBODY, Record
@@ -570,6 +570,11 @@ def password_of(store: RedisStore) -> object:
 def http_status(error: Exception) -> int:
     """Return the status of the response that an error of the library becomes."""
     return _failures.status_of(error)
+
+
+def touch_fraction() -> int:
+    """Return which part of its idle timeout has to pass before a session is touched again."""
+    return _TOUCH_FRACTION
 
 
 def manager_options() -> set[str]:
