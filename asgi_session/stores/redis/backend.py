@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from asgi_session.stores._shared.connection import Failure
 from asgi_session.stores.redis.commands import Command
-from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.connection import Connection
 from asgi_session.stores.redis.node import Node
 
 

@@ -19,10 +19,11 @@ import hiredis
 
 from asgi_session._backoff import pause
 from asgi_session.store import Stored
+from asgi_session.stores._shared.connection import Failure
 from asgi_session.stores.redis import commands
 from asgi_session.stores.redis.backend import Backend
 from asgi_session.stores.redis.commands import pack
-from asgi_session.stores.redis.connection import PING, Connection, Failure
+from asgi_session.stores.redis.connection import PING, Connection
 from asgi_session.stores.redis.diagnosis import diagnose, hello
 from asgi_session.stores.redis.node import Node
 from asgi_session.stores.redis.replies import ReplyKind, is_denied, is_full, is_syntax_error, is_unknown, kind

@@ -11,8 +11,9 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from asgi_session.errors import ConfigurationError
+from asgi_session.stores._shared.addresses import Address
 from asgi_session.stores.redis.arguments import text
-from asgi_session.stores.redis.target import Address, Dialect, Target
+from asgi_session.stores.redis.target import Dialect, Target
 
 _TAKEN: Final = frozenset(
     {

@@ -12,11 +12,12 @@ from typing import Any, Final
 
 import hiredis
 
+from asgi_session.stores._shared.connection import Failure
+from asgi_session.stores._shared.health import Health
 from asgi_session.stores._shared.under_way import UnderWay
 from asgi_session.stores.redis.commands import ASKING, Command
-from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.connection import Connection
 from asgi_session.stores.redis.executing import carry_out
-from asgi_session.stores.redis.health import Health
 from asgi_session.stores.redis.node import Node
 from asgi_session.stores.redis.replies import ReplyKind, kind
 from asgi_session.stores.redis.slot_map import SlotMap, slot_of

@@ -11,11 +11,13 @@ from typing import Any, Final, NamedTuple
 import hiredis
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 
+from asgi_session.stores._shared.addresses import Address, show
+from asgi_session.stores._shared.connection import Failure
 from asgi_session.stores.redis.commands import pack
-from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.connection import Connection
 from asgi_session.stores.redis.dial import dial
 from asgi_session.stores.redis.replies import is_denied
-from asgi_session.stores.redis.target import Address, Dialect, Options, Target, advice, show
+from asgi_session.stores.redis.target import Dialect, Options, Target, advice
 
 _HELLO: Final = pack(b"HELLO")
 _CLUSTER_SLOTS: Final = pack(b"CLUSTER", b"SLOTS")

@@ -17,8 +17,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, DataError, NoPermissionError, RedisError
 
-from asgi_session.stores.redis.connection import Connection, Failure
-from asgi_session.stores.redis.target import Address, Dialect, Options, show
+from asgi_session.stores._shared.addresses import Address, show
+from asgi_session.stores._shared.connection import Failure
+from asgi_session.stores.redis.connection import Connection
+from asgi_session.stores.redis.target import Dialect, Options
 
 
 def _make(dialect: Dialect, address: Address, options: Options) -> Any:

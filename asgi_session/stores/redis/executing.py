@@ -13,9 +13,10 @@ import hiredis
 
 from asgi_session._backoff import pause
 from asgi_session.errors import StoreUnavailable
+from asgi_session.stores._shared.connection import Failure
+from asgi_session.stores._shared.health import Health
 from asgi_session.stores.redis.commands import AGAIN, STEPS, Command
-from asgi_session.stores.redis.connection import Connection, Failure
-from asgi_session.stores.redis.health import Health
+from asgi_session.stores.redis.connection import Connection
 from asgi_session.stores.redis.node import Node
 from asgi_session.stores.redis.replies import ReplyKind, is_down, is_full, kind, nameless
 

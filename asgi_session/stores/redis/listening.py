@@ -22,9 +22,11 @@ import hiredis
 from asgi_session._backoff import delay, pause
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Heard
+from asgi_session.stores._shared.connection import Failure
+from asgi_session.stores._shared.node import in_background
 from asgi_session.stores.redis.commands import pack, wake_up
-from asgi_session.stores.redis.connection import PING, Connection, Failure
-from asgi_session.stores.redis.node import Dial, Node, in_background
+from asgi_session.stores.redis.connection import PING, Connection
+from asgi_session.stores.redis.node import Dial, Node
 from asgi_session.stores.redis.replies import ReplyKind, kind
 from asgi_session.stores.redis.target import Options
 

@@ -8,10 +8,12 @@ from typing import Any, Final
 
 import hiredis
 
+from asgi_session.stores._shared.addresses import Address, show
+from asgi_session.stores._shared.connection import Failure
 from asgi_session.stores.redis.commands import pack
-from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.connection import Connection
 from asgi_session.stores.redis.dial import dial
-from asgi_session.stores.redis.target import Address, Dialect, Options, Target, remapped, show
+from asgi_session.stores.redis.target import Dialect, Options, Target, remapped
 
 _ROLE: Final = b"*1\r\n$4\r\nROLE\r\n"
 

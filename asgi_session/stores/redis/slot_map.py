@@ -19,12 +19,14 @@ from typing import Final
 import hiredis
 
 from asgi_session._backoff import delay
+from asgi_session.stores._shared.addresses import Address, show
+from asgi_session.stores._shared.connection import Failure
+from asgi_session.stores._shared.health import Health
 from asgi_session.stores._shared.reporting import Reporter
-from asgi_session.stores.redis.connection import Connection, Failure
-from asgi_session.stores.redis.health import Health
+from asgi_session.stores.redis.connection import Connection
 from asgi_session.stores.redis.node import Node
 from asgi_session.stores.redis.replies import ReplyKind
-from asgi_session.stores.redis.target import Address, Target, show
+from asgi_session.stores.redis.target import Target
 from asgi_session.stores.redis.topology import SLOTS, Topology, read_redirect, read_slots
 
 _CLUSTER_SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"

@@ -15,6 +15,8 @@ from hiredis import ReplyError
 from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import TAG_SIZE, CreateResult, Heard, Report, Saved, SaveResult, Stored
+from asgi_session.stores._shared.addresses import Address, show
+from asgi_session.stores._shared.connection import Failure
 from asgi_session.stores._shared.per_loop import PerLoop
 from asgi_session.stores._shared.reporting import Reporter
 from asgi_session.stores.redis import commands, conditional, url
@@ -33,7 +35,7 @@ from asgi_session.stores.redis.clocks import ClockCheck
 from asgi_session.stores.redis.cluster import Cluster
 from asgi_session.stores.redis.commands import Command
 from asgi_session.stores.redis.conditional import Way
-from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores.redis.connection import Connection
 from asgi_session.stores.redis.dial import dial
 from asgi_session.stores.redis.eviction import EvictionCheck
 from asgi_session.stores.redis.listening import Listening
@@ -42,7 +44,7 @@ from asgi_session.stores.redis.replies import is_denied
 from asgi_session.stores.redis.sentinel import Sentinels
 from asgi_session.stores.redis.single import Single
 from asgi_session.stores.redis.slot_map import SlotMap
-from asgi_session.stores.redis.target import Address, AddressRemap, Options, Target, show
+from asgi_session.stores.redis.target import AddressRemap, Options, Target
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster, Sentinel

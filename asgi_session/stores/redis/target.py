@@ -8,10 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 from redis.asyncio.connection import SSLConnection
 
+from asgi_session.stores._shared.addresses import Address
 from asgi_session.stores.redis.schemes import variant
-
-Address: TypeAlias = tuple[str, int]
-"""Host and port; for a Unix socket its path and 0."""
 
 AddressRemap: TypeAlias = Callable[[Address], Address]
 
@@ -73,11 +71,3 @@ def advice(target: Target, mode: str, *, tls: bool | None = None) -> str:
     rest = "host:26379/service" if mode == "sentinel" else "host:port"
     client = {"cluster": "RedisCluster", "sentinel": "Sentinel"}.get(mode, "Redis")
     return f"use {scheme}://{rest} (or a {client} object{' with ssl=True' if tls else ''})"
-
-
-def show(address: Address) -> str:
-    """Name an address in messages."""
-    host, port = address
-    if not port:
-        return host
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

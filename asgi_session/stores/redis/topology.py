@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from asgi_session.stores.redis.target import Address, AddressRemap, remapped
+from asgi_session.stores._shared.addresses import Address
+from asgi_session.stores.redis.target import AddressRemap, remapped
 
 SLOTS: Final = 16384
 

@@ -13,8 +13,9 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
 
 from asgi_session.errors import ConfigurationError
+from asgi_session.stores._shared.addresses import Address
 from asgi_session.stores.redis.schemes import SCHEMES, variant
-from asgi_session.stores.redis.target import Address, Dialect, Target
+from asgi_session.stores.redis.target import Dialect, Target
 
 _COMMON: Final = frozenset({"username", "password", "client_name"})
 _TLS: Final = frozenset(

@@ -9,8 +9,9 @@ from typing import Any
 import hiredis
 import pytest
 
-from asgi_session.stores.redis import connection as module
-from asgi_session.stores.redis.connection import Connection, Failure
+from asgi_session.stores._shared import connection as module
+from asgi_session.stores._shared.connection import Failure
+from asgi_session.stores.redis.connection import Connection
 
 PING = b"*1\r\n$4\r\nPING\r\n"
 
@@ -291,7 +292,7 @@ async def test_retiring_waits_for_the_replies_that_are_due() -> None:
 
 async def test_an_idle_connection_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection nobody uses is asked for a sign of life, and dropped when there is none."""
-    monkeypatch.setattr(module, "_IDLE_PING", 0.02)
+    monkeypatch.setattr(module, "_IDLE_PROBE", 0.02)
     connection, transport, ended = connect(timeout=0.1)
     await asyncio.wait_for(transport.wrote.wait(), 5)
     assert transport.writes[0] == PING

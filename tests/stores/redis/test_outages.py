@@ -14,11 +14,11 @@ import pytest
 from asgi_session import SessionManager
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Back, Lost, Reconnected, Report, Reports
+from asgi_session.stores._shared import health as health_module
+from asgi_session.stores._shared.health import Health
 from asgi_session.stores._shared.reporting import Reporter
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.stores.redis import RedisStore
-from asgi_session.stores.redis import health as health_module
-from asgi_session.stores.redis.health import Health
 from asgi_session.testing import FaultStore
 from tests.servers import Cluster, SentinelSetup, ServerProcess, slot_of
 from tests.stores.redis.load import in_an_hour, record, soon, version

@@ -13,8 +13,8 @@ import pytest
 
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import GONE, TAKEN, Conflict, Distrusts, Saved, Stored
+from asgi_session.stores._shared import node as node_module
 from asgi_session.stores.redis import RedisStore
-from asgi_session.stores.redis import node as node_module
 from asgi_session.stores.redis.connection import Connection
 from tests.servers import FakeredisServer, LossyProxy, ServerProcess, saves, start_redis62, start_valkey
 from tests.stores.redis.load import in_an_hour, record, soon, version

@@ -11,8 +11,8 @@ from __future__ import annotations
 from time import monotonic
 from typing import Final
 
+from asgi_session.stores._shared.connection import Failure
 from asgi_session.stores._shared.reporting import Reporter
-from asgi_session.stores.redis.connection import Failure
 
 _DEFAULT: Final = 5.0
 _LEAST: Final = 1.0
