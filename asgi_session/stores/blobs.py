@@ -15,7 +15,7 @@ from typing import ClassVar, Final, Generic, NamedTuple, TypeVar
 from asgi_session.clock import Clock, system_clock
 from asgi_session.errors import ConfigurationError
 from asgi_session.store import GONE, TAG_SIZE, TAKEN, Conflict, CreateResult, Saved, SaveResult, Stored
-from asgi_session.stores._shared.verbs import Clients, Trouble, Verb
+from asgi_session.stores._shared.verbs import Begins, Clients, OnItsWay, Trouble
 
 C = TypeVar("C")
 V = TypeVar("V")
@@ -35,55 +35,27 @@ class _Known(NamedTuple, Generic[V]):
     version: V
 
 
-class BlobStore(ABC, Generic[C, V]):
-    """The five verbs, on four that a subclass gives. `C` is its client, `V` what its server calls a version.
-
-    A value in the server, the *blob*, holds a record's expiry and data. Its version is the server's own:
-    an ETag, a counter. Two blobs of one key that differ have different versions, always.
-
-    Whether a record's time has passed is judged by the clock of this process: the server cannot look into
-    a blob. Keep the clocks of your servers within a second or so of each other.
-
-    A save takes one trip when this process has seen the version that it replaces, else one more; so do a
-    touch and a delete.
+class Blobs(ABC, Generic[C, V]):
+    """The five verbs, on four that a subclass gives, and whatever begins verbs. See `BlobStore`.
 
     Args:
-        at_once: how many verbs may be on their way at once in an event loop; the others wait.
-        clock: tells the time in milliseconds; the system's.
+        clients: begins verbs, which have a client.
+        clock: tells the time in milliseconds.
     """
 
     removal_may_repeat: ClassVar[bool] = False
     """True when the client repeats removals by itself. Then a delete first replaces the blob by one of its
     own that has expired, and recognises it: otherwise "there is none" might be its own doing."""
 
-    def __init__(self, *, at_once: int = 50, clock: Clock = system_clock) -> None:
-        if not isinstance(at_once, int) or isinstance(at_once, bool) or at_once < 1:
-            raise ConfigurationError(f"at_once={at_once!r}: must be a whole number of at least 1")
+    def __init__(self, clients: Begins[C], clock: Clock) -> None:
         if not callable(clock):
             raise ConfigurationError(f"clock={clock!r}: give a function that returns milliseconds")
         self._now = clock
-        self._clients: Clients[C] = Clients(
-            self.connect, self.disconnect, self.explain, at_once=at_once, abandon=self.abandon
-        )
+        self._clients = clients
         self._known: OrderedDict[str, _Known[V]] = OrderedDict()
         self._known_lock = threading.Lock()
 
     # What a subclass gives.
-
-    @abstractmethod
-    async def connect(self) -> C:
-        """Make a client for the running event loop. It gives up by itself after a few seconds."""
-
-    @abstractmethod
-    async def disconnect(self, client: C) -> None:
-        """Close a client, in its event loop."""
-
-    def abandon(self, client: C) -> None:
-        """Free a client whose event loop was closed under it."""
-
-    @abstractmethod
-    def explain(self, error: Exception) -> Trouble | None:
-        """Say what an error of the client means; None for one that no server has caused."""
 
     @abstractmethod
     async def get(self, client: C, key: str) -> tuple[bytes, V] | None:
@@ -217,7 +189,7 @@ class BlobStore(ABC, Generic[C, V]):
         self._remember(key, tag, expires_at, version)
         return Saved(tag)
 
-    async def _removed(self, verb: Verb[C], client: C, key: str, version: V) -> bool:
+    async def _removed(self, verb: OnItsWay[C], client: C, key: str, version: V) -> bool:
         """Remove a version; whether this verb has done it."""
         verb.sending()
         tomb = _blob(os.urandom(TAG_SIZE), 0) if self.removal_may_repeat else None
@@ -249,6 +221,47 @@ class BlobStore(ABC, Generic[C, V]):
             self._known.move_to_end(key)
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
+
+
+class BlobStore(Blobs[C, V]):
+    """The five verbs, on four that a subclass gives. `C` is its client, `V` what its server calls a version.
+
+    A value in the server, the *blob*, holds a record's expiry and data. Its version is the server's own:
+    an ETag, a counter. Two blobs of one key that differ have different versions, always.
+
+    Whether a record's time has passed is judged by the clock of this process: the server cannot look into
+    a blob. Keep the clocks of your servers within a second or so of each other.
+
+    A save takes one trip when this process has seen the version that it replaces, else one more; so do a
+    touch and a delete.
+
+    Args:
+        at_once: how many verbs may be on their way at once in an event loop; the others wait.
+        clock: tells the time in milliseconds; the system's.
+    """
+
+    def __init__(self, *, at_once: int = 50, clock: Clock = system_clock) -> None:
+        if not isinstance(at_once, int) or isinstance(at_once, bool) or at_once < 1:
+            raise ConfigurationError(f"at_once={at_once!r}: must be a whole number of at least 1")
+        clients: Clients[C] = Clients(
+            self.connect, self.disconnect, self.explain, at_once=at_once, abandon=self.abandon
+        )
+        super().__init__(clients, clock)
+
+    @abstractmethod
+    async def connect(self) -> C:
+        """Make a client for the running event loop. It gives up by itself after a few seconds."""
+
+    @abstractmethod
+    async def disconnect(self, client: C) -> None:
+        """Close a client, in its event loop."""
+
+    def abandon(self, client: C) -> None:
+        """Free a client whose event loop was closed under it."""
+
+    @abstractmethod
+    def explain(self, error: Exception) -> Trouble | None:
+        """Say what an error of the client means; None for one that no server has caused."""
 
 
 def _blob(data: bytes, expires_at: int) -> bytes:

@@ -10,13 +10,48 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.stores._shared.per_loop import PerLoop
 from asgi_session.stores._shared.under_way import UnderWay
 
 C = TypeVar("C")
+C_co = TypeVar("C_co", covariant=True)
+
+
+class OnItsWay(Protocol[C_co]):
+    """What a verb needs that is carried out in some steps: see `Verb`."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    async def client(self) -> C_co:
+        """Return the client."""
+        ...
+
+    def sending(self) -> None:
+        """Take note that from now on the service may carry it out."""
+        ...
+
+    def refused(self) -> None:
+        """Take note that the service has certainly not carried out what was sent."""
+        ...
+
+
+class Begins(Protocol[C_co]):
+    """Begins verbs: `Clients`, or what a store has that speaks to its servers itself."""
+
+    def verb(self, name: str, deadline: float) -> OnItsWay[C_co]:
+        """Begin a verb: use it with ``async with``."""
+        ...
+
+    async def close(self) -> None:
+        """Wait for this event loop's verbs, then close what it holds."""
+        ...
 
 
 class Trouble(NamedTuple):
