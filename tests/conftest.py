@@ -15,10 +15,12 @@ import pytest
 from tests.servers import (
     Cluster,
     FakeredisServer,
+    MemcachedProcess,
     SentinelSetup,
     ServerProcess,
     start_cluster,
     start_fakeredis,
+    start_memcached,
     start_redis62,
     start_sentinel,
     start_valkey,
@@ -158,3 +160,25 @@ def fresh_sentinel() -> Iterator[SentinelSetup]:
     setup = start_sentinel()
     yield setup
     setup.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_memcached() -> Iterator[MemcachedProcess]:
+    server = start_memcached()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def memcached(shared_memcached: MemcachedProcess) -> MemcachedProcess:
+    """Memcached, empty."""
+    shared_memcached.flush()
+    return shared_memcached
+
+
+@pytest.fixture
+def fresh_memcached() -> Iterator[MemcachedProcess]:
+    """A Memcached of the test's own, to kill or freeze."""
+    server = start_memcached()
+    yield server
+    server.stop()

@@ -12,6 +12,7 @@ from asgi_session.errors import ConfigurationError
 if TYPE_CHECKING:
     from asgi_session.store import Store
     from asgi_session.stores.dynamodb import DynamoDBStore
+    from asgi_session.stores.memcached import MemcachedStore
     from asgi_session.stores.memory import MemoryStore
     from asgi_session.stores.redis import RedisStore
 
@@ -19,6 +20,7 @@ _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z+]{0,19}://")
 
 _STORES: Final = {
     "DynamoDBStore": "asgi_session.stores.dynamodb",
+    "MemcachedStore": "asgi_session.stores.memcached",
     "MemoryStore": "asgi_session.stores.memory",
     "RedisStore": "asgi_session.stores.redis",
 }
@@ -41,7 +43,7 @@ _SCHEMES: Final = (
         ),
         "RedisStore",
     )
-    | {"dynamodb": "DynamoDBStore"}
+    | {"dynamodb": "DynamoDBStore", "memcached": "MemcachedStore", "memcacheds": "MemcachedStore"}
 )
 """Whose URLs begin so. A scheme with another word behind a + is left to the store of the first word."""
 
@@ -52,8 +54,9 @@ def store_from_url(url: str | Wrapped, **options: Any) -> Store:
     Args:
         url: ``memory://``, ``redis://host:port/db``, ``redis+cluster://host:port,host:port``,
             ``redis+sentinel://host:port,host:port/service``, each also as ``rediss...`` with TLS, and
-            as ``valkey...`` or ``valkeys...``; or ``unix:///path/to.sock``. May be wrapped in Starlette's
-            `Secret` or pydantic's `SecretStr`.
+            as ``valkey...`` or ``valkeys...``; ``unix:///path/to.sock``;
+            ``memcached://host:port,host:port``, ``memcacheds://`` with TLS. May be wrapped in
+            Starlette's `Secret` or pydantic's `SecretStr`.
         **options: of the store's class.
 
     Raises:
@@ -91,4 +94,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["DynamoDBStore", "MemoryStore", "RedisStore", "store_from_url"]
+__all__ = ["DynamoDBStore", "MemcachedStore", "MemoryStore", "RedisStore", "store_from_url"]

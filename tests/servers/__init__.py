@@ -2,6 +2,7 @@
 
 from tests.servers.cluster import Cluster, slot_of, start_cluster
 from tests.servers.fake import FakeredisServer, start_fakeredis
+from tests.servers.memcached import MemcachedProcess, MemcachedProxy, start_memcached
 from tests.servers.process import ServerProcess, start_redis62, start_valkey
 from tests.servers.proxy import Hold, LossyProxy, named, saves
 from tests.servers.sentinel import SentinelSetup, start_sentinel
@@ -12,6 +13,8 @@ __all__ = [
     "FakeredisServer",
     "Hold",
     "LossyProxy",
+    "MemcachedProcess",
+    "MemcachedProxy",
     "SentinelSetup",
     "Server",
     "ServerProcess",
@@ -20,6 +23,7 @@ __all__ = [
     "slot_of",
     "start_cluster",
     "start_fakeredis",
+    "start_memcached",
     "start_redis62",
     "start_sentinel",
     "start_valkey",

@@ -7,6 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 from tests.servers.server import HOST, Server
 
@@ -118,7 +119,16 @@ class LossyProxy:
     def url(self) -> str:
         return f"redis://{HOST}:{self.port}"
 
-    async def __aenter__(self) -> LossyProxy:
+    def requests_in(self, buffer: bytearray) -> Iterator[tuple[bytes, Command]]:
+        """Take the complete requests out of the buffer. Another protocol's proxy overrides this."""
+        for frame in _frames(buffer):
+            yield frame, _parse_request(frame)
+
+    def replies_in(self, buffer: bytearray) -> Iterator[bytes]:
+        """Take the complete replies out of the buffer. Likewise."""
+        return _frames(buffer)
+
+    async def __aenter__(self) -> Self:
         await self.accept()
         return self
 
@@ -208,8 +218,7 @@ class LossyProxy:
             buffer += chunk
             out: list[bytes] = []
             cut: _Cut | None = None
-            for frame in _frames(buffer):
-                command = _parse_request(frame)
+            for frame, command in self.requests_in(buffer):
                 self.commands.append(command)
                 if cut := next((c for c in self._cuts if c.before and c.applies(command)), None):
                     break
@@ -230,7 +239,7 @@ class LossyProxy:
             if self.delay:
                 await asyncio.sleep(self.delay)
             buffer += chunk
-            for frame in _frames(buffer):
+            for frame in self.replies_in(buffer):
                 if frame[:1] not in b">|" and sent:
                     command = sent.popleft()
                     for cut in self._cuts:
