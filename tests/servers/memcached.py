@@ -64,6 +64,16 @@ class MemcachedProcess(ServerProcess):
 
         wait_until(f"{self} answers", ready, every=0.005)
 
+    def freeze(self) -> None:
+        """SIGSTOP; until each of its threads has stopped some still answer."""
+        super().freeze()
+
+        def stopped() -> bool:
+            tasks = Path(f"/proc/{self.pid}/task").glob("*/stat")
+            return all(each.read_text().rsplit(")", 1)[1].split()[0] == "T" for each in tasks)
+
+        wait_until(f"{self} stands still", stopped, every=0.001)
+
     def flush(self) -> None:
         self.raw(b"flush_all\r\n")
 
