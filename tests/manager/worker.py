@@ -14,7 +14,7 @@ from typing import Any
 
 from asgi_session import Session, SessionManager
 from asgi_session.errors import SessionGone
-from asgi_session.stores.redis import RedisStore
+from asgi_session.stores import store_from_url
 from tests.inside import new_session
 
 
@@ -22,7 +22,7 @@ class Worker:
     """Carries out orders with one manager."""
 
     def __init__(self, url: str, *keys: str) -> None:
-        self.store = RedisStore.from_url(url)
+        self.store = store_from_url(url)
         self.manager = SessionManager(self.store, encryption_key=keys or None, max_size=1 << 20, deadline=30)
 
     async def load(self, token: str) -> Session:

@@ -206,9 +206,9 @@ def _maker(target: Target, reporter: Reporter) -> Callable[[], Servers]:
         nonlocal told
         if connection.evicts and not told:
             told = True
-            _log.info(
-                "%s is a cache: when its memory is full it throws sessions away, and after a restart it is "
-                "empty",
+            _log.warning(
+                "%s throws sessions away when its memory is full, and the list of a user's sessions perhaps "
+                "before them: run it with -M, which refuses writes then",
                 connection.where,
             )
 

@@ -15,6 +15,7 @@ from asgi_session.store import GONE, TAKEN, Back, Conflict, Lost, Reconnected, R
 from asgi_session.stores.memcached import MemcachedStore
 from tests.servers import MemcachedProcess, MemcachedProxy, named, start_memcached
 from tests.stores.memcached.kit import KEY, in_an_hour, record, soon, written
+from tests.stores.memcached.trips import TRIPS
 
 NAME = f"asgi_session:{KEY}"
 
@@ -69,57 +70,60 @@ async def test_open_leaves_nothing_behind(memcached: MemcachedProcess, store: Me
     assert memcached.stats()["curr_items"] == before
 
 
-async def test_round_trips(proxy: MemcachedProxy, through: MemcachedStore) -> None:
-    """A verb takes one trip when the version is known, and two when it is not."""
-    mine, data = in_an_hour(), [record() for _ in range(6)]
-    trips: dict[str, int] = {}
+async def ended(store: MemcachedStore, version: Stored) -> None:
+    await store.delete(KEY, deadline=soon())
 
-    async def count(what: str, verb: Any) -> Any:
-        proxy.commands.clear()
-        result = await verb
-        trips[what] = len(proxy.commands)
-        return result
 
-    other, third_process = (MemcachedStore.from_url(proxy.url) for _ in range(2))
-    await other.open()
-    await third_process.open()
-    assert await count("load", through.load(KEY, deadline=soon())) is None
-    assert await count("create", through.create(KEY, data[0], mine, deadline=soon())) == Saved(data[0][:16])
-    first = Stored(data[0], data[0][:16], mine)
-    assert await count("taken", through.create(KEY, data[1], mine, deadline=soon())) is TAKEN
-    assert await count("save", through.save(KEY, data[1], mine, expect=first, deadline=soon()))
-    second = Stored(data[1], data[1][:16], mine)
-    assert await count("touch", through.touch(KEY, mine + 1, expect=second, deadline=soon()))
-    assert await count("unseen touch", other.touch(KEY, mine + 2, expect=second, deadline=soon()))
-    assert await count("conflict", through.save(KEY, data[2], mine, expect=first, deadline=soon()))
-    assert await count("unseen save", third_process.save(KEY, data[3], mine, expect=second, deadline=soon()))
-    third = Stored(data[3], data[3][:16], mine)
-    lost = await count("stale save", through.save(KEY, data[4], mine, expect=second, deadline=soon()))
-    assert isinstance(lost, Conflict)
-    assert await count("delete", through.delete(KEY, deadline=soon()))
-    assert await count("gone", third_process.save(KEY, data[5], mine, expect=third, deadline=soon())) is GONE
-    assert await count("unseen gone", other.save(KEY, data[5], mine, expect=third, deadline=soon())) is GONE
-    await through.create(KEY, data[4], mine, deadline=soon())
-    fourth = Stored(data[4], data[4][:16], mine)
-    assert await count("conditional delete", through.delete(KEY, expect=fourth, deadline=soon()))
-    assert trips == {
-        "load": 1,
-        "create": 1,
-        "taken": 2,
-        "save": 1,
-        "unseen save": 2,
-        "stale save": 2,
-        "conflict": 1,
-        "gone": 2,
-        "unseen gone": 1,
-        "touch": 1,
-        "unseen touch": 2,
-        "delete": 2,
-        "conditional delete": 1,
-    }
-    assert proxy.connections == 3
+async def changed(store: MemcachedStore, version: Stored) -> None:
+    await store.save(KEY, record(), in_an_hour(), expect=version, deadline=soon())
+
+
+async def nothing(store: MemcachedStore, version: Stored) -> None:
+    pass
+
+
+CALLS: dict[str, tuple[Any, Any, Any]] = {
+    "load": (nothing, lambda store, _: store.load(KEY, deadline=soon()), Stored),
+    "create": (ended, lambda store, _: store.create(KEY, record(), in_an_hour(), deadline=soon()), Saved),
+    "save": (nothing, lambda store, old: save(store, old), Saved),
+    "save, which conflicts": (changed, lambda store, old: save(store, old), Conflict),
+    "save, of a session that has ended": (ended, lambda store, old: save(store, old), type(GONE)),
+    "touch": (
+        nothing,
+        lambda store, old: store.touch(KEY, in_an_hour() + 5, expect=old, deadline=soon()),
+        bool,
+    ),
+    "delete of one version": (
+        nothing,
+        lambda store, old: store.delete(KEY, expect=old, deadline=soon()),
+        bool,
+    ),
+    "delete, whichever version it is": (nothing, lambda store, _: store.delete(KEY, deadline=soon()), bool),
+}
+"""By the documentation's names: what another process has done, the verb, and what it answers."""
+
+
+def save(store: MemcachedStore, old: Stored) -> Any:
+    return store.save(KEY, record(), in_an_hour(), expect=old, deadline=soon())
+
+
+@pytest.mark.parametrize("verb", CALLS)
+@pytest.mark.parametrize("known", [True, False], ids=["known", "not known"])
+async def test_round_trips(
+    memcached: MemcachedProcess, proxy: MemcachedProxy, through: MemcachedStore, verb: str, known: bool
+) -> None:
+    """A verb takes one trip when the version is known, or two; the documentation has the table."""
+    before, call, kind = CALLS[verb]
+    other = MemcachedStore.from_url(memcached.url)
+    version = await written(through if known else other)
+    await before(other, version)
+    proxy.commands.clear()
+    answer = await call(through, version)
+    assert isinstance(answer, kind)
+    assert answer is not False
+    assert len(proxy.commands) == TRIPS[verb][0 if known else 1]
+    assert proxy.connections == 1
     await other.close()
-    await third_process.close()
 
 
 # Restarts.
@@ -330,7 +334,7 @@ def small() -> Iterator[MemcachedProcess]:
     server.stop()
 
 
-async def test_a_server_that_is_full(small: MemcachedProcess) -> None:
+async def test_a_server_that_is_full(small: MemcachedProcess, caplog: pytest.LogCaptureFixture) -> None:
     """Without evictions there is no room at some time; deleting works, and then writing does."""
     store = MemcachedStore.from_url(small.url)
     data = record(b"x" * 40_000)
@@ -339,6 +343,12 @@ async def test_a_server_that_is_full(small: MemcachedProcess) -> None:
         for key in keys:
             await store.create(key, data, in_an_hour(), deadline=soon())
     assert (caught.value.executed, caught.value.full) == (False, True)
+    with pytest.raises(StoreUnavailable) as caught:
+        expect = Stored(data, data[:16], in_an_hour())
+        await store.save(keys[2], record(b"x" * 40_000), in_an_hour(), expect=expect, deadline=soon())
+    assert (caught.value.executed, caught.value.full) == (False, True)
+    assert await store.load(keys[2], deadline=soon()) is None, "the server removes what it cannot replace"
+    assert [each for each in caplog.records if each.name == "asgi_session"] == []
     assert await store.delete(keys[0], deadline=soon())
     assert await store.delete(keys[1], expect=Stored(data, data[:16], in_an_hour()), deadline=soon())
     assert isinstance(await store.create(keys[0], data, in_an_hour(), deadline=soon()), Saved)
@@ -349,19 +359,20 @@ async def test_a_server_that_evicts(caplog: pytest.LogCaptureFixture) -> None:
     """What it has thrown away is missing, without an error; one line says that it does so."""
     server = start_memcached("-m", "2")
     store = MemcachedStore.from_url(server.url)
-    with caplog.at_level(logging.INFO, "asgi_session"):
-        await store.open()
-        await store.close()
-        data = record(b"x" * 40_000)
-        keys = [f"{number:022d}" for number in range(200)]
-        for key in keys:
-            assert isinstance(await store.create(key, data, in_an_hour(), deadline=soon()), Saved)
+    await store.open()
+    await store.close()
+    data = record(b"x" * 40_000)
+    keys = [f"{number:022d}" for number in range(200)]
+    for key in keys:
+        assert isinstance(await store.create(key, data, in_an_hour(), deadline=soon()), Saved)
     found = [await store.load(key, deadline=soon()) for key in keys]
     assert 0 < found.count(None) < len(keys)
     old = Stored(data, data[:16], in_an_hour())
     gone = keys[found.index(None)]
     assert await store.save(gone, record(), in_an_hour(), expect=old, deadline=soon()) is GONE
-    assert [each.getMessage().split(" ")[2:5] for each in caplog.records] == [["a", "cache:", "when"]]
+    (line,) = [each for each in caplog.records if each.name == "asgi_session"]
+    assert line.levelno == logging.WARNING
+    assert line.getMessage().startswith(f"{server.host}:{server.port} throws sessions away")
     await store.close()
     server.stop()
 
