@@ -25,7 +25,7 @@ async def refused(url: str, what: str, kind: Errors = ConfigurationError, **opti
     with pytest.raises(kind, match=what) as caught:
         await store.open()
     with pytest.raises(StoreUnavailable, match=what) as verb:
-        await store.create(KEY, record(), in_an_hour(), deadline=soon(0.5))
+        await store.create(KEY, record(), in_an_hour(), deadline=soon(0.3))
     assert verb.value.executed is False
     await store.close()
     return str(caught.value)
@@ -227,7 +227,7 @@ async def test_a_certificate_that_is_not_trusted(encrypted: MemcachedProcess) ->
 
 async def test_tls_on_one_side_only(encrypted: MemcachedProcess, memcached: MemcachedProcess) -> None:
     """Either way it fails in time, with a hint."""
-    await refused(encrypted.url, "memcacheds://|no connection within", StoreUnavailable, connect_timeout=0.3)
+    await refused(encrypted.url, "memcacheds://|no connection within", StoreUnavailable, connect_timeout=0.1)
     await refused(
-        memcached.url.replace("memcached", "memcacheds"), "TLS", StoreUnavailable, connect_timeout=0.3
+        memcached.url.replace("memcached", "memcacheds"), "TLS", StoreUnavailable, connect_timeout=0.1
     )

@@ -15,9 +15,9 @@ from tests.manager.worker import Worker
 from tests.servers import MemcachedProcess
 
 
-@pytest.fixture
-def processes(memcached: MemcachedProcess) -> Iterator[list[Process]]:
-    made = [Process(memcached.url) for _ in range(2)]
+@pytest.fixture(scope="module")
+def processes(shared_memcached: MemcachedProcess) -> Iterator[list[Process]]:
+    made = [Process(shared_memcached.url) for _ in range(2)]
     yield made
     for process in made:
         process.end()

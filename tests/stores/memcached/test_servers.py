@@ -12,6 +12,7 @@ import pytest
 
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import GONE, TAKEN, Back, Conflict, Lost, Reconnected, Report, Saved, Stored
+from asgi_session.stores._shared import health
 from asgi_session.stores.memcached import MemcachedStore
 from tests.servers import MemcachedProcess, MemcachedProxy, named, start_memcached
 from tests.stores.memcached.kit import KEY, in_an_hour, record, soon, written
@@ -400,7 +401,7 @@ async def test_five_hundred_at_once(memcached: MemcachedProcess, store: Memcache
 # Outages.
 
 
-async def attempt(store: MemcachedStore, key: str = KEY, seconds: float = 0.6) -> tuple[bool, float]:
+async def attempt(store: MemcachedStore, key: str = KEY, seconds: float = 0.4) -> tuple[bool, float]:
     """Load; whether that was possible, and how long it took."""
     began = time.monotonic()
     try:
@@ -413,18 +414,21 @@ async def attempt(store: MemcachedStore, key: str = KEY, seconds: float = 0.6) -
 
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])
-async def test_lost_and_back(fresh_memcached: MemcachedProcess, how: str) -> None:
+async def test_lost_and_back(
+    fresh_memcached: MemcachedProcess, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Within their deadlines requests fail; soon all but one at once; with the server's answer it is over."""
+    monkeypatch.setattr(health, "_LEAST", 0.3)
     server = fresh_memcached
-    store = MemcachedStore.from_url(server.url, timeout=0.2, connect_timeout=0.3)
+    store = MemcachedStore.from_url(server.url, timeout=0.15, connect_timeout=0.2)
     reports: list[Report] = []
     end = store.report_to(reports.append)
     assert (await attempt(store))[0], "and so long is what it waits for"
     stored = await written(store)
     getattr(server, how)()
     for verb in (
-        store.save(KEY, record(), in_an_hour(), expect=stored, deadline=soon(0.6)),
-        store.delete(KEY, deadline=soon(0.6)),
+        store.save(KEY, record(), in_an_hour(), expect=stored, deadline=soon(0.4)),
+        store.delete(KEY, deadline=soon(0.4)),
     ):
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):
@@ -457,7 +461,7 @@ async def test_the_other_servers_are_not_concerned(memcached: MemcachedProcess) 
     """When one of two is away, the keys of the other are served as ever."""
     other = start_memcached()
     hosts = ",".join(f"{each.host}:{each.port}" for each in (memcached, other))
-    store = MemcachedStore.from_url(f"memcached://{hosts}", timeout=0.2, connect_timeout=0.3)
+    store = MemcachedStore.from_url(f"memcached://{hosts}", timeout=0.1, connect_timeout=0.2)
     keys = [f"{number:022d}" for number in range(50)]
     for key in keys:
         await store.create(key, record(), in_an_hour(), deadline=soon())
