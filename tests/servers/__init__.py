@@ -7,10 +7,13 @@ from tests.servers.process import ServerProcess, start_redis62, start_valkey
 from tests.servers.proxy import Hold, LossyProxy, named, saves
 from tests.servers.sentinel import SentinelSetup, start_sentinel
 from tests.servers.server import Server, wait_until
+from tests.servers.tcp_proxy import Cut, HeldReplies, TcpProxy
 
 __all__ = [
     "Cluster",
+    "Cut",
     "FakeredisServer",
+    "HeldReplies",
     "Hold",
     "LossyProxy",
     "MemcachedProcess",
@@ -18,6 +21,7 @@ __all__ = [
     "SentinelSetup",
     "Server",
     "ServerProcess",
+    "TcpProxy",
     "named",
     "saves",
     "slot_of",

@@ -1,0 +1,238 @@
+"""A TCP proxy that knows no protocol: it counts round trips, and loses, holds and refuses what a test says.
+
+It runs in a thread of its own, so that it works as well for a client that blocks its event loop. What it
+has counted may be read as soon as the client has its answer: a reply is counted before it is passed on.
+
+A *round trip* begins with the first bytes that a client sends after a reply (or at all), and ends with the
+first bytes that come back. A request in several pieces is one; a server that speaks first begins none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from tests.servers.server import HOST
+
+T = TypeVar("T")
+_PIECE = 2**18
+
+
+class Cut:
+    """A connection that is to be cut. `done` is set once that has happened."""
+
+    def __init__(self, nth: int, *, before: bool) -> None:
+        self.done = threading.Event()
+        self.before = before
+        self._nth = nth
+
+    def comes_with_this_trip(self) -> bool:
+        """Count a round trip that begins; whether it is the one to cut."""
+        self._nth -= 1
+        return self._nth == 0
+
+
+class HeldReplies:
+    """Replies that wait. `reached` is set when the first of them has come from the server."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.reached = threading.Event()
+        self._loop = loop
+        self.released = asyncio.Event()
+
+    def release(self) -> None:
+        """Let them go, and those to come."""
+        self._loop.call_soon_threadsafe(self.released.set)
+
+
+class TcpProxy:
+    """Stands before the server on a port, inside a ``with`` block.
+
+    Attributes:
+        port: where clients connect.
+        connections: how many have.
+        trips: round trips so far.
+        sent: bytes from clients.
+        received: bytes from the server.
+    """
+
+    def __init__(self, server_port: int, *, host: str = HOST) -> None:
+        self.host = host
+        self.server_port = server_port
+        self.port = 0
+        self.connections = 0
+        self.trips = 0
+        self.sent = 0
+        self.received = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
+        self._listener: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cuts: list[Cut] = []
+        self._hold: HeldReplies | None = None
+        self._flows = asyncio.Event()
+        self._flows.set()
+
+    def __enter__(self) -> TcpProxy:
+        self._thread.start()
+        self.accept()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.refuse()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    # What a test may ask for.
+
+    def accept(self) -> None:
+        """Listen, on the same port as before."""
+        self._in_the_thread(self._accept())
+
+    def refuse(self) -> None:
+        """Stop listening, so that connecting is refused, and drop the connections there are."""
+        self._in_the_thread(self._refuse())
+
+    def drop_connections(self) -> None:
+        """Drop the connections there are; new ones are welcome."""
+        self._in_the_thread(self._drop())
+
+    def freeze(self) -> None:
+        """Pass nothing on, in neither direction; connections stay open, and new ones can be made."""
+        self._loop.call_soon_threadsafe(self._flows.clear)
+
+    def thaw(self) -> None:
+        """Pass on what has waited, and what comes."""
+        self._loop.call_soon_threadsafe(self._flows.set)
+
+    def cut_after(self, *, nth: int = 1) -> Cut:
+        """Swallow the reply of the nth round trip from now on and drop its connection: the server has
+        executed what was asked, the client can't know."""
+        return self._add(Cut(nth, before=False))
+
+    def cut_before(self, *, nth: int = 1) -> Cut:
+        """Drop the connection instead of passing on what begins the nth round trip from now on."""
+        return self._add(Cut(nth, before=True))
+
+    def cut_no_more(self) -> None:
+        """Let everything through from now on."""
+        self._in_the_thread(self._forget_cuts())
+
+    def hold_replies(self) -> HeldReplies:
+        """Hold all replies from now on."""
+        held = HeldReplies(self._loop)
+        self._in_the_thread(self._set_hold(held))
+        return held
+
+    # How.
+
+    def _in_the_thread(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    def _add(self, cut: Cut) -> Cut:
+        self._in_the_thread(self._add_cut(cut))
+        return cut
+
+    async def _add_cut(self, cut: Cut) -> None:
+        self._cuts.append(cut)
+
+    async def _forget_cuts(self) -> None:
+        self._cuts.clear()
+
+    async def _set_hold(self, held: HeldReplies) -> None:
+        self._hold = held
+
+    async def _accept(self) -> None:
+        if self._listener is None:
+            self._listener = await asyncio.start_server(self._serve, self.host, self.port, backlog=1024)
+            self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def _refuse(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        await self._drop()
+
+    async def _drop(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        up_writer: asyncio.StreamWriter | None = None
+        try:
+            up_reader, up_writer = await asyncio.open_connection(self.host, self.server_port)
+            between = _Between()
+            ways = [
+                asyncio.ensure_future(self._requests(reader, up_writer, between)),
+                asyncio.ensure_future(self._replies(up_reader, writer, between)),
+            ]
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
+        except (OSError, asyncio.CancelledError):  # cancelled by `drop_connections`: the task just ends
+            pass
+        finally:
+            self._tasks.discard(task)
+            for end in (writer, up_writer):
+                if end is not None:
+                    # Aborted, not closed: a client must not wait for bytes that are still buffered.
+                    end.transport.abort()
+                    with contextlib.suppress(OSError):
+                        await end.wait_closed()
+
+    async def _requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, between: _Between
+    ) -> None:
+        while piece := await reader.read(_PIECE):
+            await self._flows.wait()
+            self.sent += len(piece)
+            if not between.asked:
+                between.asked = True
+                cut = next((cut for cut in list(self._cuts) if cut.comes_with_this_trip()), None)
+                if cut is not None:
+                    self._cuts.remove(cut)
+                    if cut.before:
+                        cut.done.set()
+                        return
+                    between.cut = cut
+            writer.write(piece)
+            await writer.drain()
+
+    async def _replies(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, between: _Between
+    ) -> None:
+        while piece := await reader.read(_PIECE):
+            await self._flows.wait()
+            self.received += len(piece)
+            if between.asked:
+                between.asked = False
+                self.trips += 1
+                if between.cut is not None:
+                    between.cut.done.set()
+                    return
+            if self._hold is not None:
+                self._hold.reached.set()
+                await self._hold.released.wait()
+            writer.write(piece)
+            await writer.drain()
+
+
+class _Between:
+    """What is known of a connection: whether a request waits for its reply, and whether it will get it."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.cut: Cut | None = None
