@@ -1,0 +1,81 @@
+"""Two processes on the same sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.inside import NOBODY, record_in, status_of
+from tests.manager.kit import credential
+from tests.manager.processes import Process
+from tests.stores.every.kinds import Kind, in_a_server, over
+from tests.stores.every.site import Site, soon
+from tests.stores.every.worker import Worker
+
+
+@pytest.fixture
+async def processes(site: Site) -> AsyncIterator[list[Process]]:
+    def start() -> Process:
+        return Process(site.kind.name, site.url, module="tests.stores.every.worker")
+
+    made = await asyncio.gather(asyncio.to_thread(start), asyncio.to_thread(start))
+    yield made
+    for process in made:
+        process.end()
+
+
+@over(in_a_server)
+async def test_writes_and_endings(kind: Kind, site: Site, processes: list[Process]) -> None:
+    """Promises 4 and 5: of 500 writes of two processes none is lost; of 200 sessions that one of them
+    destroys while the other writes to them none is revived."""
+    worker = Worker(kind.name, site.url)
+    site.made.append(worker.store)
+    await check_writes(worker, processes)
+    await check_endings(worker, processes)
+    await worker.manager.drain()
+
+
+async def new(worker: Worker) -> str:
+    """Create a session; return its token."""
+    session = await worker.load("")
+    session["old"] = 1
+    await session.commit()
+    return credential(session)
+
+
+async def both(processes: list[Process], do: str, *orders: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give each process an order, and return their answers."""
+    for process, order in zip(processes, orders, strict=True):
+        process.send(do, **order)
+    return await asyncio.gather(*(process.answer() for process in processes))
+
+
+async def check_writes(worker: Worker, processes: list[Process]) -> None:
+    token = await new(worker)
+    order = {"token": token, "clients": 25, "each": 10}
+    await both(processes, "write", {**order, "prefix": "a"}, {**order, "prefix": "b"})
+    wanted = {f"{name}{client}.{turn}" for name in "ab" for client in range(25) for turn in range(10)}
+    assert set(await worker.load(token)) == {"old"} | wanted
+
+
+async def check_endings(worker: Worker, processes: list[Process]) -> None:
+    tokens = [await new(worker) for _ in range(200)]
+    one, other = await both(
+        processes, "race", {"tokens": tokens, "destroys": 0}, {"tokens": tokens, "destroys": 1}
+    )
+    assert len(one["destroyed"]) == len(other["destroyed"]) == 100
+    overlapped = 0
+    for here, there in ((one, other), (other, one)):
+        for token, (began, ended) in here["destroyed"].items():
+            overlapped += any(start < ended and began < end for start, end in there["saved"][token])
+    assert overlapped >= 100, "the destroys and the saves hardly met"
+    for token in tokens:
+        stored = await worker.store.load(token[:22], deadline=soon())
+        assert stored is not None
+        record = record_in(worker.manager, token[:22], stored.data)
+        assert (record.digest, record.entries) == (NOBODY, {})
+    for token in tokens[:10]:
+        assert status_of(await worker.load(token)) in ("detached", "new")
