@@ -16,9 +16,9 @@ from asgi_session.errors import SessionGone
 from tests.inside import new_session
 from tests.stores.every.kinds import named
 
-AT_ONCE = 8
-"""How many sessions of a race a process works on at once. Both take them in the same order, so that the
-first that is not over yet is always one that both work on."""
+SAVES = 4
+"""How often a session of a race is written to: enough to be met by its end, which without an end to the
+writing would come late, for each save that gets in between makes it begin anew."""
 
 
 class Worker:
@@ -27,62 +27,66 @@ class Worker:
     def __init__(self, kind: str, url: str) -> None:
         self.store = named(kind).make(url)
         self.manager = SessionManager(self.store, deadline=30)
+        self.met: list[Session] = []
 
     async def load(self, token: str) -> Session:
         return await new_session(self.manager, token).load()
 
     async def write(self, token: str, prefix: str, clients: int, each: int) -> dict[str, Any]:
-        """Have so many clients write keys of their own, with a request for each."""
+        """Have so many clients write keys of their own."""
 
         async def client(number: int) -> None:
+            session = await self.load(token)
             for turn in range(each):
-                session = await self.load(token)
                 session[f"{prefix}{number}.{turn}"] = turn
                 await session.commit()
 
         await asyncio.gather(*(client(number) for number in range(clients)))
         return {}
 
-    async def race(self, tokens: list[str], destroys: int) -> dict[str, Any]:
-        """Destroy every other session, from `destroys` on, once the other process writes to it; write to
-        the rest until they are gone. Returns when each destroy, and each save, began and ended: this
-        machine's monotonic clock is the same in both processes.
+    async def meet(self, tokens: list[str]) -> dict[str, Any]:
+        """Load the sessions of a race."""
+        self.met = await asyncio.gather(*(self.load(token) for token in tokens))
+        return {}
+
+    async def race(self, destroys: int) -> dict[str, Any]:
+        """Write to every other session, some times or until it is gone; once all of these were written to,
+        destroy the rest, those from `destroys` on. The other process does it the other way round.
+
+        Returns when each destroy, and each save, began and ended: this machine's monotonic clock is the
+        same in both processes.
         """
-        turn = asyncio.Semaphore(AT_ONCE)
         destroyed: dict[str, tuple[float, float]] = {}
         saved: dict[str, list[tuple[float, float]]] = {}
+        doomed = [session for number, session in enumerate(self.met) if number % 2 == destroys]
+        others = [session for number, session in enumerate(self.met) if number % 2 != destroys]
+        all_written = asyncio.Event()
 
-        async def destroy(token: str) -> None:
-            async with turn:
-                session = await self.load(token)
-                while "n" not in session:
-                    await session.refresh()
+        async def destroy(session: Session) -> None:
+            key = str(session.id)
+            await all_written.wait()
+            began = time.monotonic()
+            session.destroy()
+            await session.commit()
+            destroyed[key] = (began, time.monotonic())
+
+        async def write(session: Session) -> None:
+            key = str(session.id)
+            for number in range(SAVES):
                 began = time.monotonic()
-                session.destroy()
-                await session.commit()
-                destroyed[token] = (began, time.monotonic())
+                session["n"] = number
+                gone = False
+                try:
+                    await session.commit()
+                except SessionGone:
+                    gone = True
+                saved.setdefault(key, []).append((began, time.monotonic()))
+                if len(saved) == len(others):
+                    all_written.set()
+                if gone:
+                    return
 
-        async def write(token: str) -> None:
-            async with turn:
-                session = await self.load(token)
-                number = 0
-                while True:
-                    number += 1
-                    began = time.monotonic()
-                    session["n"] = number
-                    try:
-                        await session.commit()
-                    except SessionGone:
-                        return
-                    finally:
-                        saved.setdefault(token, []).append((began, time.monotonic()))
-
-        await asyncio.gather(
-            *(
-                destroy(token) if number % 2 == destroys else write(token)
-                for number, token in enumerate(tokens)
-            )
-        )
+        await asyncio.gather(*map(write, others), *map(destroy, doomed))
         return {"destroyed": destroyed, "saved": saved}
 
 
