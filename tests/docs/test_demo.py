@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,9 +26,9 @@ TWENTY = {f"key {number}" for number in range(1, 21)}
 class Demo:
     """A running demo."""
 
-    def __init__(self) -> None:
+    def __init__(self, *store: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "examples/demo"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+            [sys.executable, "examples/demo", *store], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
         said = ""
@@ -38,7 +39,7 @@ class Demo:
         self.url = found[0]
 
     def family(self) -> set[int]:
-        """Return the process ids of the workers and the Valkey."""
+        """Return the process ids of the workers and the store's server."""
         table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
         rows = [tuple(map(int, line.split())) for line in table.stdout.splitlines()]
         return {pid for pid, parent in rows if parent == self.process.pid}
@@ -49,8 +50,9 @@ class Demo:
 
 
 @pytest.fixture
-def demo() -> Iterator[Demo]:
-    running = Demo()
+def demo(request: pytest.FixtureRequest) -> Iterator[Demo]:
+    """A demo, on the store that the test names."""
+    running = Demo(*([request.param] if hasattr(request, "param") else []))
     yield running
     if running.process.poll() is None:
         running.end(signal.SIGTERM)
@@ -284,3 +286,28 @@ def test_two_at_once(demo: Demo) -> None:
         assert second.end(signal.SIGTERM) == 0
         assert second.process.stdout is not None
         second.process.stdout.close()
+
+
+def refused(store: str) -> str:
+    """Return what the demo says of a store that it cannot use."""
+    command = [sys.executable, "examples/demo", store]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
+
+
+def test_stores_that_it_does_not_have() -> None:
+    """An unknown one, and one that two processes cannot share, are a line each that names the known ones;
+    for each of these the Makefile can install what it needs, and says so."""
+    line = refused("mongodb")
+    assert line.count("\n") == 1
+    known = line.removeprefix("There is no STORE=mongodb. Known are ").removesuffix(".\n").split(", ")
+    assert {"redis", "sqlite"} <= set(known)
+    for name in ("memory", "simpledb"):
+        assert refused(name).startswith(f"STORE={name} is not for the demo: ")
+        assert refused(name).endswith(f"Known are {', '.join(known)}.\n")
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    assert {name for name in groups if name.startswith("demo-")} == {f"demo-{name}" for name in known[1:]}
+    helped = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in known:
+        assert re.search(rf"\b{name}\b", helped), name
