@@ -23,8 +23,7 @@ async def processes(site: Site) -> AsyncIterator[list[Process]]:
 
     made = await asyncio.gather(asyncio.to_thread(start), asyncio.to_thread(start))
     yield made
-    for process in made:
-        process.end()
+    await asyncio.gather(*(asyncio.to_thread(process.end) for process in made))
 
 
 @over(in_a_server)
