@@ -16,7 +16,7 @@ from asgi_session.errors import SessionGone
 from tests.inside import new_session
 from tests.stores.every.kinds import named
 
-SAVES = 4
+SAVES = 3
 """How often a session of a race is written to: enough to be met by its end, which without an end to the
 writing would come late, for each save that gets in between makes it begin anew."""
 
