@@ -14,25 +14,33 @@ from pathlib import Path
 
 from tests.servers.server import HOST, Server, free_port, wait_until
 
-# Runs between fork and exec. Not a preexec_fn, which Python 3.12 warns of once there are threads.
+# Runs between fork and exec. Not a preexec_fn, which Python 3.12 warns of once there are threads. The user
+# is changed here, not by Popen: he may not be allowed to read our Python. And before prctl, whose death
+# signal a change of user takes back.
 _DIE_WITH_PARENT = """
 import ctypes, os, sys
+if sys.argv[2]:
+    import pwd
+    user = pwd.getpwnam(sys.argv[2])
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
 ctypes.CDLL(None).prctl(1, 9)
 if os.getppid() != int(sys.argv[1]):
     sys.exit("the parent is gone")
-os.execv(sys.argv[2], sys.argv[2:])
+os.execv(sys.argv[3], sys.argv[3:])
 """
 
 # The kernel sends the death signal when the *thread* that forked ends: so one that lasts does it.
 _spawner = ThreadPoolExecutor(1, "server-spawner")
-_running: set[ServerProcess] = set()
+_running: set[Process] = set()
 # A forked child that exits must leave its parent's servers alone.
 os.register_at_fork(after_in_child=_running.clear)
 
 
-def _spawn(command: list[str], directory: Path) -> subprocess.Popen[bytes]:
+def _spawn(command: list[str], directory: Path, user: str | None) -> subprocess.Popen[bytes]:
     if sys.platform == "linux":
-        wrapper = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+        wrapper = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), user or ""]
         command = [*wrapper, *command]
     with (directory / "log").open("ab") as log:
         return _spawner.submit(
@@ -40,22 +48,21 @@ def _spawn(command: list[str], directory: Path) -> subprocess.Popen[bytes]:
         ).result()
 
 
-class ServerProcess(Server):
-    """A server process of ours; killed when this process ends, however that happens."""
+class Process:
+    """A process of ours; killed when this process ends, however that happens.
 
-    def __init__(self, binary: str, args: list[str], *, sentinel_conf: str | None = None) -> None:
-        super().__init__(HOST, free_port())
-        self.directory = Path(tempfile.mkdtemp(prefix="asgi-session-test-"))
-        if sentinel_conf is None:
-            self._command = [binary, "--dir", str(self.directory), *args]
-        else:
-            conf = self.directory / "sentinel.conf"
-            conf.write_text(f"dir {self.directory}\n{sentinel_conf}\n")
-            self._command = [binary, str(conf), "--sentinel", *args]
-        self._command += ["--port", str(self.port), "--bind", HOST]
+    Args:
+        command: to execute, with its arguments.
+        directory: its working directory, removed by `stop`; its log lies there.
+        user: whom to run it as, on Linux; None for whoever we are.
+    """
+
+    def __init__(self, command: list[str], directory: Path, *, user: str | None = None) -> None:
+        self.directory = directory
+        self._command = command
+        self._user = user
         self._process: subprocess.Popen[bytes] | None = None
         self.frozen = False
-        self.launch()
 
     @property
     def pid(self) -> int:
@@ -68,9 +75,13 @@ class ServerProcess(Server):
         """Whether the process runs and is not frozen."""
         return self._process is not None and self._process.poll() is None and not self.frozen
 
+    def answers(self) -> bool:
+        """Tell whether this very process answers on its port; an OSError counts as not yet."""
+        raise NotImplementedError
+
     def launch(self) -> None:
         """Start the process without waiting for it."""
-        self._process = _spawn(self._command, self.directory)
+        self._process = _spawn(self._command, self.directory, self._user)
         _running.add(self)
 
     def wait_ready(self) -> None:
@@ -80,7 +91,7 @@ class ServerProcess(Server):
             if self._process is None or self._process.poll() is not None:
                 log = (self.directory / "log").read_text(errors="replace")
                 raise RuntimeError(f"{self._command[0]} did not start:\n{log[-2000:]}")
-            return int(self.info("server")["process_id"]) == self.pid
+            return self.answers()
 
         wait_until(f"{self} answers", ready, every=0.005)
 
@@ -114,6 +125,25 @@ class ServerProcess(Server):
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
         self.frozen = False
+
+
+class ServerProcess(Process, Server):
+    """A Redis or Valkey of ours."""
+
+    def __init__(self, binary: str, args: list[str], *, sentinel_conf: str | None = None) -> None:
+        Server.__init__(self, HOST, free_port())
+        directory = Path(tempfile.mkdtemp(prefix="asgi-session-test-"))
+        if sentinel_conf is None:
+            command = [binary, "--dir", str(directory), *args]
+        else:
+            conf = directory / "sentinel.conf"
+            conf.write_text(f"dir {directory}\n{sentinel_conf}\n")
+            command = [binary, str(conf), "--sentinel", *args]
+        Process.__init__(self, [*command, "--port", str(self.port), "--bind", HOST], directory)
+        self.launch()
+
+    def answers(self) -> bool:
+        return int(self.info("server")["process_id"]) == self.pid
 
 
 @atexit.register
