@@ -16,11 +16,13 @@ from tests.servers import (
     Cluster,
     FakeredisServer,
     MemcachedProcess,
+    MotoServer,
     SentinelSetup,
     ServerProcess,
     start_cluster,
     start_fakeredis,
     start_memcached,
+    start_moto,
     start_redis62,
     start_sentinel,
     start_valkey,
@@ -70,6 +72,14 @@ def shared_redis62() -> Iterator[ServerProcess]:
 @pytest.fixture(scope="session")
 def shared_fakeredis() -> Iterator[FakeredisServer]:
     server = start_fakeredis()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_moto() -> Iterator[MotoServer]:
+    """moto: AWS's services, shared. Every test uses keys of its own."""
+    server = start_moto()
     yield server
     server.stop()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -286,6 +288,31 @@ def test_two_at_once(demo: Demo) -> None:
         assert second.end(signal.SIGTERM) == 0
         assert second.process.stdout is not None
         second.process.stdout.close()
+
+
+OTHERS = [
+    name
+    for name, program in {
+        "dynamodb": "",
+    }.items()
+    if not program or os.environ.get("CI") or shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+]
+"""The other stores that `make demo STORE=...` knows; what only Debian has is left out where it is not."""
+
+
+@pytest.mark.parametrize("demo", OTHERS, indirect=True)
+async def test_on_another_store(demo: Demo) -> None:
+    """Both workers share the sessions, none of twenty writes is lost, and it ends with its server."""
+    async with httpx.AsyncClient(base_url=demo.url, timeout=20) as browser:
+        assert commands(await browser.post("/api/count")) == {"create": 1}
+        written = await asyncio.gather(*(browser.post(f"/api/keys/{n}") for n in range(1, 21)))
+        assert {response.status_code for response in written} == {204}
+        assert len({response.headers["x-worker"] for response in written}) == 2
+        assert (await browser.get("/api/session")).json()["data"].keys() == TWENTY | {"count"}
+    family = demo.family()
+    assert demo.end(signal.SIGTERM) == 0
+    running = subprocess.run(["ps", "-A", "-o", "pid="], capture_output=True, text=True, check=True)
+    assert not family & set(map(int, running.stdout.split()))
 
 
 def refused(store: str) -> str:

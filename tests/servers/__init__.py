@@ -3,6 +3,7 @@
 from tests.servers.cluster import Cluster, slot_of, start_cluster
 from tests.servers.fake import FakeredisServer, start_fakeredis
 from tests.servers.memcached import MemcachedProcess, MemcachedProxy, start_memcached
+from tests.servers.moto import MotoServer, start_moto
 from tests.servers.process import ServerProcess, start_redis62, start_valkey
 from tests.servers.proxy import Hold, LossyProxy, named, saves
 from tests.servers.sentinel import SentinelSetup, start_sentinel
@@ -18,6 +19,7 @@ __all__ = [
     "LossyProxy",
     "MemcachedProcess",
     "MemcachedProxy",
+    "MotoServer",
     "SentinelSetup",
     "Server",
     "ServerProcess",
@@ -28,6 +30,7 @@ __all__ = [
     "start_cluster",
     "start_fakeredis",
     "start_memcached",
+    "start_moto",
     "start_redis62",
     "start_sentinel",
     "start_valkey",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +13,7 @@ import pytest
 
 from asgi_session.store import Store
 from asgi_session.stores import store_from_url
-from tests.servers import start_valkey
+from tests.servers import start_moto, start_valkey
 
 CASES: Final = (
     "load",
@@ -105,6 +106,29 @@ def memory(url: str, **options: Any) -> Store:
     return store_from_url("memory://", **options)
 
 
+@functools.cache
+def aws_session() -> Any:
+    """Return one session for all clients: it reads the descriptions of the services, which takes its time."""
+    from aiobotocore.session import get_session
+
+    session = get_session()
+    session.set_credentials("x", "x")
+    return session
+
+
+def dynamodb(url: str, **options: Any) -> Store:
+    """Make a store of moto's address."""
+    return store_from_url(f"dynamodb://sessions?endpoint_url={url}", session=aws_session(), **options)
+
+
+async def create_table(store: Store) -> None:
+    """Make the table."""
+    from asgi_session.stores.dynamodb import DynamoDBStore
+
+    assert isinstance(store, DynamoDBStore)
+    await store.create_table()
+
+
 ALL: Final = (
     Kind("memory", "`MemoryStore`", make=memory),
     Kind(
@@ -113,6 +137,16 @@ ALL: Final = (
         shared="shared_valkey",
         fresh=start_valkey,
         trips=trips(1, 1, 1, 1, 1, 2, 2, 2, 1, 1),
+    ),
+    Kind(
+        "dynamodb",
+        "`DynamoDBStore`",
+        shared="shared_moto",
+        fresh=start_moto,
+        make=dynamodb,
+        prepare=create_table,
+        trips=trips(1, 1, 1, 1, 1, 1, 1, 1, 1, 1),
+        emulator="moto",
     ),
 )
 """Every store."""
