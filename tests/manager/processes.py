@@ -21,7 +21,11 @@ class Process:
             text=True,
             cwd=Path(__file__).parents[2],
         )
-        assert self._line() == "ready"
+        try:
+            assert self._line() == "ready"
+        except BaseException:
+            self.kill()
+            raise
 
     def _line(self) -> str:
         assert self._process.stdout is not None
