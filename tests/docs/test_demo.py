@@ -293,6 +293,7 @@ def test_two_at_once(demo: Demo) -> None:
 OTHERS = [
     name
     for name, program in {
+        "memcached": "memcached",
         "dynamodb": "",
     }.items()
     if not program or os.environ.get("CI") or shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")

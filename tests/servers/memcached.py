@@ -30,6 +30,7 @@ class MemcachedProcess(ServerProcess):
         # As root it wants to be told whom to be; for others this changes nothing.
         self._command = [BINARY or "memcached", "-u", "nobody", "-l", HOST, "-U", "0", "-t", "2"]
         self._command += ["-p", str(self.port), *extra_args]
+        self._user = None  # it changes to nobody by itself
         self._process: subprocess.Popen[bytes] | None = None
         self.frozen = False
         self.launch()

@@ -13,7 +13,7 @@ import pytest
 
 from asgi_session.store import Store
 from asgi_session.stores import store_from_url
-from tests.servers import start_moto, start_valkey
+from tests.servers import start_memcached, start_moto, start_valkey
 
 CASES: Final = (
     "load",
@@ -137,6 +137,14 @@ ALL: Final = (
         shared="shared_valkey",
         fresh=start_valkey,
         trips=trips(1, 1, 1, 1, 1, 2, 2, 2, 1, 1),
+    ),
+    Kind(
+        "memcached",
+        "`MemcachedStore`",
+        shared="shared_memcached",
+        fresh=start_memcached,
+        trips=trips(1, 1, 1, 2, 1, 3, 2, 2, 1, 2),
+        binary="memcached",
     ),
     Kind(
         "dynamodb",
