@@ -70,6 +70,19 @@ def as_seconds(value: Any) -> float | None:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
+def fraction(name: str, value: Any, *, most: float = 0.5) -> float:
+    """Return a fraction above zero and at most `most`.
+
+    Args:
+        name: of the option, for the error.
+        value: given for it.
+        most: that it may be.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+        raise ConfigurationError(f"{name}={value!r}: give a number above 0 and at most {most:g}")
+    return float(value)
+
+
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Refuse a `value` that is not one of those `allowed`."""
     if value not in allowed:

@@ -14,16 +14,17 @@ from inspect import iscoroutinefunction
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from asgi_session import stores
+from asgi_session._data.expiry import TOUCH_FRACTION
 from asgi_session._data.identity import LOOKS_LIKE_ONE, Identity, IdentityKey
 from asgi_session._data.rules import Rule, Rules, is_rule
 from asgi_session._data.sealing import Sealer, Unsealed
 from asgi_session._data.token import Tokens
 from asgi_session._failures import Failures
-from asgi_session._options import choice, milliseconds
+from asgi_session._options import choice, fraction, milliseconds
 from asgi_session._secret import Wrapped, hidden, revealed, with_revealed
 from asgi_session.clock import Clock
 from asgi_session.errors import ConfigurationError
-from asgi_session.store import Store
+from asgi_session.store import Store, TouchesRarely
 
 logger: Final = logging.getLogger("asgi_session")
 
@@ -76,13 +77,15 @@ class Policy:
         evicts: whether one more ends the oldest; else it is refused.
         anonymous_idle: idle timeout while nobody is signed in, ms.
         describe: says in a few words who a connection comes from.
+        touch_fraction: of the idle timeout, which a touch must gain; the store's wish, or 5 %.
     """
 
     __slots__ = (
         "absolute", "anonymous_idle", "clock", "deadline", "describe", "evicts", "failures",
         "forget_at_login", "has_indexes", "identity", "idle", "indexes", "max_sessions", "max_size",
         "may_warn", "on_corrupt", "on_event", "on_replay", "on_unavailable", "overhead", "owns_store",
-        "refuses", "rotate_every", "rules", "save_on_error", "sealer", "store", "tokens", "unconfirmed",
+        "refuses", "rotate_every", "rules", "save_on_error", "sealer", "store", "tokens", "touch_fraction",
+        "unconfirmed",
     )  # fmt: skip
 
     def __init__(
@@ -199,6 +202,11 @@ class Policy:
         self.failures: Failures = Failures()
         self.owns_store: bool = isinstance(revealed(store), str)
         self.store: Store = with_revealed(stores.store_from_url if self.owns_store else _checked, store)
+        self.touch_fraction: float = TOUCH_FRACTION
+        if isinstance(self.store, TouchesRarely):
+            self.touch_fraction = fraction(
+                f"{type(self.store).__name__}.touch_fraction", self.store.touch_fraction
+            )
 
     def wait_until(self) -> float:
         """Return by when something that begins now must have an answer, as `time.monotonic`."""

@@ -196,6 +196,31 @@ class Reports(Protocol):
         ...
 
 
+@runtime_checkable
+class TouchesRarely(Protocol):
+    """A capability: a touch is dear here, say a write of the whole record, so there should be fewer.
+
+    A touch is due when it would put the expiry off by more than this fraction of the session's idle
+    timeout. A session that is used all the time is touched at most once per fraction, and an unused one
+    may expire by as much too early. Without this capability the fraction is 0.05. It is read once, when
+    the manager is made: above 0, and at most 0.5.
+    """
+
+    @property
+    def touch_fraction(self) -> float:
+        """The fraction of the idle timeout that a touch must gain."""
+        ...
+
+
+@runtime_checkable
+class Purges(Protocol):
+    """A capability: the store can remove records whose time has passed, where its server does not."""
+
+    async def purge(self, *, limit: int = 1000, deadline: float) -> int:
+        """Remove up to `limit` expired records and return how many; fewer than `limit`: none is left."""
+        ...
+
+
 Heard: TypeAlias = Callable[[str | None], None]
 """Called with the key of the record that a wake-up is about, or with None when wake-ups may have been
 lost: the connection was gone for a while."""

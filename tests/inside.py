@@ -22,7 +22,7 @@ from asgi_session._data import codec, token
 from asgi_session._data import index as indexes
 from asgi_session._data import lease as leases
 from asgi_session._data import record as records
-from asgi_session._data.expiry import _TOUCH_FRACTION, ENDED_FOR
+from asgi_session._data.expiry import ENDED_FOR, TOUCH_FRACTION
 from asgi_session._data.index import Entry
 from asgi_session._data.lease import MAX_SKEW, Lease
 from asgi_session._data.record import MAX_TIME, NOBODY, Record
@@ -574,7 +574,7 @@ def http_status(error: Exception) -> int:
 
 def touch_fraction() -> int:
     """Return which part of its idle timeout has to pass before a session is touched again."""
-    return _TOUCH_FRACTION
+    return round(1 / TOUCH_FRACTION)
 
 
 def manager_options() -> set[str]:

@@ -7,7 +7,8 @@ from typing import Final
 ENDED_FOR: Final = 60_000
 """How long an ended record stays, and a retired token is known as one."""
 
-_TOUCH_FRACTION: Final = 20  # 5 %
+TOUCH_FRACTION: Final = 0.05
+"""Of the idle timeout: what a touch must gain, unless the store asks for fewer touches."""
 
 
 def expires_at(now: int, idle: int, deadline: int) -> int:
@@ -27,16 +28,16 @@ def expires_unused(stored: int, now: int, idle: int, deadline: int, was_deadline
     return expiry if stored >= was_deadline < deadline or expiry < stored else stored
 
 
-def touch_due(stored: int, now: int, idle: int, deadline: int) -> int | None:
+def touch_due(stored: int, now: int, idle: int, deadline: int, fraction: float) -> int | None:
     """Return the expiry that a touch should store, or None while the `stored` one is near enough.
 
-    Near enough is within 5 % of the idle timeout: idle expiry may so come up to 5 % early, and a
-    session that is used all the time is touched at most once per 5 %.
+    Near enough is within a fraction of the idle timeout, say 5 %: then idle expiry may come up to 5 %
+    early, and a session that is used all the time is touched at most once per 5 %.
     """
     right = now + idle
     if right > deadline:
         right = deadline
-    return right if (right - stored) * _TOUCH_FRACTION > idle else None
+    return right if right - stored > idle * fraction else None
 
 
 # What a save says about the use of a session; of several in one save the least counts.

@@ -99,7 +99,9 @@ class Loader:
                         self._look_for_move(session, token, record)
                     if policy.on_event is not None:  # every load comes here
                         policy.emit("loaded", token.selector, session)
-                    due = touch_due(stored.expires_at, now, record.idle, record.deadline)
+                    due = touch_due(
+                        stored.expires_at, now, record.idle, record.deadline, policy.touch_fraction
+                    )
                     if (
                         (found != "opens" or policy.rotate_every)
                         and session._use_of() == USED
@@ -222,7 +224,7 @@ class Loader:
         if version is None or token is None or (session._use_of() != USED and not moved_in):
             return
         record = version.record
-        due = touch_due(session._expires_at, now, record.idle, record.deadline)
+        due = touch_due(session._expires_at, now, record.idle, record.deadline, self._policy.touch_fraction)
         if due is None:
             return
         loop = self._loops.current()

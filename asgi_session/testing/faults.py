@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, TypeVar, get_args
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import CreateResult, Distrusts, Heard, Reports, SaveResult, Store, Stored, WakesUp
+from asgi_session.store import (
+    CreateResult,
+    Distrusts,
+    Heard,
+    Reports,
+    SaveResult,
+    Store,
+    Stored,
+    TouchesRarely,
+    WakesUp,
+)
 
 T = TypeVar("T")
 
@@ -145,7 +155,8 @@ class FaultStore:
         distrusted: the keys for which the connection was to be dropped (see `Distrusts`).
         wakeups_lost: how many wake-ups `lose_wakeups` has lost.
 
-    It has each of the capabilities `WakesUp` and `Reports` exactly when the wrapped store has it.
+    It has each of the capabilities `WakesUp`, `Reports` and `TouchesRarely` exactly when the wrapped
+    store has it.
 
     Example::
 
@@ -170,6 +181,8 @@ class FaultStore:
         self._gates: list[Gate] = []
         if isinstance(store, Reports):
             self.report_to = store.report_to
+        if isinstance(store, TouchesRarely):
+            self.touch_fraction = store.touch_fraction
         if isinstance(store, WakesUp):
             self._waking = store
             self.save_and_wake = self._save_and_wake

@@ -7,6 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from asgi_session import SessionManager
+from asgi_session.errors import ConfigurationError
+from asgi_session.stores.memory import MemoryStore
 from tests.inside import credential, seal, status_of
 from tests.manager.kit import World, settle, start
 
@@ -60,6 +63,42 @@ async def test_a_touch_at_most_once_per_five_percent() -> None:
     touches = world.store.counts()["touch"]
     assert 15 <= touches <= 20
     assert await world.expiry(token) >= world.clock() + 19 * HOUR
+
+
+class Dear(MemoryStore):
+    """A store that a touch costs as much as a save."""
+
+    touch_fraction: float = 0.25
+
+    def __init__(self, memory: MemoryStore) -> None:
+        super().__init__(clock=memory._clock)
+        self._records = memory._records
+
+
+async def test_a_store_may_ask_for_fewer_touches() -> None:
+    """Where a touch is dear, one comes per quarter of the idle timeout, and idle expiry as much too early."""
+    world = World(Dear, idle_timeout=timedelta(hours=20), absolute_timeout=timedelta(days=90))
+    token = await world.new()
+    for _ in range(20 * 6):
+        world.clock.advance(timedelta(minutes=10))
+        assert await visit(world, token) == "live"
+    assert world.store.counts()["touch"] == 3
+    world.clock.advance(timedelta(hours=5))
+    assert await visit(world, token) == "live"
+    assert await world.expiry(token) == world.clock() + 20 * HOUR
+    world.clock.advance(timedelta(hours=5))
+    assert await visit(world, token) == "live"  # not touched: it gains no more than a quarter
+    world.clock.advance(timedelta(hours=15))
+    assert await visit(world, token) == "new"
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 0.51, 1, True, "0.1", None, float("nan")])
+def test_a_fraction_that_cannot_work_is_refused(fraction: object) -> None:
+    """A store that would have sessions expire at once, or never touched, is refused by name."""
+    store = MemoryStore()
+    store.touch_fraction = fraction  # type: ignore[attr-defined]
+    with pytest.raises(ConfigurationError, match=r"MemoryStore\.touch_fraction"):
+        SessionManager(store)
 
 
 async def test_one_touch_for_sixty_parallel_requests() -> None:

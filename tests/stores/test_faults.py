@@ -11,7 +11,7 @@ import pytest
 
 from asgi_session.clock import system_clock
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import GONE, TAKEN, Distrusts, Saved, Store, Stored, WakesUp
+from asgi_session.store import GONE, TAKEN, Distrusts, Saved, Store, Stored, TouchesRarely, WakesUp
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.testing import Call, FaultStore, ManualClock
 
@@ -298,3 +298,15 @@ def test_names_that_do_not_exist_are_refused(store: FaultStore) -> None:
         store.pause("lod")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no fault 'lost'"):
         store.fail("load", "lost")  # type: ignore[arg-type]
+
+
+def test_a_wish_for_fewer_touches_is_passed_on() -> None:
+    """Around a store that asks for them a FaultStore asks, too; around another it does not."""
+
+    class Dear(MemoryStore):
+        touch_fraction = 0.25
+
+    wrapped = FaultStore(Dear())
+    assert isinstance(wrapped, TouchesRarely)
+    assert wrapped.touch_fraction == 0.25
+    assert not isinstance(FaultStore(MemoryStore()), TouchesRarely)
