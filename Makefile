@@ -29,7 +29,7 @@ demo: $(VENV)/.has-demo $(patsubst %,$(VENV)/.has-%,$(filter demo-$(STORE),$(DEM
 	@$(RUN) examples/demo '$(STORE)'
 
 # A run of all tests measures coverage as well, with the floor in pyproject.toml; one of some tests does not.
-test: $(VENV)/.has-test $(VENV)/.has-recipes $(VENV)/.has-bench
+test: $(VENV)/.has-test $(VENV)/.has-recipes $(VENV)/.has-bench $(VENV)/.has-ministack
 	$(RUN) -m pytest $(if $(strip $(ARGS)),$(ARGS),--cov)
 
 check: $(VENV)/.has-test $(VENV)/.has-check
@@ -57,4 +57,10 @@ $(VENV)/.made:
 # One mark per dependency group, so that a second run installs nothing.
 $(VENV)/.has-%: pyproject.toml | $(VENV)/.made
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable . --group $*
+	@touch $@
+
+# It wants another botocore than aiobotocore does, so it lives apart; the tests start its command.
+$(VENV)/.has-ministack: pyproject.toml | $(VENV)/.made
+	$(RUN) -m venv $(VENV)/ministack
+	$(RUN) -m pip --python $(VENV)/ministack install --quiet --disable-pip-version-check --group ministack
 	@touch $@

@@ -16,17 +16,24 @@ from tests.servers import (
     Cluster,
     FakeredisServer,
     MemcachedProcess,
-    MotoServer,
+    Ministack,
+    Moto,
+    SeaweedFS,
     SentinelSetup,
     ServerProcess,
+    SimpleDB,
     start_cluster,
     start_fakeredis,
     start_memcached,
+    start_ministack,
     start_moto,
     start_redis62,
+    start_seaweedfs,
     start_sentinel,
+    start_simpledb,
     start_valkey,
 )
+from tests.servers.aws import ACCESS_KEY, SECRET_KEY
 
 
 @pytest.hookimpl(wrapper=True)
@@ -72,14 +79,6 @@ def shared_redis62() -> Iterator[ServerProcess]:
 @pytest.fixture(scope="session")
 def shared_fakeredis() -> Iterator[FakeredisServer]:
     server = start_fakeredis()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def shared_moto() -> Iterator[MotoServer]:
-    """moto: AWS's services, shared. Every test uses keys of its own."""
-    server = start_moto()
     yield server
     server.stop()
 
@@ -192,3 +191,76 @@ def fresh_memcached() -> Iterator[MemcachedProcess]:
     server = start_memcached()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def aws_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials as the SDK finds them, and none of this machine's."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+
+
+@pytest.fixture(scope="session")
+def shared_moto() -> Iterator[Moto]:
+    server = start_moto()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def moto(shared_moto: Moto, aws_keys: None) -> Moto:
+    """moto, with what earlier tests have left in it."""
+    return shared_moto
+
+
+@pytest.fixture(scope="session")
+def shared_ministack() -> Iterator[Ministack]:
+    server = start_ministack()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def ministack(shared_ministack: Ministack, aws_keys: None) -> Ministack:
+    """ministack, with what earlier tests have left in it."""
+    return shared_ministack
+
+
+@pytest.fixture(scope="session")
+def shared_seaweedfs() -> Iterator[SeaweedFS]:
+    server = start_seaweedfs()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def seaweedfs(shared_seaweedfs: SeaweedFS, aws_keys: None) -> SeaweedFS:
+    """SeaweedFS, with what earlier tests have left in it."""
+    return shared_seaweedfs
+
+
+@pytest.fixture
+def fresh_seaweedfs(aws_keys: None) -> Iterator[SeaweedFS]:
+    """A SeaweedFS of the test's own, to kill or freeze."""
+    server = start_seaweedfs()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_simpledb() -> Iterator[SimpleDB]:
+    server = start_simpledb()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def simpledb(shared_simpledb: SimpleDB, aws_keys: None) -> SimpleDB:
+    """The stand-in for SimpleDB, empty."""
+    shared_simpledb.flush()
+    return shared_simpledb

@@ -93,7 +93,7 @@ class Process:
                 raise RuntimeError(f"{self._command[0]} did not start:\n{log[-2000:]}")
             return self.answers()
 
-        wait_until(f"{self} answers", ready, every=0.005)
+        wait_until(f"{self} answers", ready, timeout=60, every=0.005)
 
     def kill(self) -> None:
         """SIGKILL: what a crashed machine looks like. `restart` brings it back."""

@@ -85,6 +85,9 @@ class Suite:
     largest: ClassVar[int] = 66_000
     """The size in bytes of the largest record tried: what `max_size` allows by default, and a header."""
 
+    steps: ClassVar[int] = 500
+    """How many random verbs are compared with a model, three times over."""
+
     def now(self) -> int:
         """Return the time that the store goes by, in milliseconds."""
         return system_clock()
