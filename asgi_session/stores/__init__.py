@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from asgi_session.stores.memcached import MemcachedStore
     from asgi_session.stores.memory import MemoryStore
     from asgi_session.stores.redis import RedisStore
+    from asgi_session.stores.s3 import S3Store
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z+]{0,19}://")
 
@@ -23,6 +24,7 @@ _STORES: Final = {
     "MemcachedStore": "asgi_session.stores.memcached",
     "MemoryStore": "asgi_session.stores.memory",
     "RedisStore": "asgi_session.stores.redis",
+    "S3Store": "asgi_session.stores.s3",
 }
 """The classes and their modules, which are imported when they are asked for: they need clients."""
 
@@ -44,6 +46,7 @@ _SCHEMES: Final = (
         "RedisStore",
     )
     | {"dynamodb": "DynamoDBStore", "memcached": "MemcachedStore", "memcacheds": "MemcachedStore"}
+    | {"s3": "S3Store"}
 )
 """Whose URLs begin so. A scheme with another word behind a + is left to the store of the first word."""
 
@@ -94,4 +97,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["DynamoDBStore", "MemcachedStore", "MemoryStore", "RedisStore", "store_from_url"]
+__all__ = ["DynamoDBStore", "MemcachedStore", "MemoryStore", "RedisStore", "S3Store", "store_from_url"]

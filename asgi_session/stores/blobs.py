@@ -20,7 +20,7 @@ from asgi_session.stores._shared.verbs import Begins, Clients, OnItsWay, Trouble
 C = TypeVar("C")
 V = TypeVar("V")
 
-_EXPIRY: Final = 8
+EXPIRY_SIZE: Final = 8
 """A blob is the expiry, so many bytes with the highest first, and then the record's data."""
 
 _REMEMBERED: Final = 10_000
@@ -171,13 +171,13 @@ class Blobs(ABC, Generic[C, V]):
     async def _read(self, client: C, key: str) -> tuple[Stored, V] | tuple[None, None]:
         """Return what lies under a key, expired or not, and its version."""
         found = await self.get(client, key)
-        if found is None or len(found[0]) < _EXPIRY:
+        if found is None or len(found[0]) < EXPIRY_SIZE:
             with self._known_lock:
                 self._known.pop(key, None)
             return None, None
         blob, version = found
-        data = blob[_EXPIRY:]
-        stored = Stored(data, data[:TAG_SIZE], int.from_bytes(blob[:_EXPIRY], "big"))
+        data = blob[EXPIRY_SIZE:]
+        stored = Stored(data, data[:TAG_SIZE], int.from_bytes(blob[:EXPIRY_SIZE], "big"))
         self._remember(key, stored.tag, stored.expires_at, version)
         return stored, version
 
@@ -265,4 +265,4 @@ class BlobStore(Blobs[C, V]):
 
 
 def _blob(data: bytes, expires_at: int) -> bytes:
-    return max(0, min(expires_at, _LAST_EXPIRY)).to_bytes(_EXPIRY, "big") + data
+    return max(0, min(expires_at, _LAST_EXPIRY)).to_bytes(EXPIRY_SIZE, "big") + data

@@ -25,12 +25,12 @@ T = TypeVar("T")
 
 _REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d{1,2}")
 
-_NEVER_SENT: Final = frozenset(
-    {
-        *("ConnectTimeoutError", "NoRegionError", "NoCredentialsError", "PartialCredentialsError"),
-        *("CredentialRetrievalError", "TokenRetrievalError", "ClientConnectorError"),
-    }
-)
+_UNCONFIGURED: Final = frozenset({"NoRegionError", "NoCredentialsError", "PartialCredentialsError"})
+"""Errors before a request, which another try does not heal."""
+
+_NEVER_SENT: Final = _UNCONFIGURED | {
+    *("ConnectTimeoutError", "CredentialRetrievalError", "TokenRetrievalError", "ClientConnectorError"),
+}
 """Errors, of botocore and of the aiohttp below it, that come before a request has left. aiobotocore's
 EndpointConnectionError is none of them: it stands for a connection that was reset under way, too."""
 
@@ -38,6 +38,7 @@ _REFUSED: Final = frozenset(
     {
         *("ThrottlingException", "Throttling", "ProvisionedThroughputExceededException"),
         *("RequestLimitExceeded", "SlowDown", "TooManyRequestsException", "ReplicatedWriteConflictException"),
+        *("ConditionalRequestConflict", "OperationAborted"),
     }
 )
 """Codes with which a service says that it has not carried out a request, also with a status above 499."""
@@ -155,6 +156,8 @@ class AwsService:
             except Exception as error:
                 trouble = self.explain(error)
                 if trouble is None or not (repeatable or code(error) in _REFUSED or _unsent(error)):
+                    raise
+                if type(error).__name__ in _UNCONFIGURED:
                     raise
                 if repeatable and 400 <= status(error) < 500 and code(error) not in _REFUSED:
                     raise

@@ -7,10 +7,12 @@ or by `close`, which waits for the verbs on their way.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar, Token
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.stores._shared.per_loop import PerLoop
@@ -52,6 +54,14 @@ class Begins(Protocol[C_co]):
     async def close(self) -> None:
         """Wait for this event loop's verbs, then close what it holds."""
         ...
+
+
+_until: Final[ContextVar[float]] = ContextVar("until", default=math.inf)
+
+
+def deadline_here() -> float:
+    """Return by when the verb that this task carries out must have answered, as `time.monotonic`."""
+    return _until.get()
 
 
 class Trouble(NamedTuple):
@@ -192,7 +202,7 @@ class Verb(Generic[C]):
         StoreUnavailable: on leaving, for a deadline that is over and for errors that `explain` knows.
     """
 
-    __slots__ = ("_deadline", "_explain", "_has_slot", "_held", "_name", "_timeout", "executed")
+    __slots__ = ("_deadline", "_explain", "_has_slot", "_held", "_name", "_outer", "_timeout", "executed")
 
     def __init__(
         self,
@@ -206,6 +216,7 @@ class Verb(Generic[C]):
         self._held = held
         self._explain = explain
         self._timeout: asyncio.Timeout | None = None
+        self._outer: Token[float] | None = None
         self._has_slot = False
         self.executed: bool | None = False
 
@@ -232,11 +243,14 @@ class Verb(Generic[C]):
         timeout = asyncio.timeout(left)
         await timeout.__aenter__()
         self._timeout = timeout
+        self._outer = _until.set(self._deadline)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        assert self._outer is not None
+        _until.reset(self._outer)
         if self._has_slot:
             self._held.slots.release()
         self._held.under_way.__exit__()
