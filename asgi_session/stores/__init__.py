@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from asgi_session.stores.memory import MemoryStore
     from asgi_session.stores.redis import RedisStore
     from asgi_session.stores.s3 import S3Store
+    from asgi_session.stores.simpledb import SimpleDBStore
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z+]{0,19}://")
 
@@ -25,6 +26,7 @@ _STORES: Final = {
     "MemoryStore": "asgi_session.stores.memory",
     "RedisStore": "asgi_session.stores.redis",
     "S3Store": "asgi_session.stores.s3",
+    "SimpleDBStore": "asgi_session.stores.simpledb",
 }
 """The classes and their modules, which are imported when they are asked for: they need clients."""
 
@@ -46,7 +48,7 @@ _SCHEMES: Final = (
         "RedisStore",
     )
     | {"dynamodb": "DynamoDBStore", "memcached": "MemcachedStore", "memcacheds": "MemcachedStore"}
-    | {"s3": "S3Store"}
+    | {"s3": "S3Store", "simpledb": "SimpleDBStore"}
 )
 """Whose URLs begin so. A scheme with another word behind a + is left to the store of the first word."""
 
@@ -97,4 +99,12 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["DynamoDBStore", "MemcachedStore", "MemoryStore", "RedisStore", "S3Store", "store_from_url"]
+__all__ = [
+    "DynamoDBStore",
+    "MemcachedStore",
+    "MemoryStore",
+    "RedisStore",
+    "S3Store",
+    "SimpleDBStore",
+    "store_from_url",
+]

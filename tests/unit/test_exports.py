@@ -180,7 +180,11 @@ def test_the_contract_knows_nobody() -> None:
 
 STORES = sorted(name for name in MODULES if name.startswith("asgi_session.stores."))
 
-ON_BLOBS = {"asgi_session.stores.memcached.store", "asgi_session.stores.s3.store"}
+ON_BLOBS = {
+    "asgi_session.stores.memcached.store",
+    "asgi_session.stores.s3.store",
+    "asgi_session.stores.simpledb",
+}
 """The stores that are made on `BlobStore`, a base that other people's stores may use as well."""
 
 
