@@ -108,7 +108,7 @@ class AwsService:
                 connect_timeout=duration("connect_timeout", connect_timeout),
                 read_timeout=duration("timeout", timeout),
                 parameter_validation=False,
-                user_agent_extra="asgi-session",
+                user_agent="asgi-session",  # else the SDK makes one for each request: a quarter of its time
                 **config,
             ),
         )
