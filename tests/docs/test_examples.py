@@ -25,7 +25,7 @@ from tests.servers import ServerProcess
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 APPS = ROOT / "docs/recipes.md"  # whole apps: test_recipes.py starts each in a process of its own
-OF_STORES = [ROOT / f"docs/{each}.md" for each in ("dynamodb", "memcached")]
+OF_STORES = [ROOT / f"docs/{each}.md" for each in ("dynamodb", "memcached", "s3", "simpledb")]
 """Pages whose examples need another server: a test of each store's own executes them."""
 
 PLAIN = [

@@ -206,9 +206,24 @@ async def test_a_server_that_dies_with_a_write_may_have_done_it(proxy: HttpProxy
         await proxy.accept()
 
 
+REQUESTS = {
+    "load": ["GET"],
+    "create": ["PUT"],
+    "create, the key is taken": ["PUT", "GET"],
+    "save": ["PUT"],
+    "save, touched by another process": ["PUT", "GET", "PUT"],
+    "save, saved by another process": ["PUT", "GET"],
+    "touch": ["PUT"],
+    "touch, not seen": ["GET", "PUT"],
+    "delete": ["PUT", "DELETE"],
+    "delete, not seen": ["GET", "PUT", "DELETE"],
+}
+"""What each verb sends; the page on S3 shows it."""
+
+
 async def test_requests_of_each_verb(proxy: HttpProxy) -> None:
     """One request for what this process has seen, two for what it has not; a delete buries, then removes."""
-    async with made(proxy) as store, made(proxy) as other:
+    async with made(proxy) as store, made(proxy) as other, made(proxy) as third:
         key = new_key()
         taken: dict[str, list[str]] = {}
 
@@ -220,28 +235,23 @@ async def test_requests_of_each_verb(proxy: HttpProxy) -> None:
 
         await take("create", store.create(key, data(), far(), deadline=soon()))
         stored = await take("load", store.load(key, deadline=soon()))
-        assert await take("create, taken", store.create(key, data(), far(), deadline=soon())) is TAKEN
+        taken_already = store.create(key, data(), far(), deadline=soon())
+        assert await take("create, the key is taken", taken_already) is TAKEN
         assert await take("touch", store.touch(key, far() + 1, expect=stored, deadline=soon()))
         await take("touch, not seen", other.touch(key, far() + 2, expect=stored, deadline=soon()))
-        await take("save, touched", store.save(key, data(), far(), expect=stored, deadline=soon()))
-        late = await take("save, late", other.save(key, data(), far(), expect=stored, deadline=soon()))
+        saving = store.save(key, data(), far(), expect=stored, deadline=soon())
+        assert isinstance(await take("save, touched by another process", saving), Saved)
+        late = await take(
+            "save, saved by another process", other.save(key, data(), far(), expect=stored, deadline=soon())
+        )
         assert isinstance(late, Conflict)
-        saved = await take("save", store.save(key, data(), far(), expect=late.current, deadline=soon()))
-        assert isinstance(saved, Saved)
-        assert await take("delete", store.delete(key, deadline=soon()))
-        assert await take("load, missing", store.load(key, deadline=soon())) is None
-        assert taken == {
-            "create": ["PUT"],
-            "load": ["GET"],
-            "create, taken": ["PUT", "GET"],
-            "touch": ["PUT"],
-            "touch, not seen": ["GET", "PUT"],
-            "save, touched": ["PUT", "GET", "PUT"],
-            "save, late": ["PUT", "GET"],
-            "save": ["PUT"],
-            "delete": ["GET", "PUT", "DELETE"],
-            "load, missing": ["GET"],
-        }
+        assert isinstance(
+            await take("save", store.save(key, data(), far(), expect=late.current, deadline=soon())), Saved
+        )
+        assert await take("delete, not seen", third.delete(key, deadline=soon()))
+        stored = await written(store, key)
+        assert await take("delete", store.delete(key, expect=stored, deadline=soon()))
+        assert taken == REQUESTS
 
 
 async def test_no_put_waits_for_100_continue(proxy: HttpProxy) -> None:

@@ -146,9 +146,23 @@ async def test_the_largest_record(simpledb: SimpleDB) -> None:
         assert await store.delete(key, deadline=soon()) is True
 
 
+REQUESTS = {
+    "load": ["Get"],
+    "create": ["Put"],
+    "save": ["Put"],
+    "save, touched by another process": ["Put", "Get", "Put"],
+    "save, saved by another process": ["Put", "Get"],
+    "touch": ["Put"],
+    "touch, not seen": ["Get", "Put"],
+    "delete": ["Delete"],
+    "delete, not seen": ["Get", "Delete"],
+}
+"""What each verb sends; the page on SimpleDB shows it."""
+
+
 async def test_requests_of_each_verb(simpledb: SimpleDB) -> None:
     """One request for what this process has seen, two for what it has not."""
-    async with made(simpledb) as store, made(simpledb) as other:
+    async with made(simpledb) as store, made(simpledb) as other, made(simpledb) as third:
         key = new_key()
         taken: dict[str, list[str]] = {}
 
@@ -162,25 +176,18 @@ async def test_requests_of_each_verb(simpledb: SimpleDB) -> None:
         stored = await take("load", store.load(key, deadline=soon()))
         assert await take("touch", store.touch(key, far() + 1, expect=stored, deadline=soon()))
         assert await take("touch, not seen", other.touch(key, far() + 2, expect=stored, deadline=soon()))
-        await take("save, touched", store.save(key, data(), far(), expect=stored, deadline=soon()))
-        late = await take("save, late", other.save(key, data(), far(), expect=stored, deadline=soon()))
+        saving = store.save(key, data(), far(), expect=stored, deadline=soon())
+        assert isinstance(await take("save, touched by another process", saving), Saved)
+        late = await take(
+            "save, saved by another process", other.save(key, data(), far(), expect=stored, deadline=soon())
+        )
         assert isinstance(late, Conflict)
         await take("save", store.save(key, data(), far(), expect=late.current, deadline=soon()))
-        assert await take("delete", store.delete(key, deadline=soon()))
-        assert (
-            await take("save, gone", other.save(key, data(), far(), expect=stored, deadline=soon())) is GONE
-        )
-        assert taken == {
-            "create": ["Put"],
-            "load": ["Get"],
-            "touch": ["Put"],
-            "touch, not seen": ["Get", "Put"],
-            "save, touched": ["Put", "Get", "Put"],
-            "save, late": ["Put", "Get"],
-            "save": ["Put"],
-            "delete": ["Get", "Delete"],
-            "save, gone": ["Get"],
-        }
+        assert await take("delete, not seen", third.delete(key, deadline=soon()))
+        assert await other.save(key, data(), far(), expect=stored, deadline=soon()) is GONE
+        stored = await written(store, key)
+        assert await take("delete", store.delete(key, expect=stored, deadline=soon()))
+        assert taken == REQUESTS
 
 
 async def test_a_lost_answer_is_unknown(proxy: HttpProxy) -> None:
