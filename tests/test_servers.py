@@ -11,6 +11,8 @@ from pathlib import Path
 
 import hiredis
 import pytest
+from aiobotocore.session import get_session
+from botocore.exceptions import ClientError
 
 from tests.servers import (
     Cluster,
@@ -18,6 +20,7 @@ from tests.servers import (
     LossyProxy,
     SentinelSetup,
     ServerProcess,
+    SimpleDB,
     named,
     slot_of,
     start_cluster,
@@ -321,3 +324,38 @@ async def test_proxy_refuses_and_accepts_again(valkey: ServerProcess) -> None:
         client.send(("PING",))
         assert await client.line() == b"+PONG\r\n"
         client.writer.close()
+
+
+async def test_the_stand_in_for_simpledb(simpledb: SimpleDB) -> None:
+    """It does what the documentation says and our store never asks for, and reads stale where it may."""
+    async with get_session().create_client(
+        "sdb", region_name="us-east-1", endpoint_url=simpledb.url
+    ) as client:
+        item = {"DomainName": "d", "ItemName": "i"}
+        with pytest.raises(ClientError, match="NoSuchDomain"):
+            await client.get_attributes(**item)
+        await client.create_domain(DomainName="d")
+        for value in ("one", "two"):
+            await client.put_attributes(**item, Attributes=[{"Name": "a", "Value": value}])
+        assert simpledb.item("d", "i") == {"a": ["one", "two"]}
+        stale = await client.get_attributes(**item)
+        assert [each["Value"] for each in stale["Attributes"]] == ["one"]
+        fresh = await client.get_attributes(**item, ConsistentRead=True)
+        assert [each["Value"] for each in fresh["Attributes"]] == ["one", "two"]
+        for attributes, expected, code in (
+            ([("b", "x")], {"Name": "a", "Value": "one"}, "MultiValuedAttribute"),
+            ([("b", "x")], {"Name": "c", "Value": "x"}, "AttributeDoesNotExist"),
+            ([("b", "x")], {"Name": "a", "Exists": False}, "ConditionalCheckFailed"),
+            ([("b", "x" * 1025)], None, "InvalidParameterValue"),
+            ([(str(number), "x") for number in range(257)], None, "NumberSubmittedAttributesExceeded"),
+            ([(str(number), "x") for number in range(255)], None, "NumberItemAttributesExceeded"),
+        ):
+            named = [{"Name": name, "Value": value} for name, value in attributes]
+            with pytest.raises(ClientError, match=code):
+                await client.put_attributes(
+                    **item, Attributes=named, **({} if expected is None else {"Expected": expected})
+                )
+        await client.delete_attributes(**item, Attributes=[{"Name": "a", "Value": "one"}])
+        assert simpledb.item("d", "i") == {"a": ["two"]}
+        await client.delete_attributes(**item)
+        assert simpledb.item("d", "i") == {}

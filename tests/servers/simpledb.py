@@ -226,8 +226,12 @@ def _put(item: Item, rows: list[dict[str, str]], _checked: None) -> Item:
 
 
 def _delete(item: Item, rows: list[dict[str, str]], _checked: None) -> Item:
-    gone = {row["Name"] for row in rows} or item.keys()
-    return {name: values for name, values in item.items() if name not in gone}
+    gone = {(row["Name"], row.get("Value")) for row in rows}
+    left = {
+        name: [value for value in values if not {(name, value), (name, None)} & gone]
+        for name, values in item.items()
+    }
+    return {name: values for name, values in left.items() if values and rows}
 
 
 def _check_signature(host: str, fields: Mapping[str, str]) -> None:
