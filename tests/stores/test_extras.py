@@ -10,7 +10,11 @@ import pytest
 from asgi_session.errors import ConfigurationError
 from asgi_session.stores._shared.extras import need
 
-MADE = {"dynamodb://sessions?region=eu-central-1": ("aiobotocore", "dynamodb")}
+MADE = {
+    "dynamodb://sessions?region=eu-central-1": ("aiobotocore", "dynamodb"),
+    "s3://sessions?region=eu-central-1": ("aiobotocore", "s3"),
+    "simpledb://sessions?region=eu-west-1": ("aiobotocore", "simpledb"),
+}
 """Of each URL the package without which the store cannot be made, and the extra that brings it."""
 
 
