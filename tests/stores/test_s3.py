@@ -362,18 +362,22 @@ async def test_a_server_that_is_away_and_back(proxy: HttpProxy) -> None:
 
 
 async def test_waiting_for_a_connection_is_not_executing(proxy: HttpProxy) -> None:
-    """Of 20 creates over 2 connections to a frozen server 18 say that they were not carried out."""
+    """While two creates have both connections, the others say by their deadline that nothing was sent."""
     async with made(proxy, connections=2) as store:
-        proxy.hold(writes)
+        rule = proxy.hold(writes)
+        first = [
+            asyncio.create_task(store.create(new_key(), data(), far(), deadline=soon())) for _ in range(2)
+        ]
+        await rule.reached.wait()
         results = await asyncio.gather(
-            *(store.create(new_key(), data(), far(), deadline=soon(0.3)) for _ in range(20)),
+            *(store.create(new_key(), data(), far(), deadline=soon(0.2)) for _ in range(20)),
             return_exceptions=True,
         )
         executed = [result.executed for result in results if isinstance(result, StoreUnavailable)]
-        assert executed == [None] * 2 + [False] * 18
+        assert executed == [False] * 20
         proxy.heal()
-        await written(store, new_key())
-        assert proxy.connections <= 2 + 4  # those of the cancelled ones, and of the set-up
+        assert all(isinstance(result, Saved) for result in await asyncio.gather(*first))
+        assert proxy.methods == ["PUT", "PUT"]
 
 
 async def test_cancelled_writes_hold_no_connection(proxy: HttpProxy) -> None:

@@ -214,15 +214,20 @@ async def test_a_lost_answer_is_unknown(proxy: HttpProxy) -> None:
 
 
 async def test_a_frozen_server(proxy: HttpProxy) -> None:
-    """Each verb ends by its deadline; those that have waited for a connection say so; then all is well."""
-    async with made(proxy, connections=2) as store:
-        proxy.hold(lambda request: True)
+    """Verbs end by their deadline, and say whether they have only waited for a connection."""
+    async with made(proxy, connections=1) as store:
+        rule = proxy.hold(lambda request: True)
+        first = asyncio.create_task(store.create(new_key(), data(), far(), deadline=soon(0.6)))
+        await rule.reached.wait()
         results = await asyncio.gather(
-            *(store.create(new_key(), data(), far(), deadline=soon(0.3)) for _ in range(10)),
+            *(store.create(new_key(), data(), far(), deadline=soon(0.2)) for _ in range(10)),
             return_exceptions=True,
         )
         executed = [result.executed for result in results if isinstance(result, StoreUnavailable)]
-        assert executed == [None] * 2 + [False] * 8
+        assert executed == [False] * 10
+        with pytest.raises(StoreUnavailable) as raised:
+            await first
+        assert raised.value.executed is None
         proxy.heal()
         await written(store, new_key())
 
