@@ -52,9 +52,9 @@ async def test_the_lifecycle_rule(moto: Moto) -> None:
     """A server takes it, and it leaves a session alone for the longest that one can last by default."""
     (rule,) = (block.text for block in blocks(S3) if block.file == "lifecycle.json")
     async with get_session().create_client("s3", region_name="us-east-1", endpoint_url=moto.url) as client:
-        await client.create_bucket(Bucket="example-sessions")
+        await client.create_bucket(Bucket="with-a-lifecycle")
         await client.put_bucket_lifecycle_configuration(
-            Bucket="example-sessions", LifecycleConfiguration=json.loads(rule)
+            Bucket="with-a-lifecycle", LifecycleConfiguration=json.loads(rule)
         )
     longest: timedelta = signature(SessionManager).parameters["absolute_timeout"].default
     assert json.loads(rule)["Rules"][0]["Expiration"] == {"Days": longest.days + 1}
