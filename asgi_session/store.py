@@ -15,20 +15,25 @@ A store keeps records that it cannot read. It knows nothing of sessions, cookies
   has put in the tag. Only the expiry may differ, for a touch changes nothing else.
 * *deadline*: an instant of `time.monotonic`, in seconds. By then the verb has answered or raised.
 
-Whether a record's time has passed is judged by the clock of whatever keeps the records: the server's,
-where there is one. The caller looks once more, by its own clock, at what it has loaded.
+Whether a record's time has passed is judged by one clock in all five verbs: the server's, where the
+server can compare times in the same step as it compares versions; where it cannot, that of the process
+that calls the verb. A store's documentation says which. With the second kind, processes whose clocks
+differ by a second disagree for that second, and no longer, on whether a record is there: keep the clocks
+of your machines in step. The caller looks once more, by its own clock, at what it has loaded.
 
 What a store must keep:
 
 * A write is visible to every `load` that begins after the write has answered.
-* `create`, `save`, `touch` and `delete` compare and write in one atomic step.
+* `create`, `save`, `touch` and `delete` compare and write in one atomic step. A verb that waited for
+  another write to the same record answers by what that write has left, not by what was there before it.
 * A missing record is an answer, never an error.
 * The only error of a verb is `StoreUnavailable`. Its ``executed`` is False when the store certainly did
-  not carry the verb out, and None when it may have; waiting for a connection is not executing. Its
-  ``full`` is True when there was no room.
+  not carry the verb out, and None when it may have. Waiting for a connection, or for one's turn, is not
+  executing: a verb that has sent nothing by its deadline says False. Its ``full`` is True when there was
+  no room.
 * A store repeats a command by itself only when it certainly did not execute, or when executing it twice
   is the same as once (`load`). One whose client repeats writes by itself recognises its own bytes: it
-  answers `Saved` when the record is what it was to write.
+  answers `Saved` when the record is what it was to write, and True when it has itself removed it.
 * `delete` works also while the store is full, with `expect` and without: nobody could log out otherwise.
 * A cancelled verb may or may not have been carried out; the next one works all the same.
 * Verbs may be called concurrently, from several event loops one after another and from several
@@ -115,8 +120,9 @@ class Store(Protocol):
     async def close(self) -> None:
         """Wait for the verbs on their way, then release what this event loop holds.
 
-        Verbs whose server does not answer may be given up before their deadline. A closed store opens
-        again at the next verb.
+        On their way are all five, also those that wait for a connection. What other event loops hold
+        stays open. Verbs whose server does not answer may be given up before their deadline. A closed
+        store opens again at the next verb.
         """
         ...
 

@@ -54,7 +54,38 @@ class Broken:
     close_forgets: bool = False
     close_is_final: bool = False
     close_cuts_off: bool = False
+    close_cuts_off_create: bool = False
+    close_cuts_off_save: bool = False
+    close_cuts_off_touch: bool = False
+    close_cuts_off_delete: bool = False
+    close_does_not_wait: bool = False
+    close_closes_every_loop: bool = False
     one_loop: bool = False
+    folds_the_first_letter: bool = False
+    expires_a_second_late: bool = False
+    expires_a_second_early: bool = False
+    numbers_begin_anew: bool = False
+    expired_is_replaced_in_two_steps: bool = False
+    data_is_a_bytearray: bool = False
+    conflict_has_a_memoryview: bool = False
+    tags_are_long: bool = False
+    conflict_from_before_a_delete: bool = False
+    conflict_with_the_expected: bool = False
+    conflict_with_the_first_version: bool = False
+    lost_touch_brings_its_expiry: bool = False
+    touch_makes_a_number: bool = False
+    delete_loses_to_a_touch: bool = False
+    waiting_save_answers_what_was: bool = False
+    waiting_save_writes: bool = False
+    waiting_touch_writes: bool = False
+    waiting_create_answers_what_was: bool = False
+    waiting_delete_answers_what_was: bool = False
+    repeated_create_is_taken: bool = False
+    repeated_save_is_a_conflict: bool = False
+    repeated_touch_is_false: bool = False
+    repeated_delete_is_false: bool = False
+    slow_is_a_lie: bool = False
+    late_after_all: bool = False
     stale_reads: bool = False
     cancel_shifts_replies: bool = False
     mixes_up_replies: bool = False
@@ -80,12 +111,19 @@ class Broken:
         self.replies: list[Stored | None] = []
         self.last: Stored | None = None
         self.listeners: dict[str, tuple[asyncio.AbstractEventLoop, Heard]] = {}
+        self.held: dict[str, asyncio.Event] = {}
+        self.waiting = asyncio.Event()
+        self.repeats = False
+        self.closed_in: list[asyncio.AbstractEventLoop] = []
+        self.first: dict[str, Stored] = {}
+        self.number = 0
 
     async def open(self) -> None:
         """Nothing."""
 
     async def close(self) -> None:
         self.closed = True
+        self.closed_in.append(asyncio.get_running_loop())
         if not self.close_keeps_listening:
             self.listeners.clear()
         if self.close_forgets:
@@ -103,7 +141,46 @@ class Broken:
                 raise TimeoutError
             if self.late_hangs:
                 await asyncio.sleep(60)
+        if self.folds_the_first_letter:
+            return key[0].lower() + key[1:]
         return key.lower() if self.folds_case else key
+
+    async def _wait(self, key: str) -> Stored | None:
+        """Wait behind whoever holds the record; what was there before."""
+        before = self._get(key)
+        if key in self.held:
+            self.waiting.set()
+            await self.held[key].wait()
+        return before
+
+    async def _way(self, verb: str) -> None:
+        """Go the way to the server, if that makes a difference."""
+        if self.close_does_not_wait:
+            for _ in range(20):
+                await asyncio.sleep(0)
+        elif getattr(self, f"close_cuts_off_{verb}", False):
+            self.closed = False
+            for _ in range(4):
+                await asyncio.sleep(0)
+            if self.closed:
+                raise StoreUnavailable("closed", executed=None)
+
+    async def _back(self, key: str, before: Stored | None, deadline: float) -> None:
+        """Go the way back, if that makes a difference."""
+        if self.slow_is_a_lie and deadline - time.monotonic() < 0.1:
+            raise StoreUnavailable("late", executed=False)
+        if self.late_after_all and deadline - time.monotonic() < 0.1:  # the server has it, and does it later
+            after = self.records.pop(key, None)
+            if before is not None:
+                self.records[key] = before
+
+            def later() -> None:
+                self.records.pop(key, None)
+                if after is not None:
+                    self.records[key] = after
+
+            asyncio.get_running_loop().call_later(0.01, later)
+            raise StoreUnavailable("late", executed=False)
 
     def _leave(self, deadline: float) -> None:
         if self.late_is_a_lie and time.monotonic() > deadline:
@@ -113,7 +190,20 @@ class Broken:
         stored = self.records.get(key)
         if stored is None or self.expires_never or self.expires_on_load_alone:
             return stored
+        if self.expires_a_second_late:
+            return stored if stored.expires_at + 999 > self.clock() else None
+        if self.expires_a_second_early:
+            return stored if stored.expires_at - 999 > self.clock() else None
         return stored if stored.expires_at > self.clock() else None
+
+    def _tag(self, key: str, data: bytes) -> bytes:
+        if self.numbers_begin_anew:
+            before = self._get(key)
+            return b"%d" % (1 if before is None else int(before.tag) + 1)
+        if self.touch_makes_a_number:
+            self.number += 1
+            return b"%d" % self.number
+        return data[:16] * 16 if self.tags_are_long else data[:16]
 
     def _put(self, key: str, data: bytes, expires_at: int) -> None:
         if expires_at <= self.clock():
@@ -130,13 +220,23 @@ class Broken:
         if self.seconds:
             expires_at = expires_at // 1000 * 1000
         self.before[key] = self.records.get(key)
-        self.records[key] = Stored(data, data[:16], expires_at)
+        self.records[key] = Stored(data, self._tag(key, data), expires_at)
+        self.first.setdefault(key, self.records[key])
 
     async def load(self, key: str, *, deadline: float) -> Stored | None:
         key = await self._enter(key, deadline)
         stored = self._get(key)
         if stored is not None and self.expires_on_load_alone and stored.expires_at <= self.clock():
             stored = None
+        await self._way("load")
+        if self.close_closes_every_loop:
+            closes = len(self.closed_in)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            if set(self.closed_in[closes:]) - {asyncio.get_running_loop()}:
+                raise StoreUnavailable("closed", executed=None)
+        if stored is not None and self.data_is_a_bytearray:
+            return Stored(bytearray(stored.data), stored.tag, stored.expires_at)  # type: ignore[arg-type]
         if stored is None and self.missing_is_an_error:
             raise KeyError(key)
         if self.close_cuts_off:
@@ -157,22 +257,42 @@ class Broken:
 
     async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> CreateResult:
         key = await self._enter(key, deadline)
+        await self._way("create")
+        before = await self._wait(key)
         taken = self._get(key) is not None
-        if self.create_is_two_steps:
+        if self.waiting_create_answers_what_was:
+            taken = before is not None
+        if self.create_is_two_steps or (self.expired_is_replaced_in_two_steps and key in self.records):
             await asyncio.sleep(0)
         if taken and not self.create_overwrites:
             return TAKEN
         self._put(key, data, expires_at)
         self._leave(deadline)
-        return Saved(bytes(16) if self.create_answers_another_tag else data[:16])
+        if self.repeats and self.repeated_create_is_taken:
+            return TAKEN
+        tag = self.records[key].tag if key in self.records else data[:16]
+        await self._back(key, before, deadline)
+        return Saved(bytes(16) if self.create_answers_another_tag else tag)
 
     async def save(
         self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
     ) -> SaveResult:
         key = await self._enter(key, deadline)
+        await self._way("save")
+        before = await self._wait(key)
         current = self._get(key)
         if self.save_is_two_steps:
             await asyncio.sleep(0)
+        if self.conflict_from_before_a_delete and current is not None:
+            await asyncio.sleep(0)
+            if self._get(key) is None:
+                return Conflict(current)
+            current = self._get(key)
+        if before is not current and before is not None:
+            if self.waiting_save_answers_what_was:
+                return Conflict(before)
+            if self.waiting_save_writes:
+                current = before
         if current is None:
             if self.save_creates:
                 self._put(key, data, expires_at)
@@ -183,13 +303,23 @@ class Broken:
         )
         if self.save_compares_the_expiry:
             same = same and current.expires_at == expect.expires_at
+        if not same and self.conflict_with_the_expected:
+            return Conflict(expect)
+        if not same and self.conflict_with_the_first_version:
+            return Conflict(self.first[key])
+        if not same and self.conflict_has_a_memoryview:
+            return Conflict(Stored(memoryview(current.data), current.tag, current.expires_at))  # type: ignore[arg-type]
         if not same and not self.save_ignores_the_tag:
             return Conflict(Stored(data, data[:16], expires_at) if self.conflict_without_news else current)
         self._put(key, data, current.expires_at if self.save_keeps_the_expiry else expires_at)
         self._leave(deadline)
         if self.wakes_at_every_save:
             self._wake(key, list(self.listeners))
-        return Saved(data[:16])
+        if self.repeats and self.repeated_save_is_a_conflict:
+            return Conflict(self.records[key])
+        tag = self.records[key].tag if key in self.records else data[:16]
+        await self._back(key, before, deadline)
+        return Saved(tag)
 
     async def save_and_wake(
         self, key: str, data: bytes, expires_at: int, *, expect: Stored, wake: Sequence[str], deadline: float
@@ -233,7 +363,11 @@ class Broken:
 
     async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
         key = await self._enter(key, deadline)
+        await self._way("touch")
+        before = await self._wait(key)
         current = self._get(key)
+        if self.waiting_touch_writes and before is not None and before is not current:
+            current = before
         if current is None:
             if self.touch_creates:
                 self._put(key, expect.data, expires_at)
@@ -242,16 +376,24 @@ class Broken:
             return False
         if self.touch_writes_the_data_back:
             await asyncio.sleep(0)
+        if self.lost_touch_brings_its_expiry:
+            await asyncio.sleep(0)
+            current = self._get(key) or current
         if self.touch_only_prolongs:
             expires_at = max(expires_at, current.expires_at)
         data = bytes(reversed(current.data)) if self.touch_changes_the_tag else current.data
         self._put(key, data, expires_at)
+        if key in self.records and not self.touch_changes_the_tag and not self.touch_makes_a_number:
+            self.records[key] = Stored(self.records[key].data, current.tag, self.records[key].expires_at)
         self._leave(deadline)
-        return True
+        await self._back(key, before, deadline)
+        return not (self.repeats and self.repeated_touch_is_false)
 
     async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
         key = await self._enter(key, deadline)
-        current = self._get(key)
+        await self._way("delete")
+        before = await self._wait(key)
+        current = before if self.waiting_delete_answers_what_was else self._get(key)
         found = current is not None
         if expect is not None and not self.delete_ignores_the_tag:
             tag = current.tag if current is not None else b""
@@ -263,6 +405,13 @@ class Broken:
                 return False
         if self.delete_is_two_steps or (expect is not None and self.delete_looks_first):
             await asyncio.sleep(0)
+        if expect is not None and self.delete_loses_to_a_touch:
+            await asyncio.sleep(0)
+            if self._get(key) is not current:
+                return False
         self.records.pop(key, None)
         self._leave(deadline)
+        await self._back(key, before, deadline)
+        if self.repeats and self.repeated_delete_is_false:
+            return False
         return found or self.delete_always_true

@@ -11,7 +11,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -252,10 +253,20 @@ class Slow(MemoryStore):
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(clock=clock)
         self._chance = random.Random(0)
+        self._under_way = 0
+
+    async def close(self) -> None:
+        while self._under_way:
+            await asyncio.sleep(0)
+        await super().close()
 
     async def _way(self, deadline: float, executed: bool | None) -> None:
-        for _ in range(self._chance.randrange(4)):
-            await asyncio.sleep(0)
+        self._under_way += 1
+        try:
+            for _ in range(self._chance.randrange(4)):
+                await asyncio.sleep(0)
+        finally:
+            self._under_way -= 1
         if time.monotonic() > deadline:
             raise StoreUnavailable("late", executed=executed)
 
@@ -329,6 +340,37 @@ CAUGHT_BY = {
     "close_forgets": "test_open_and_close_may_be_repeated",
     "close_cuts_off": "test_close_with_verbs_in_flight",
     "close_is_final": "test_open_and_close_may_be_repeated",
+    "close_cuts_off_create": "test_close_waits_for_every_verb",
+    "close_cuts_off_save": "test_close_waits_for_every_verb",
+    "close_cuts_off_touch": "test_close_waits_for_every_verb",
+    "close_cuts_off_delete": "test_close_waits_for_every_verb",
+    "close_does_not_wait": "test_close_waits_for_every_verb",
+    "close_closes_every_loop": "test_close_leaves_other_loops_alone",
+    "folds_the_first_letter": "test_keys_are_told_apart",
+    "expires_a_second_late": "test_load_does_not_see_an_expired_record",
+    "expires_a_second_early": "test_a_record_lives_until_its_time",
+    "numbers_begin_anew": "test_an_expired_version_does_not_come_back",
+    "expired_is_replaced_in_two_steps": "test_one_of_many_creates_follows_an_expired_record",
+    "data_is_a_bytearray": "test_every_byte_is_kept",
+    "conflict_has_a_memoryview": "test_random_verbs_agree_with_a_model",
+    "tags_are_long": "test_random_verbs_agree_with_a_model",
+    "conflict_from_before_a_delete": "test_after_a_delete_there_is_only_gone",
+    "conflict_with_the_expected": "test_who_loses_is_told_of_a_version_that_was_written",
+    "conflict_with_the_first_version": "test_who_loses_is_told_of_a_version_that_was_written",
+    "lost_touch_brings_its_expiry": "test_a_touch_does_not_undo_a_save",
+    "touch_makes_a_number": "test_touches_do_not_hinder_who_knows_the_tag",
+    "delete_loses_to_a_touch": "test_a_touch_does_not_stop_a_delete",
+    "waiting_save_answers_what_was": "test_a_verb_that_has_waited_sees_the_newest_record",
+    "waiting_save_writes": "test_a_verb_that_has_waited_sees_that_the_record_is_gone",
+    "waiting_touch_writes": "test_a_verb_that_has_waited_sees_the_newest_record",
+    "waiting_create_answers_what_was": "test_a_verb_that_has_waited_sees_that_the_record_is_gone",
+    "waiting_delete_answers_what_was": "test_a_verb_that_has_waited_sees_the_newest_record",
+    "repeated_create_is_taken": "test_a_write_that_is_sent_twice_counts_once",
+    "repeated_save_is_a_conflict": "test_a_write_that_is_sent_twice_counts_once",
+    "repeated_touch_is_false": "test_a_write_that_is_sent_twice_counts_once",
+    "repeated_delete_is_false": "test_a_write_that_is_sent_twice_counts_once",
+    "slow_is_a_lie": "test_what_was_not_executed_has_changed_nothing",
+    "late_after_all": "test_what_was_not_executed_has_changed_nothing",
     "one_loop": "test_event_loops_one_after_another",
     "stale_reads": "test_a_load_sees_every_write_answered_before_it",
     "cancel_shifts_replies": "test_cancelled_verbs_leave_the_store_in_step",
@@ -349,10 +391,43 @@ CAUGHT_BY = {
 }
 
 
+Waiting = Callable[[], Awaitable[None]]
+
+
 class Hasty(ManualTime):
     """What does not come will not come in 5 seconds either; what hangs takes longer."""
 
     timeout = 0.5
+
+    @asynccontextmanager
+    async def _holding(
+        self, store: Broken, key: str, data: bytes | None, expires_at: int
+    ) -> AsyncIterator[Waiting]:
+        async def waiting() -> None:
+            await store.waiting.wait()
+
+        store.waiting.clear()
+        store.held[key] = asyncio.Event()
+        yield waiting
+        if data is None or expires_at <= store.clock():
+            del store.records[key]
+        else:
+            store.records[key] = Stored(data, data[:16], expires_at)
+        store.held.pop(key).set()
+
+    def holding(
+        self, store: Store, key: str, data: bytes | None, expires_at: int
+    ) -> AbstractAsyncContextManager[Waiting] | None:
+        return self._holding(store, key, data, expires_at) if isinstance(store, Broken) else None
+
+    @asynccontextmanager
+    async def _repeating(self, store: Broken) -> AsyncIterator[Broken]:
+        store.repeats = True
+        yield store
+        store.repeats = False
+
+    def repeating(self, store: Store) -> AbstractAsyncContextManager[Store] | None:
+        return self._repeating(store) if isinstance(store, Broken) else None
 
 
 def run_one(make: Make, name: str) -> None:

@@ -7,13 +7,19 @@ import os
 import random
 import secrets
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from asgi_session.clock import system_clock
-from asgi_session.store import CreateResult, Saved, SaveResult, Store, Stored
+from asgi_session.store import Conflict, CreateResult, Saved, SaveResult, Store, Stored
 
 HOUR = 3_600_000
+LONGEST_TAG = 255
+
+Waiting: TypeAlias = Callable[[], Awaitable[None]]
+"""Returns once a verb waits in the server."""
 
 
 def new_data(body: bytes = b"body") -> bytes:
@@ -37,9 +43,23 @@ def seeded(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311
 
 
+def check_tag(tag: object) -> None:
+    """A tag is bytes, as they are, and not many."""
+    assert type(tag) is bytes, f"a tag is bytes, not {type(tag).__name__}"
+    assert 0 < len(tag) <= LONGEST_TAG, f"a tag of {len(tag)} bytes"
+
+
+def check_version(stored: Stored) -> None:
+    """A version that a store gives is made of what the contract says."""
+    assert type(stored) is Stored
+    assert type(stored.data) is bytes, f"data is bytes, not {type(stored.data).__name__}"
+    assert type(stored.expires_at) is int, "an expiry is an int"
+    check_tag(stored.tag)
+
+
 @dataclass
 class Record:
-    """The five verbs on one key, each with a deadline."""
+    """The five verbs on one key, each with a deadline; what holds of every answer is checked here."""
 
     store: Store
     timeout: float
@@ -49,13 +69,26 @@ class Record:
         return time.monotonic() + self.timeout
 
     async def load(self) -> Stored | None:
-        return await self.store.load(self.key, deadline=self._deadline())
+        stored = await self.store.load(self.key, deadline=self._deadline())
+        if stored is not None:
+            check_version(stored)
+        return stored
 
     async def create(self, data: bytes, expires_at: int) -> CreateResult:
-        return await self.store.create(self.key, data, expires_at, deadline=self._deadline())
+        result = await self.store.create(self.key, data, expires_at, deadline=self._deadline())
+        if isinstance(result, Saved):
+            check_tag(result.tag)
+        return result
 
     async def save(self, data: bytes, expires_at: int, expect: Stored) -> SaveResult:
-        return await self.store.save(self.key, data, expires_at, expect=expect, deadline=self._deadline())
+        result = await self.store.save(self.key, data, expires_at, expect=expect, deadline=self._deadline())
+        if isinstance(result, Saved):
+            check_tag(result.tag)
+            assert result.tag != expect.tag, "a save makes a version of its own"
+        elif isinstance(result, Conflict):
+            check_version(result.current)
+            assert result.current.tag != expect.tag, "a conflict with the very version that was expected"
+        return result
 
     async def touch(self, expires_at: int, expect: Stored) -> bool:
         return await self.store.touch(self.key, expires_at, expect=expect, deadline=self._deadline())
@@ -100,6 +133,16 @@ class Suite:
     def another(self, store: Store) -> Store:
         """Return another store object with the same records, as another process has it."""
         return store
+
+    def holding(
+        self, store: Store, key: str, data: bytes | None, expires_at: int
+    ) -> AbstractAsyncContextManager[Waiting] | None:
+        """Hold a record in the server, so that verbs wait; on leaving write `data`, or with None delete."""
+        return None
+
+    def repeating(self, store: Store) -> AbstractAsyncContextManager[Store] | None:
+        """Give a store whose next write is carried out, its reply lost, and the write sent again."""
+        return None
 
     def far(self) -> int:
         """Return an expiry that no test lives to see."""

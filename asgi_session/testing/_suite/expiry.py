@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from msgspec.structs import replace
 
-from asgi_session.store import GONE, TAKEN, Saved, Store, Stored
-from asgi_session.testing._suite.base import Record, Suite, new_data, strange
+from asgi_session.store import GONE, TAKEN, Conflict, Saved, Store, Stored
+from asgi_session.testing._suite.base import HOUR, Record, Suite, new_data, strange
 
 
 class ExpiryTests(Suite):
@@ -117,3 +119,54 @@ class ExpiryTests(Suite):
         assert isinstance(await record.create(data, expires_at), Saved)
         stored = await record.get()
         assert stored == Stored(data, stored.tag, expires_at)
+
+    async def test_a_record_lives_until_its_time(self, store: Store) -> None:
+        """An expiry is not rounded down: each verb finds the record up to its last millisecond."""
+        for verb in ("load", "create", "save", "touch", "delete"):
+            for _ in range(20):  # a machine may be too slow for so short a life
+                record, stored = await self.written(store)
+                expires_at = self.soon()
+                found: object = await record.touch(expires_at, stored)
+                assert found is True
+                match verb:
+                    case "load":
+                        found = await record.load() == replace(stored, expires_at=expires_at)
+                    case "create":
+                        found = await record.create(new_data(), self.far()) is TAKEN
+                    case "save":
+                        found = isinstance(await record.save(new_data(), self.far(), stored), Saved)
+                    case "touch":
+                        found = await record.touch(self.far(), stored)
+                    case _:
+                        found = await record.delete()
+                if found or self.now() < expires_at - self.slack_ms:
+                    assert found is True, f"{verb} did not find a record whose time had not passed"
+                    break
+
+    async def test_an_expired_version_does_not_come_back(self, store: Store) -> None:
+        """After its time, and a create, a record's version is another one to save, touch and delete."""
+        record, first = await self._expired(store)
+        assert isinstance(await record.create(new_data(), self.far()), Saved)
+        second = await record.get()
+        assert second.tag != first.tag
+        assert await record.save(new_data(), self.far(), first) == Conflict(second)
+        assert await record.touch(self.far() + HOUR, first) is False
+        assert await record.delete(first) is False
+        assert await record.load() == second
+
+    async def test_one_of_many_creates_follows_an_expired_record(self, store: Store) -> None:
+        """Of twenty creates at once exactly one takes the place, and no save or touch revives the old one."""
+        for _ in range(2):
+            record, version = await self._expired(store)
+            datas = [new_data() for _ in range(20)]
+            creates = [record.create(data, self.far()) for data in datas]
+            saves = [record.save(new_data(), self.far(), version) for _ in range(5)]
+            touches = [record.touch(self.far() + HOUR, version) for _ in range(5)]
+            created, saved, touched = await asyncio.gather(
+                asyncio.gather(*creates), asyncio.gather(*saves), asyncio.gather(*touches)
+            )
+            (winner,) = [i for i, result in enumerate(created) if isinstance(result, Saved)]
+            current = await record.get()
+            assert current.data == datas[winner]
+            assert all(result in (GONE, Conflict(current)) for result in saved), saved
+            assert touched == [False] * 5

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from asgi_session.store import GONE, Saved, Store
-from asgi_session.testing._suite.base import Record, Suite, new_data
+from asgi_session.testing._suite.base import HOUR, Record, Suite, new_data
 
 
 class LoopTests(Suite):
@@ -34,6 +34,52 @@ class LoopTests(Suite):
             assert await asyncio.gather(*tasks) == [stored] * 20
             assert isinstance(await saving, Saved)
         assert await record.load() == stored
+
+    async def test_close_waits_for_every_verb(self, store: Store) -> None:
+        """A close returns when all five verbs have been answered, also those that are still connecting."""
+        for moments, connected in ((1, False), (1, True), (2, True), (4, False), (8, True)):
+            records = [await self.written(store) for _ in range(5)]
+            if not connected:
+                await store.close()
+            (loaded, version), (saved, to_save), (touched, to_touch), (deleted, _), (ended, to_end) = records
+            tasks: list[asyncio.Task[Any]] = [
+                asyncio.create_task(loaded.load()),
+                asyncio.create_task(self.record(store).create(new_data(), self.far())),
+                asyncio.create_task(saved.save(new_data(), self.far(), to_save)),
+                asyncio.create_task(touched.touch(self.far() + HOUR, to_touch)),
+                asyncio.create_task(deleted.delete()),
+                asyncio.create_task(ended.delete(to_end)),
+            ]
+            for _ in range(moments):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(self.timeout + 1):
+                await store.close()
+            for _ in range(2):  # a verb that was answered ends
+                await asyncio.sleep(0)
+            pending = [not task.done() for task in tasks]
+            results = await asyncio.gather(*tasks)
+            assert not any(pending), f"close has returned before these were answered: {pending}"
+            assert results[0] == version
+            assert isinstance(results[1], Saved)
+            assert isinstance(results[2], Saved)
+            assert results[3:] == [True, True, True]
+
+    async def test_close_leaves_other_loops_alone(self, store: Store) -> None:
+        """A loop that closes its part of the store cuts off nobody in another loop."""
+        record, stored = await self.written(store)
+
+        async def come_and_go() -> None:
+            await record.get()
+            await store.close()
+
+        def run() -> None:
+            for _ in range(5):
+                asyncio.run(come_and_go())
+
+        others = asyncio.create_task(asyncio.to_thread(run))
+        while not others.done():
+            assert await asyncio.gather(*(record.load() for _ in range(5))) == [stored] * 5
+        await others
 
     async def test_close_releases_what_the_loop_holds(self, store: Store) -> None:
         """A loop may end after close, whatever was under way, and nothing is left open in it."""

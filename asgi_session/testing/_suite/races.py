@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import GONE, Conflict, Saved, Store
-from asgi_session.testing._suite.base import HOUR, Suite, new_data, seeded
+from asgi_session.store import GONE, Conflict, Saved, Store, Stored
+from asgi_session.testing._suite.base import HOUR, Record, Suite, new_data, seeded
 
 
 class RaceTests(Suite):
@@ -98,13 +98,102 @@ class RaceTests(Suite):
         """Whatever order a save and touches take effect in, the saved data stays."""
         for round_ in range(30):
             record, stored = await self.written(store)
-            data = new_data()
+            data, expires_at = new_data(), self.far() + 1
             touches = [record.touch(self.far() + HOUR, stored) for _ in range(4)]
             verbs: list[Coroutine[Any, Any, object]] = [*touches]
-            verbs.insert(round_ % 5, record.save(data, self.far(), stored))
+            verbs.insert(round_ % 5, record.save(data, expires_at, stored))
             results = await asyncio.gather(*verbs)
-            assert isinstance(results[round_ % 5], Saved), "a touch must not change the tag"
-            assert (await record.get()).data == data
+            saved = results[round_ % 5]
+            assert isinstance(saved, Saved), "a touch must not change the tag"
+            # Not the touches' expiry either: they came before the save, or expected an older version.
+            version = Stored(data, saved.tag, expires_at)
+            assert await record.load() == version
+            assert isinstance(await record.save(new_data(), self.far(), version), Saved)
+
+    async def test_touches_do_not_hinder_who_knows_the_tag(self, store: Store) -> None:
+        """The tag that a save has answered stays good while others touch the version that it made."""
+        record, version = await self.written(store)
+        for round_ in range(6):
+            data = new_data()
+            result, *_ = await asyncio.gather(
+                record.save(data, self.far(), version),
+                *(record.touch(self.far() + HOUR + i, version) for i in range(3)),
+            )
+            assert isinstance(result, Saved)
+            made = Stored(data, result.tag, self.far())
+            touched = await asyncio.gather(*(record.touch(self.far() + HOUR + i, made) for i in range(3)))
+            assert touched == [True] * 3, f"round {round_}: a touch met another one"
+            version = await record.get()
+            assert (version.data, version.tag) == (data, result.tag)
+
+    async def test_a_touch_does_not_stop_a_delete(self, store: Store) -> None:
+        """A delete of a version that is being touched removes it: it is the same version."""
+        for round_ in range(10):
+            record, stored = await self.written(store)
+            verbs = [record.touch(self.far() + HOUR + i, stored) for i in range(4)]
+            verbs.insert(round_ % 5, record.delete(stored))
+            results = await asyncio.gather(*verbs)
+            assert results[round_ % 5] is True
+            assert await record.load() is None
+
+    async def test_who_loses_is_told_of_a_version_that_was_written(self, store: Store) -> None:
+        """Savers that go on from what a conflict brings all get through, and each conflict is news."""
+        other = self.another(store)
+        try:
+            for _ in range(4):
+                record, first = await self.written(store)
+                written = {first.data: first}
+
+                async def save(saver: Record, version: Stored, written: dict[bytes, Stored]) -> bytes:
+                    data, expires_at = new_data(), self.far()
+                    written[data] = version  # from now on others may meet it
+                    while not isinstance(result := await saver.save(data, expires_at, version), Saved):
+                        assert isinstance(result, Conflict), result
+                        assert result.current.data in written, "nobody has written that"
+                        assert result.current.data != data, "a conflict with one's own write"
+                        version = result.current
+                    return version.data
+
+                savers = [self.record(each, record.key) for each in (store, other) for _ in range(4)]
+                followed = await asyncio.gather(*(save(saver, first, written) for saver in savers))
+                assert len(set(followed)) == 8, "two saves have replaced one version"
+                assert (await record.get()).data not in followed
+        finally:
+            if other is not store:
+                await other.close()
+
+    async def test_after_a_delete_there_is_only_gone(self, store: Store) -> None:
+        """Savers and a delete at once: who comes after the delete is told GONE, not what was there before."""
+        other = self.another(store)
+        rng = seeded(6)
+        try:
+            for _ in range(10):
+                record, first = await self.written(store)
+                done = asyncio.Event()
+
+                async def delete(record: Record, done: asyncio.Event) -> None:
+                    assert await record.delete() is True
+                    done.set()
+
+                async def save(saver: Record, version: Stored, done: asyncio.Event) -> None:
+                    while True:
+                        late = done.is_set()
+                        result = await saver.save(new_data(), self.far(), version)
+                        assert not late or result is GONE, "it was deleted before this save began"
+                        if not isinstance(result, Conflict):
+                            break
+                        version = result.current
+                    if done.is_set():
+                        assert await saver.save(new_data(), self.far(), version) is GONE
+
+                verbs = [save(self.record(each, record.key), first, done) for each in (store, other) * 3]
+                verbs.insert(rng.randrange(len(verbs) + 1), delete(record, done))
+                await asyncio.gather(*verbs)
+                assert await record.load() is None
+                assert await self.record(other, record.key).load() is None
+        finally:
+            if other is not store:
+                await other.close()
 
     async def test_a_load_sees_every_write_answered_before_it(self, store: Store) -> None:
         """Also with loads of the same record on their way all the time."""

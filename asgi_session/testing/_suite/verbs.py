@@ -193,7 +193,9 @@ class VerbTests(Suite):
     async def test_keys_are_told_apart(self, store: Store) -> None:
         """Keys that differ in case, or in one of - and _, are different keys."""
         stem = self.record(store).key[:20]
-        records = [self.record(store, stem + end) for end in ("aa", "aA", "Aa", "AA", "-a", "_a", "a-", "a_")]
+        ends = ("aa", "aA", "Aa", "AA", "-a", "_a", "a-", "a_", "--", "__")
+        records = [self.record(store, stem + end) for end in ends]
+        records += [self.record(store, begin + stem) for begin in ("aa", "Aa", "AA", "--", "__", "-_")]
         data = {record.key: new_data(record.key.encode()) for record in records}
         for record in records:
             created = await record.create(data[record.key], self.far())
@@ -274,7 +276,7 @@ class VerbTests(Suite):
                 assert isinstance(created, Saved) if written else created is TAKEN, where
             case "save":
                 written = matches
-                _check_save(await record.save(data, expires_at, expect), known, matches, where)
+                _check_save(await record.save(data, expires_at, expect), known, expect, where)
             case "touch":
                 written = matches
                 assert await record.touch(expires_at, expect) is matches, where
@@ -299,11 +301,12 @@ class VerbTests(Suite):
         assert stored == model.get(record.key), where
 
 
-def _check_save(result: SaveResult, known: Stored | None, matches: bool, where: str) -> None:
+def _check_save(result: SaveResult, known: Stored | None, expect: Stored, where: str) -> None:
     if known is None:
         assert result is GONE, where
-    elif matches:
+    elif known.tag == expect.tag:
         assert isinstance(result, Saved), where
     else:
         assert isinstance(result, Conflict), where
         assert result.current == known, where
+        assert result.current.tag != expect.tag, where
