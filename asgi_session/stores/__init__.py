@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asgi_session.stores.dynamodb import DynamoDBStore
     from asgi_session.stores.memcached import MemcachedStore
     from asgi_session.stores.memory import MemoryStore
+    from asgi_session.stores.moving import MovingStore
     from asgi_session.stores.redis import RedisStore
     from asgi_session.stores.s3 import S3Store
     from asgi_session.stores.simpledb import SimpleDBStore
@@ -24,6 +25,7 @@ _STORES: Final = {
     "DynamoDBStore": "asgi_session.stores.dynamodb",
     "MemcachedStore": "asgi_session.stores.memcached",
     "MemoryStore": "asgi_session.stores.memory",
+    "MovingStore": "asgi_session.stores.moving",
     "RedisStore": "asgi_session.stores.redis",
     "S3Store": "asgi_session.stores.s3",
     "SimpleDBStore": "asgi_session.stores.simpledb",
@@ -103,6 +105,7 @@ __all__ = [
     "DynamoDBStore",
     "MemcachedStore",
     "MemoryStore",
+    "MovingStore",
     "RedisStore",
     "S3Store",
     "SimpleDBStore",
