@@ -18,6 +18,7 @@ from tests.servers import (
     MemcachedProcess,
     Ministack,
     Moto,
+    NatsServer,
     SeaweedFS,
     SentinelSetup,
     ServerProcess,
@@ -27,6 +28,7 @@ from tests.servers import (
     start_memcached,
     start_ministack,
     start_moto,
+    start_nats,
     start_redis62,
     start_seaweedfs,
     start_sentinel,
@@ -79,6 +81,14 @@ def shared_redis62() -> Iterator[ServerProcess]:
 @pytest.fixture(scope="session")
 def shared_fakeredis() -> Iterator[FakeredisServer]:
     server = start_fakeredis()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def nats() -> Iterator[NatsServer]:
+    """NATS with JetStream."""
+    server = start_nats()
     yield server
     server.stop()
 

@@ -10,12 +10,13 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from time import monotonic
 from typing import ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from asgi_session.clock import Clock, system_clock
 from asgi_session.errors import ConfigurationError
 from asgi_session.store import GONE, TAG_SIZE, TAKEN, Conflict, CreateResult, Saved, SaveResult, Stored
-from asgi_session.stores._shared.verbs import Begins, Clients, OnItsWay, Trouble
+from asgi_session.stores._shared.verbs import CONNECTING, Begins, Clients, OnItsWay, Trouble
 
 C = TypeVar("C")
 V = TypeVar("V")
@@ -77,6 +78,8 @@ class Blobs(ABC, Generic[C, V]):
 
     async def open(self) -> None:
         """Make the client. Override this to check the set-up, too."""
+        async with self._clients.verb("open", monotonic() + CONNECTING) as verb:
+            await verb.client()
 
     async def close(self) -> None:
         """Wait for the verbs on their way, no longer than 5 seconds; then close the client."""
@@ -250,7 +253,7 @@ class BlobStore(Blobs[C, V]):
 
     @abstractmethod
     async def connect(self) -> C:
-        """Make a client for the running event loop. It gives up by itself after a few seconds."""
+        """Make a client for the running event loop. After 10 seconds it is cancelled, and made anew."""
 
     @abstractmethod
     async def disconnect(self, client: C) -> None:

@@ -13,6 +13,7 @@ from tests.servers.cluster import Cluster, slot_of, start_cluster
 from tests.servers.fake import FakeredisServer, start_fakeredis
 from tests.servers.http_proxy import HttpProxy, method
 from tests.servers.memcached import MemcachedProcess, MemcachedProxy, start_memcached
+from tests.servers.nats import NatsServer, start_nats
 from tests.servers.process import ServerProcess, start_redis62, start_valkey
 from tests.servers.proxy import Hold, LossyProxy, named, saves
 from tests.servers.sentinel import SentinelSetup, start_sentinel
@@ -33,6 +34,7 @@ __all__ = [
     "MemcachedProxy",
     "Ministack",
     "Moto",
+    "NatsServer",
     "SeaweedFS",
     "SentinelSetup",
     "Server",
@@ -48,6 +50,7 @@ __all__ = [
     "start_memcached",
     "start_ministack",
     "start_moto",
+    "start_nats",
     "start_redis62",
     "start_seaweedfs",
     "start_sentinel",

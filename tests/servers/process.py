@@ -39,6 +39,7 @@ os.register_at_fork(after_in_child=_running.clear)
 
 
 def _spawn(command: list[str], directory: Path, user: str | None) -> subprocess.Popen[bytes]:
+    """Start a process that dies with this one; it logs to a file `log` in the directory."""
     if sys.platform == "linux":
         wrapper = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), user or ""]
         command = [*wrapper, *command]

@@ -12,6 +12,7 @@ import pytest
 
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import GONE, TAKEN, Conflict, Saved, Store
+from asgi_session.stores._shared import verbs
 from asgi_session.stores.blobs import BlobStore, Trouble
 from asgi_session.testing import ManualClock
 from tests.stores.test_conformance import ManualTime
@@ -278,3 +279,49 @@ async def test_a_client_that_cannot_be_made() -> None:
     results = await asyncio.gather(*creates, return_exceptions=True)
     assert [getattr(result, "executed", None) for result in results] == [False] * 3
     assert all("away" in str(result) for result in results)
+
+
+async def test_a_client_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for it was not executed, and the next verb has another one made."""
+    clock, server = ManualClock(), Dict()
+    monkeypatch.setattr(verbs, "CONNECTING", 0.05)
+
+    class Hanging(OnDict):
+        tries = 0
+
+        async def connect(self) -> Dict:
+            self.tries += 1
+            if self.tries == 1:
+                await asyncio.Event().wait()
+            return self.server
+
+    store = Hanging(server, clock)
+    with pytest.raises(StoreUnavailable, match="no connection within") as raised:
+        await store.create(KEY, NEW, clock() + 1, deadline=soon())
+    assert raised.value.executed is False
+    assert isinstance(await store.create(KEY, NEW, clock() + 1, deadline=soon()), Saved)
+    await store.close()
+
+
+async def test_a_timeout_of_the_clients_own_is_told_as_it_is() -> None:
+    """Only the limit of ours is called so."""
+    clock = ManualClock()
+
+    class Impatient(OnDict):
+        async def connect(self) -> Dict:
+            raise TimeoutError("its own")
+
+    with pytest.raises(StoreUnavailable, match="its own"):
+        await Impatient(Dict(), clock).load(KEY, deadline=soon())
+
+
+async def test_opening_makes_the_client() -> None:
+    """So a wrong address shows when the app starts."""
+    clock = ManualClock()
+
+    class Refused(OnDict):
+        async def connect(self) -> Dict:
+            raise OSError("connection refused")
+
+    with pytest.raises(StoreUnavailable, match="connection refused"):
+        await Refused(Dict(), clock).open()

@@ -64,6 +64,10 @@ def deadline_here() -> float:
     return _until.get()
 
 
+CONNECTING: Final = 10.0
+"""Seconds that making a client may take. Some clients would try for ever, and verbs wait for the one try."""
+
+
 class Trouble(NamedTuple):
     """What a client's error means.
 
@@ -82,7 +86,7 @@ class Clients(Generic[C]):
     """A store's clients, one per event loop.
 
     Args:
-        make: makes and returns a client. It ends by itself, in no more than a few seconds.
+        make: makes and returns a client. It is cancelled if that takes more than 10 seconds.
         end: closes one, in its event loop.
         explain: says what an error means; None for one that is no trouble of the service but a mistake.
         at_once: how many verbs may use a client at once; the others wait, and waiting is not executing.
@@ -153,11 +157,20 @@ class HeldClient(Generic[C]):
         return await asyncio.shield(self._making)
 
     async def _made(self) -> C:
+        made: C | None = None
+        limit = asyncio.timeout(CONNECTING)
         try:
-            self._client = await self._make()
+            async with limit:
+                made = await self._make()
+        except TimeoutError:
+            if not limit.expired():
+                raise
         finally:
             self._making = None
-        return self._client
+        if made is None:
+            raise StoreUnavailable(f"no connection within {CONNECTING:.0f} s", executed=False)
+        self._client = made
+        return made
 
     async def close(self) -> None:
         """Wait for the verbs on their way, then close the client."""
