@@ -48,7 +48,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report  # type: ignore[return-value]
 
 
-MEASURED = ("unit", "manager", "app", "stores/test_memory.py", "stores/test_faults.py")
+MEASURED = (
+    *("unit", "manager", "app"),
+    *(
+        "stores/test_memory.py",
+        "stores/test_faults.py",
+        "stores/test_blobs.py",
+        "stores/moving/test_moving.py",
+    ),
+)
 """Where coverage is measured: the tests in one process that show what the core promises."""
 
 DEAR = "test_interleavings"

@@ -86,6 +86,8 @@ class Broken:
     repeated_delete_is_false: bool = False
     slow_is_a_lie: bool = False
     late_after_all: bool = False
+    loads_are_cached: bool = False
+    missing_is_cached: bool = False
     stale_reads: bool = False
     cancel_shifts_replies: bool = False
     mixes_up_replies: bool = False
@@ -117,6 +119,15 @@ class Broken:
         self.closed_in: list[asyncio.AbstractEventLoop] = []
         self.first: dict[str, Stored] = {}
         self.number = 0
+        self.cache: dict[str, Stored | None] = {}
+
+    def another(self) -> Broken:
+        """Return a second object with the same records and a cache of its own."""
+        if not (self.loads_are_cached or self.missing_is_cached):
+            return self
+        other = dataclasses.replace(self)
+        other.records = self.records
+        return other
 
     async def open(self) -> None:
         """Nothing."""
@@ -219,6 +230,7 @@ class Broken:
             data = data[:65_536]
         if self.seconds:
             expires_at = expires_at // 1000 * 1000
+        self.cache.pop(key, None)
         self.before[key] = self.records.get(key)
         self.records[key] = Stored(data, self._tag(key, data), expires_at)
         self.first.setdefault(key, self.records[key])
@@ -226,6 +238,10 @@ class Broken:
     async def load(self, key: str, *, deadline: float) -> Stored | None:
         key = await self._enter(key, deadline)
         stored = self._get(key)
+        if (self.loads_are_cached and stored is not None) or (self.missing_is_cached and stored is None):
+            stored = self.cache.setdefault(key, stored)
+        elif self.missing_is_cached:
+            stored = self.cache.get(key, stored)
         if stored is not None and self.expires_on_load_alone and stored.expires_at <= self.clock():
             stored = None
         await self._way("load")

@@ -371,6 +371,8 @@ CAUGHT_BY = {
     "repeated_delete_is_false": "test_a_write_that_is_sent_twice_counts_once",
     "slow_is_a_lie": "test_what_was_not_executed_has_changed_nothing",
     "late_after_all": "test_what_was_not_executed_has_changed_nothing",
+    "loads_are_cached": "test_random_verbs_by_two_store_objects_agree_with_a_model",
+    "missing_is_cached": "test_random_verbs_by_two_store_objects_agree_with_a_model",
     "one_loop": "test_event_loops_one_after_another",
     "stale_reads": "test_a_load_sees_every_write_answered_before_it",
     "cancel_shifts_replies": "test_cancelled_verbs_leave_the_store_in_step",
@@ -398,6 +400,9 @@ class Hasty(ManualTime):
     """What does not come will not come in 5 seconds either; what hangs takes longer."""
 
     timeout = 0.5
+
+    def another(self, store: Store) -> Store:
+        return store.another() if isinstance(store, Broken) else store
 
     @asynccontextmanager
     async def _holding(

@@ -15,6 +15,7 @@ from asgi_session.clock import Clock, system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import (
     GONE,
+    TAG_SIZE,
     TAKEN,
     Conflict,
     CreateResult,
@@ -31,7 +32,7 @@ from asgi_session.store import (
 from asgi_session.stores._shared.per_loop import PerLoop
 from asgi_session.stores._shared.under_way import UnderWay
 from asgi_session.stores.moving import markers
-from asgi_session.stores.moving.protocol import LONGEST_VERB, Found, Moving, Where, in_time, preparing
+from asgi_session.stores.moving.protocol import LONGEST_VERB, Moving, Where, in_time, preparing
 
 _PATIENCE = 5.0
 
@@ -155,7 +156,7 @@ class MovingStore:
         """Return the record, wherever it is."""
         with self._verb():
             found = await self._moving.find(key, _within(deadline))
-            return None if found is None else _shown(found.where, found.record)
+            return None if found is None else _shown(found.record)
 
     async def create(self, key: str, data: bytes, expires_at: int, *, deadline: float) -> CreateResult:
         """Write a new record; TAKEN when there is one in either store."""
@@ -170,7 +171,7 @@ class MovingStore:
                         return TAKEN
                     made = await self.old.create(key, data, expires_at, deadline=deadline)
                     if isinstance(made, Saved):
-                        return _saved("old", made)
+                        return _saved(data)
                     with preparing():
                         left = await self.old.load(key, deadline=deadline)
                     if left is not None and markers.read(left) is None:
@@ -178,7 +179,7 @@ class MovingStore:
                     if left is not None:
                         break
             made = await self._moving.create(key, data, expires_at, deadline)
-            return _saved("new", made) if isinstance(made, Saved) else made
+            return _saved(data) if isinstance(made, Saved) else made
 
     async def save(
         self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
@@ -191,70 +192,67 @@ class MovingStore:
     ) -> SaveResult:
         deadline = _within(deadline)
         with self._verb():
-            known = self._known(expect)
+            where, version = self._first, expect
             while True:
                 in_time(deadline)
-                if known is not None:
-                    store = self._store(known.where)
-                    if wake and isinstance(store, WakesUp):
-                        result = await store.save_and_wake(
-                            key, data, expires_at, expect=known.version, wake=wake, deadline=deadline
-                        )
-                    else:
-                        result = await store.save(
-                            key, data, expires_at, expect=known.version, deadline=deadline
-                        )
-                    if isinstance(result, Saved):
-                        return _saved(known.where, result)
-                    if isinstance(result, Conflict) and markers.read(result.current) is None:
-                        return Conflict(_shown(known.where, result.current))
-                known = await self._moving.find(key, deadline)
-                if known is None:
+                store = self._store(where)
+                if wake and isinstance(store, WakesUp):
+                    result = await store.save_and_wake(
+                        key, data, expires_at, expect=version, wake=wake, deadline=deadline
+                    )
+                else:
+                    result = await store.save(key, data, expires_at, expect=version, deadline=deadline)
+                if isinstance(result, Saved):
+                    return _saved(data)
+                if isinstance(result, Conflict) and markers.read(result.current) is None:
+                    if result.current.data != expect.data:
+                        return Conflict(_shown(result.current))
+                    version = result.current  # the store has tags of its own
+                    continue
+                found = await self._moving.find(key, deadline)
+                if found is None:
                     return GONE
-                if known.record.data != expect.data:
-                    return Conflict(_shown(known.where, known.record))
+                if found.record.data != expect.data:
+                    return Conflict(_shown(found.record))
+                where, version = found.where, found.version
 
     async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
         """Change the expiry of the version `expect`, wherever it is."""
         deadline = _within(deadline)
         with self._verb():
-            known = self._known(expect)
+            where, version = self._first, expect
             while True:
                 in_time(deadline)
-                if known is not None and await self._store(known.where).touch(
-                    key, expires_at, expect=known.version, deadline=deadline
-                ):
+                if await self._store(where).touch(key, expires_at, expect=version, deadline=deadline):
                     return True
-                known = await self._moving.find(key, deadline)
-                if known is None or known.record.data != expect.data:
+                found = await self._moving.find(key, deadline)
+                if found is None or found.record.data != expect.data:
                     return False
+                where, version = found.where, found.version
 
     async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
         """Remove the record from where it is, without moving it; with `expect` only that version."""
         deadline = _within(deadline)
         with self._verb():
-            known = None if expect is None else self._known(expect)
+            where, version = self._first, expect
             while True:
                 in_time(deadline)
-                if known is not None and await self._store(known.where).delete(
-                    key, expect=known.version, deadline=deadline
+                if version is not None and await self._store(where).delete(
+                    key, expect=version, deadline=deadline
                 ):
                     return True
-                known = await self._moving.find(key, deadline, as_it_is=True)
-                if known is None or (expect is not None and known.record.data != expect.data):
+                found = await self._moving.find(key, deadline, as_it_is=True)
+                if found is None or (expect is not None and found.record.data != expect.data):
                     return False
+                where, version = found.where, found.version
+
+    @property
+    def _first(self) -> Where:
+        """Where a record most probably is."""
+        return "new" if self._moving.moves else "old"
 
     def _store(self, where: Where) -> Store:
         return self.new if where == "new" else self.old
-
-    def _known(self, expect: Stored) -> Found | None:
-        """Return where a version is, by its tag; None if it may have to move first."""
-        mark, version = expect.tag[:1], replace(expect, tag=expect.tag[1:])
-        if mark == b"n":
-            return Found("new", version, version)
-        if mark == b"o" and not self._moving.moves:
-            return Found("old", version, version)
-        return None
 
     # The capabilities of the two stores.
 
@@ -309,13 +307,18 @@ def _within(deadline: float) -> float:
     return min(deadline, monotonic() + LONGEST_VERB)
 
 
-def _shown(where: Where, stored: Stored) -> Stored:
-    """Return a version whose tag tells where it is."""
-    return replace(stored, tag=where[:1].encode() + stored.tag)
+def _shown(stored: Stored) -> Stored:
+    """Return a version with a tag that stays when it moves, whatever tags the two stores have.
+
+    A version that comes back with it is known to stores that have the same tags, which most have; by the
+    others it is taken for another one at first, and then known by its bytes.
+    """
+    tag = stored.data[:TAG_SIZE]
+    return stored if stored.tag == tag else replace(stored, tag=tag)
 
 
-def _saved(where: Where, saved: Saved) -> Saved:
-    return Saved(where[:1].encode() + saved.tag)
+def _saved(data: bytes) -> Saved:
+    return Saved(data[:TAG_SIZE])
 
 
 def _same(new: Any, old: Any) -> bool:

@@ -259,6 +259,25 @@ class VerbTests(Suite):
                 record = rng.choice(records)
                 await self._step(rng, record, model, versions[record.key], f"seed {seed}, step {step}")
 
+    async def test_random_verbs_by_two_store_objects_agree_with_a_model(self, store: Store) -> None:
+        """Two hundred verbs on a few keys, by two processes in turn: each sees what the other has done."""
+        other = self.another(store)
+        try:
+            rng = seeded(4)
+            records = [self.record(store) for _ in range(3)]
+            model: dict[str, Stored] = {}
+            versions = {record.key: [strange()] for record in records}
+            for step in range(200):
+                record = rng.choice(records)
+                record.store = rng.choice((store, other))
+                await self._step(rng, record, model, versions[record.key], f"step {step}")
+                for each in (store, other):
+                    found = await self.record(each, record.key).load()
+                    assert found == model.get(record.key), f"step {step}: one of the two does not know"
+        finally:
+            if other is not store:
+                await other.close()
+
     async def _step(
         self, rng: random.Random, record: Record, model: dict[str, Stored], versions: list[Stored], where: str
     ) -> None:

@@ -29,7 +29,7 @@ from asgi_session.stores import MemoryStore, MovingStore
 from asgi_session.stores.moving import markers
 from asgi_session.stores.moving.protocol import LEASE
 from asgi_session.testing import FaultStore, ManualClock
-from tests.stores.test_conformance import ManualTime
+from tests.stores.test_conformance import ManualTime, OnlyVerbs, OwnTags
 
 
 class Moving(ManualTime):
@@ -88,10 +88,23 @@ class TestMovesWithoutWakeUps(Moving):
 
     @pytest.fixture
     async def store(self) -> AsyncIterator[MovingStore]:
-        from tests.stores.test_conformance import OnlyVerbs
-
         self.clock = ManualClock()
         self.new, self.old = OnlyVerbs(self.clock), OnlyVerbs(self.clock)  # type: ignore[assignment]
+        store = self.at_stage(moves=True)
+        yield store
+        await store.close()
+
+
+class TestMovesBetweenStoresWithTheirOwnTags(Moving):
+    """Of which neither knows the other's."""
+
+    moves = True
+    lies = "old"
+
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[MovingStore]:
+        self.clock = ManualClock()
+        self.new, self.old = OwnTags(self.clock), OwnTags(self.clock)
         store = self.at_stage(moves=True)
         yield store
         await store.close()
@@ -166,6 +179,9 @@ async def test_what_it_costs(two: Two) -> None:
     assert calls() == (1, 0)
     assert isinstance(await moves.save(KEY, NEW, two.far, expect=version, deadline=soon()), Saved)
     assert calls() == (1, 0)
+    lost = await moves.save(KEY, NEW + b"!", two.far, expect=version, deadline=soon())
+    assert isinstance(lost, Conflict)
+    assert calls() == (1, 0)
     assert await moves.load("m" * 22, deadline=soon()) is None
     assert calls() == (1, 1)
     assert isinstance(await moves.create("c" * 22, NEW, two.far, deadline=soon()), Saved)
@@ -207,10 +223,9 @@ async def test_a_version_from_before_the_move_is_good_after_it(two: Two) -> None
 async def test_a_move_that_fails_is_no_verb_executed(two: Two, where: str, fault: str) -> None:
     """A verb whose move has failed, at any step, was not executed; the next one takes the move on."""
     for nth in range(1, 4):
-        version = await two.lying_in_old()
+        known = await two.lying_in_old()
         store = two.at_stage(moves=True)
         getattr(two, where).fail(None, fault, nth=nth, match=lambda call: call.data != NEW)
-        known = Stored(version.data, b"o" + version.tag, version.expires_at)
         error: StoreUnavailable | None = None
         try:
             assert isinstance(await store.save(KEY, NEW, two.far, expect=known, deadline=soon()), Saved)
@@ -276,6 +291,48 @@ async def test_a_place_that_was_kept_in_vain_is_free(two: Two) -> None:
         assert found.data == NEW
         two.old.clear()
         two.new.clear()
+
+
+async def test_nothing_is_created_beside_a_record_in_the_old_store(two: Two) -> None:
+    """Whether it lies there, or has stopped on its way."""
+    store = two.at_stage(moves=True)
+    for stopped in (False, True):
+        await two.lying_in_old()
+        if stopped:
+            two.to.fail("save")
+            with pytest.raises(StoreUnavailable):
+                await store.load(KEY, deadline=soon())
+        assert await store.create(KEY, NEW, two.far, deadline=soon()) is TAKEN
+        found = await store.load(KEY, deadline=soon())
+        assert found is not None
+        assert found.data == OLD
+        two.old.clear()
+        two.new.clear()
+
+
+async def test_a_place_outlives_the_marker_that_names_it(two: Two) -> None:
+    """One that was kept for a shorter life is prolonged: the record comes to it, or it is not sent."""
+    version = await two.lying_in_old()
+    store = two.at_stage(moves=True)
+    two.from_.fail("save")
+    with pytest.raises(StoreUnavailable):
+        await store.load(KEY, deadline=soon())
+    place = await two.new.load(KEY, deadline=soon())
+    assert place is not None
+    far = two.far + 9 * LEASE
+    assert await two.old.touch(KEY, far, expect=version, deadline=soon())
+    two.to.fail("save")
+    with pytest.raises(StoreUnavailable):
+        await store.load(KEY, deadline=soon())
+    kept, left = await two.new.load(KEY, deadline=soon()), await two.old.load(KEY, deadline=soon())
+    assert kept is not None
+    assert left is not None
+    assert kept.tag == place.tag
+    assert isinstance(markers.read(left), markers.Transit)
+    assert kept.expires_at > left.expires_at > far
+    found = await store.load(KEY, deadline=soon())
+    assert found is not None
+    assert found.expires_at == far
 
 
 async def test_a_fence_that_ends_soon_is_renewed(two: Two) -> None:
