@@ -47,7 +47,7 @@ async def test_a_server_that_is_away_and_comes_back() -> None:
         with pytest.raises(StoreUnavailable) as raised:
             await never.create("n" * 22, data, far, deadline=time.monotonic() + 0.3)
         assert raised.value.executed is False
-        await asyncio.to_thread(server.launch)
+        await asyncio.to_thread(server.restart)
         for each in (store, never):
             found = await each.load("k" * 22, deadline=time.monotonic() + 5)
             assert found is not None

@@ -28,7 +28,9 @@ from asgi_session.store import (
 from asgi_session.stores import MemoryStore, MovingStore
 from asgi_session.stores.moving import markers
 from asgi_session.stores.moving.protocol import LEASE
-from asgi_session.testing import FaultStore, ManualClock
+from asgi_session.stores.redis import RedisStore
+from asgi_session.testing import FaultStore, ManualClock, StoreConformance
+from tests.servers import ServerProcess
 from tests.stores.test_conformance import ManualTime, OnlyVerbs, OwnTags
 
 
@@ -108,6 +110,29 @@ class TestMovesBetweenStoresWithTheirOwnTags(Moving):
         store = self.at_stage(moves=True)
         yield store
         await store.close()
+
+
+class TestMovesBetweenServers(StoreConformance):
+    """From one server to another; the second store object is a process of the first deployment."""
+
+    @pytest.fixture
+    async def store(self, valkey: ServerProcess, redis62: ServerProcess) -> AsyncIterator[MovingStore]:
+        self.urls = {"new": valkey.url, "old": redis62.url}
+        self.before = RedisStore.from_url(redis62.url)
+        store = MovingStore(**self.urls, moves=True)
+        yield store
+        await store.close()
+        await self.before.close()
+
+    def another(self, store: Store) -> MovingStore:
+        return MovingStore(**self.urls)
+
+    async def written(
+        self, store: Store, data: bytes | None = None, expires_at: int | None = None
+    ) -> tuple[Any, Stored]:
+        record, _ = await super().written(self.before, data, expires_at)
+        record = self.record(store, record.key)
+        return record, await record.get()
 
 
 KEY = "k" * 22
