@@ -77,11 +77,13 @@ class Broken:
     delete_loses_to_a_touch: bool = False
     waiting_save_answers_what_was: bool = False
     waiting_save_writes: bool = False
+    waiting_waking_save_answers_what_was: bool = False
     waiting_touch_writes: bool = False
     waiting_create_answers_what_was: bool = False
     waiting_delete_answers_what_was: bool = False
     repeated_create_is_taken: bool = False
     repeated_save_is_a_conflict: bool = False
+    repeated_waking_save_is_a_conflict: bool = False
     repeated_touch_is_false: bool = False
     repeated_delete_is_false: bool = False
     slow_is_a_lie: bool = False
@@ -344,6 +346,10 @@ class Broken:
         if self.waking_save_ignores_the_tag and current is not None:
             expect = current
         result = await self.save(key, data, expires_at, expect=expect, deadline=deadline)
+        if self.waiting_waking_save_answers_what_was and current is not None and self._get(key) != current:
+            result = result if isinstance(result, Saved) else Conflict(current)
+        if self.repeats and self.repeated_waking_save_is_a_conflict:
+            return Conflict(self.records[key])
         if self.wakes_nobody or (self.wake_forgets_large_records and len(data) > 8192):
             return result
         if isinstance(result, Saved) or self.wakes_although_not_saved:

@@ -365,6 +365,8 @@ CAUGHT_BY = {
     "waiting_touch_writes": "test_a_verb_that_has_waited_sees_the_newest_record",
     "waiting_create_answers_what_was": "test_a_verb_that_has_waited_sees_that_the_record_is_gone",
     "waiting_delete_answers_what_was": "test_a_verb_that_has_waited_sees_the_newest_record",
+    "waiting_waking_save_answers_what_was": "test_a_verb_that_has_waited_sees_that_the_record_is_gone",
+    "repeated_waking_save_is_a_conflict": "test_a_write_that_is_sent_twice_counts_once",
     "repeated_create_is_taken": "test_a_write_that_is_sent_twice_counts_once",
     "repeated_save_is_a_conflict": "test_a_write_that_is_sent_twice_counts_once",
     "repeated_touch_is_false": "test_a_write_that_is_sent_twice_counts_once",

@@ -74,7 +74,8 @@ class MovingStore:
     that know the old store alone see everything. With `moves` it creates in the new store, and a record
     that any verb finds in the old one moves.
 
-    Whether a record's time has passed is judged by the store that has it.
+    Whether a record's time has passed is judged by the store that has it. Clocks, of processes and servers,
+    may differ by minutes, not by half an hour: markers live for one.
 
     Args:
         new: a store, or its URL.

@@ -9,15 +9,19 @@ from functools import partial
 from typing import Literal, TypeAlias
 
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import GONE, TAKEN, Conflict, Saved, Store, Stored
+from asgi_session.store import GONE, TAKEN, Conflict, Saved, Store, Stored, WakesUp
 from asgi_session.testing._suite.base import HOUR, Record, Suite, new_data
 
-Verb: TypeAlias = Literal["load", "create", "save", "touch", "delete", "delete one version"]
+Verb: TypeAlias = Literal["load", "create", "save", "save and wake", "touch", "delete", "delete one version"]
 WRITES: tuple[Verb, ...] = ("create", "save", "touch", "delete", "delete one version")
 
 
 class ServiceTests(Suite):
     """Each needs a hook, or asks nothing but that a verb tells the truth."""
+
+    def _saves(self, store: Store) -> tuple[Verb, ...]:
+        """Return how the store saves: it may do so by other means when the save wakes somebody up."""
+        return ("save", "save and wake") if isinstance(store, WakesUp) else ("save",)
 
     async def _waited(self, store: Store, verb: Verb, data: bytes | None, expires_at: int) -> object:
         """Do a verb that waits behind a write of `data`, or behind a delete; what it answers."""
@@ -29,7 +33,8 @@ class ServiceTests(Suite):
             await waiting()
             assert not task.done(), f"{verb} did not wait"
         result = await task
-        if verb == "save" and isinstance(result, Conflict):
+        if isinstance(result, Conflict):
+            assert result.current.tag != stored.tag, f"{verb}: a conflict with the very version expected"
             assert await record.load() == result.current
         return result
 
@@ -41,6 +46,17 @@ class ServiceTests(Suite):
                 return record.create(new_data(), self.far())
             case "save":
                 return record.save(new_data(), self.far(), stored)
+            case "save and wake":
+                store = record.store
+                assert isinstance(store, WakesUp)
+                return store.save_and_wake(
+                    record.key,
+                    new_data(),
+                    self.far(),
+                    expect=stored,
+                    wake=["0" * 16],
+                    deadline=time.monotonic() + self.timeout,
+                )
             case "touch":
                 return record.touch(self.far() + HOUR, stored)
             case "delete":
@@ -53,9 +69,10 @@ class ServiceTests(Suite):
         if self.holding(store, self.record(store).key, b"", 0) is None:
             return
         data, far = new_data(b"newest"), self.far() + 5
-        result = await self._waited(store, "save", data, far)
-        assert isinstance(result, Conflict), result
-        assert (result.current.data, result.current.expires_at) == (data, far)
+        for save in self._saves(store):
+            result = await self._waited(store, save, data, far)
+            assert isinstance(result, Conflict), result
+            assert (result.current.data, result.current.expires_at) == (data, far)
         assert await self._waited(store, "touch", new_data(), far) is False
         assert await self._waited(store, "create", new_data(), far) is TAKEN
         assert await self._waited(store, "delete one version", new_data(), far) is False
@@ -67,7 +84,8 @@ class ServiceTests(Suite):
             return
         for data in (None, new_data()):
             past = self.now() - 1000
-            assert await self._waited(store, "save", data, past) is GONE
+            for save in self._saves(store):
+                assert await self._waited(store, save, data, past) is GONE
             assert await self._waited(store, "touch", data, past) is False
             assert isinstance(await self._waited(store, "create", data, past), Saved)
             assert await self._waited(store, "delete one version", data, past) is False
@@ -89,6 +107,12 @@ class ServiceTests(Suite):
         result = await twice(created, lambda record: record.create(data, far))
         assert isinstance(result, Saved), f"its own create: {result}"
         assert await created.load() == Stored(data, result.tag, far)
+
+        if "save and wake" in self._saves(store):
+            woken, stored = await self.written(store)
+            result = await twice(woken, partial(self._verb, verb="save and wake", stored=stored))
+            assert isinstance(result, Saved), f"its own save that wakes up: {result}"
+            assert (await woken.get()).tag == result.tag
 
         saved, stored = await self.written(store)
         result = await twice(saved, lambda record: record.save(data, far, stored))
