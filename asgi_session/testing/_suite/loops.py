@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -68,18 +69,32 @@ class LoopTests(Suite):
         """A loop that closes its part of the store cuts off nobody in another loop."""
         record, stored = await self.written(store)
 
-        async def come_and_go() -> None:
+        async def come_and_go(moments: int) -> None:
             await record.get()
+            for _ in range(moments):
+                await asyncio.sleep(0)
             await store.close()
 
+        # Each close comes amid loads of its own: a thread that runs has the interpreter for a while.
+        under_way, closed = threading.Semaphore(0), threading.Semaphore(1)
+
         def run() -> None:
-            for _ in range(5):
-                asyncio.run(come_and_go())
+            for moments in (0, 1, 2, 4, 6, 9, 12, 16):
+                under_way.acquire(timeout=self.timeout)
+                asyncio.run(come_and_go(moments))
+                closed.release()
 
         others = asyncio.create_task(asyncio.to_thread(run))
-        while not others.done():
-            assert await asyncio.gather(*(record.load() for _ in range(5))) == [stored] * 5
-        await others
+        try:
+            while not others.done():
+                loads = [asyncio.create_task(record.load()) for _ in range(5)]
+                await asyncio.sleep(0)
+                if closed.acquire(blocking=False):
+                    under_way.release()
+                assert await asyncio.gather(*loads) == [stored] * 5
+        finally:
+            under_way.release(8)
+            await others
 
     async def test_close_releases_what_the_loop_holds(self, store: Store) -> None:
         """A loop may end after close, whatever was under way, and nothing is left open in it."""
