@@ -45,9 +45,6 @@ _RIGHTS: Final = "sdb:GetAttributes, PutAttributes, DeleteAttributes and Select 
 _AT_ONCE: Final = 16
 """Items that a purge removes at once."""
 
-_PATIENCE: Final = 4.0
-"""Seconds that `open` and `create_domain` may take."""
-
 
 class SimpleDBOptions(TypedDict, total=False):
     """The options of `SimpleDBStore.from_url`: those of `SimpleDBStore`."""
@@ -85,6 +82,9 @@ class SimpleDBStore(BlobStore[Any, str]):
     Raises:
         ConfigurationError: aiobotocore is not installed, or an argument cannot work.
     """
+
+    _patience: float = 4.0
+    """Seconds that `open` may take."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class SimpleDBStore(BlobStore[Any, str]):
         self, name: str, work: Callable[[Any], Awaitable[Any]], patience: float | None = None
     ) -> None:
         """Do what needs a domain, and turn what never heals by itself into ConfigurationError."""
-        async with self._clients.verb(name, monotonic() + (patience or _PATIENCE)) as verb:
+        async with self._clients.verb(name, monotonic() + (patience or self._patience)) as verb:
             client = await verb.client()
             try:
                 await work(client)

@@ -20,9 +20,6 @@ from asgi_session.store import GONE, TAKEN, Conflict, Purges, Saved, Store, Stor
 from asgi_session.stores import store_from_url
 from asgi_session.stores.s3 import S3Store
 from asgi_session.testing import StoreConformance
-from asgi_session.testing._suite.base import Suite
-from asgi_session.testing._suite.races import RaceTests
-from asgi_session.testing._suite.verbs import VerbTests
 from tests.servers import AwsServer, HttpProxy, Ministack, Moto, SeaweedFS, method
 
 SESSION = get_session()
@@ -30,8 +27,11 @@ SESSION = get_session()
 
 writes = method("PUT", "DELETE")
 
+PARTS: dict[str, Any] = {part.__name__: part for part in StoreConformance.__mro__}
+"""Of the suite, by name."""
 
-class OnS3(Suite):
+
+class OnS3(PARTS["Suite"]):  # type: ignore[misc]
     """The suite's hooks; which parts of it run on which server follows."""
 
     short_ms = 100  # a touch must have been answered before the record expires
@@ -76,7 +76,7 @@ class TestS3StoreOnSeaweedFS(OnS3, StoreConformance):
         await store.close()
 
 
-class TestS3StoreOnMinistack(OnS3, RaceTests, VerbTests):
+class TestS3StoreOnMinistack(OnS3, PARTS["RaceTests"], PARTS["VerbTests"]):
     """A second opinion, on verbs and races."""
 
     test_two_hundred_at_once_get_their_own_answers = None  # type: ignore[assignment]  # takes 8 s
@@ -88,7 +88,7 @@ class TestS3StoreOnMinistack(OnS3, RaceTests, VerbTests):
         await store.close()
 
 
-class TestS3StoreOnMoto(OnS3, VerbTests):
+class TestS3StoreOnMoto(OnS3, PARTS["VerbTests"]):
     """A third, on the verbs one after another: it takes several milliseconds for each, in our process."""
 
     steps = 20
@@ -459,10 +459,10 @@ async def test_what_never_heals_is_a_configuration_error(
             await store.open()
 
 
-async def test_what_may_heal_is_not(proxy: HttpProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_may_heal_is_not(proxy: HttpProxy) -> None:
     """S3 being away does not keep an app from starting."""
-    monkeypatch.setattr("asgi_session.stores.s3.store._PATIENCE", 0.3)
     async with made(proxy) as store:
+        store._patience = 0.3
         proxy.answer(lambda request: True, 500, error("InternalError"), times=None)
         with pytest.raises(StoreUnavailable, match="InternalError"):
             await store.open()
@@ -563,7 +563,8 @@ def test_touches_are_rare() -> None:
     """A touch is a PUT: by default one is due per quarter of the idle timeout."""
     store = S3Store("sessions", region="us-east-1")
     assert isinstance(store, TouchesRarely)
-    assert SessionManager(store)._policy.touch_fraction == 0.25
+    assert store.touch_fraction == 0.25
+    SessionManager(store)  # which takes it
 
 
 # Purging.
@@ -620,12 +621,9 @@ async def test_a_purge_does_not_remove_what_was_written_meanwhile(proxy: HttpPro
         assert await store.save(new_key(), data(), far(), expect=stored, deadline=soon()) is GONE
 
 
-async def test_a_purge_that_is_not_through_goes_on_next_time(
-    proxy: HttpProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_purge_that_is_not_through_goes_on_next_time(proxy: HttpProxy) -> None:
     """By its deadline it ends, and the next one begins where it was."""
     clock = Clock()
-    monkeypatch.setattr("asgi_session.stores.s3.store._AT_ONCE", 2)
     async with made(proxy, prefix=f"purge-{new_key()}", clock=clock) as store:
         for _ in range(6):
             await store.create(new_key(), data(), far(), deadline=soon())

@@ -337,12 +337,10 @@ async def test_open_finds_what_is_wrong(simpledb: SimpleDB, monkeypatch: pytest.
     await without.close()
 
 
-async def test_what_may_heal_is_no_configuration_error(
-    proxy: HttpProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_may_heal_is_no_configuration_error(proxy: HttpProxy) -> None:
     """SimpleDB being away does not keep an app from starting."""
-    monkeypatch.setattr("asgi_session.stores.simpledb._PATIENCE", 0.3)
     async with made(proxy) as store:
+        store._patience = 0.3
         proxy.answer(lambda request: True, 503, refusal("ServiceUnavailable"), times=None)
         with pytest.raises(StoreUnavailable):
             await store.open()

@@ -29,9 +29,6 @@ _AT_ONCE: Final = 16
 
 _NOT_TRIED: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"})
 
-_PATIENCE: Final = 4.0
-"""Seconds that `open` and `create_bucket` may take."""
-
 
 class S3Options(TypedDict, total=False):
     """The options of `S3Store.from_url`: those of `S3Store`."""
@@ -77,6 +74,9 @@ class S3Store(BlobStore[Any, str]):
     Raises:
         ConfigurationError: aiobotocore is not installed, or an argument cannot work.
     """
+
+    _patience: float = 4.0
+    """Seconds that `open` and `create_bucket` may take."""
 
     removal_may_repeat: ClassVar[bool] = True  # aiohttp repeats what met a connection that had been dropped
 
@@ -219,7 +219,7 @@ class S3Store(BlobStore[Any, str]):
 
     async def _manage(self, name: str, work: Callable[[Any], Awaitable[None]]) -> None:
         """Do what needs a bucket, and turn what never heals by itself into ConfigurationError."""
-        async with self._clients.verb(name, monotonic() + _PATIENCE) as verb:
+        async with self._clients.verb(name, monotonic() + self._patience) as verb:
             client = await verb.client()
             try:
                 await work(client)
