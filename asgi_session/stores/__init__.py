@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from asgi_session.stores.redis import RedisStore
     from asgi_session.stores.s3 import S3Store
     from asgi_session.stores.simpledb import SimpleDBStore
+    from asgi_session.stores.sql import SQLStore
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z+]{0,19}://")
 
@@ -29,6 +30,7 @@ _STORES: Final = {
     "RedisStore": "asgi_session.stores.redis",
     "S3Store": "asgi_session.stores.s3",
     "SimpleDBStore": "asgi_session.stores.simpledb",
+    "SQLStore": "asgi_session.stores.sql",
 }
 """The classes and their modules, which are imported when they are asked for: they need clients."""
 
@@ -37,20 +39,14 @@ _SCHEMES: Final = (
     | dict.fromkeys(
         (
             *("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"),
-            *(
-                "valkey",
-                "valkeys",
-                "valkey+cluster",
-                "valkeys+cluster",
-                "valkey+sentinel",
-                "valkeys+sentinel",
-            ),
-            "unix",
+            *("valkey", "valkeys", "valkey+cluster", "valkeys+cluster", "valkey+sentinel"),
+            *("valkeys+sentinel", "unix"),
         ),
         "RedisStore",
     )
-    | {"dynamodb": "DynamoDBStore", "memcached": "MemcachedStore", "memcacheds": "MemcachedStore"}
-    | {"s3": "S3Store", "simpledb": "SimpleDBStore"}
+    | dict.fromkeys(("postgresql", "postgres", "mysql", "mariadb", "sqlite"), "SQLStore")
+    | {"dynamodb": "DynamoDBStore", "s3": "S3Store", "simpledb": "SimpleDBStore"}
+    | {"memcached": "MemcachedStore", "memcacheds": "MemcachedStore"}
 )
 """Whose URLs begin so. A scheme with another word behind a + is left to the store of the first word."""
 
@@ -62,6 +58,8 @@ def store_from_url(url: str | Wrapped, **options: Any) -> Store:
         url: ``memory://``, ``redis://host:port/db``, ``redis+cluster://host:port,host:port``,
             ``redis+sentinel://host:port,host:port/service``, each also as ``rediss...`` with TLS, and
             as ``valkey...`` or ``valkeys...``; ``unix:///path/to.sock``;
+            ``postgresql://host:port/database``, ``mariadb://``, ``mysql://``, ``sqlite:///path``;
+            ``dynamodb://table``, ``s3://bucket/prefix``, ``simpledb://domain``, each with ``?region=``;
             ``memcached://host:port,host:port``, ``memcacheds://`` with TLS. May be wrapped in
             Starlette's `Secret` or pydantic's `SecretStr`.
         **options: of the store's class.
@@ -108,6 +106,7 @@ __all__ = [
     "MovingStore",
     "RedisStore",
     "S3Store",
+    "SQLStore",
     "SimpleDBStore",
     "store_from_url",
 ]

@@ -1,0 +1,177 @@
+"""An event loop's own connections: a pool of SQLAlchemy's, with the settings of the engine that was given.
+
+Its rules, which an app's pool need not have:
+
+* Every statement is executed in a task. Whoever waits for it may leave, at a deadline or cancelled; the
+  connection is tidied up behind his back. On SQLite the task is never cancelled, since its thread goes on
+  anyway and the connection would be out of step with it.
+* A connection that has been closed from the other side while it lay in the pool is noticed without asking
+  the server, and replaced before anything is sent.
+* Nothing is sent but the verb's own statement: no BEGIN, no ROLLBACK, no ping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only, greenlet_spawn
+
+from asgi_session.stores._shared.verbs import Verb
+from asgi_session.stores.sql.errors import meaning, refused_to_connect
+from asgi_session.stores.sql.target import Target
+
+R = TypeVar("R")
+
+_BUSY_MS: Final = 50
+"""How long SQLite itself waits for whoever writes. From then on the verb does, which knows its deadline."""
+
+_TIDYING: Final = 3.0
+_CLOSING: Final = 2.0
+"""Seconds that `close` waits for statements that were given up, and for the server to say good-bye."""
+
+
+class Pool:
+    """The connections of one event loop."""
+
+    def __init__(self, target: Target) -> None:
+        self._may_cancel = target.kind != "sqlite"
+        self._connect_timeout = target.connect_timeout
+        self._create: Callable[[Any], Any] = target.engine.sync_engine.pool._creator  # type: ignore[assignment]
+        self._engine = _engine(target, self._connect)
+        self._sync = self._engine.sync_engine
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._open: set[Any] = set()
+        self.write = asyncio.Lock()
+        """For SQLite, which has one writer at a time: those of one event loop line up here, in order."""
+        event.listen(self._sync, "connect", self._connected)
+        event.listen(self._sync, "checkout", _check)
+        event.listen(self._sync, "close", self._closed)
+        event.listen(self._sync, "close_detached", self._closed)
+
+    async def run(self, verb: Verb[Pool], work: Callable[[sa.Connection], R]) -> R:
+        """Execute something on a connection, for a verb."""
+        job = _Job(verb)
+        task: asyncio.Task[R] = asyncio.create_task(greenlet_spawn(self._work, job, work))
+        self._tasks.add(task)
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:  # by the deadline, or by the caller
+            job.given_up = True
+            task.add_done_callback(_no_matter)
+            if self._may_cancel:
+                task.cancel()
+            raise
+        finally:
+            if task.done():
+                self._tasks.discard(task)
+            else:
+                task.add_done_callback(self._tasks.discard)
+        return task.result()
+
+    def _work(self, job: _Job, work: Callable[[sa.Connection], R]) -> R:
+        """Do it, in a greenlet, where SQLAlchemy's drivers await."""
+        with self._sync.connect() as connection:
+            if job.given_up:
+                raise asyncio.CancelledError
+            job.verb.sending()
+            try:
+                return work(connection)
+            except DBAPIError as error:
+                known = meaning(error)
+                if known is not None and known.elsewhere:  # the next connection may lead to the new primary
+                    connection.invalidate()
+                raise
+
+    # Connections.
+
+    def _connect(self, connection_record: Any = None) -> Any:
+        """Make a connection as the given engine makes its own."""
+        return await_only(self._connect_in_time(connection_record))
+
+    async def _connect_in_time(self, record: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                return await greenlet_spawn(self._create, record)
+        except Exception as error:
+            refusal = refused_to_connect(error)
+        # Not raised in there: a driver's error may hold the settings that it was given.
+        raise refusal
+
+    def _connected(self, adapted: Any, _record: Any) -> None:
+        self._open.add(adapted.driver_connection)
+        if not self._may_cancel:
+            cursor = adapted.cursor()
+            for setting in ("journal_mode = WAL", "synchronous = NORMAL", f"busy_timeout = {_BUSY_MS}"):
+                cursor.execute(f"PRAGMA {setting}")
+            cursor.close()
+
+    def _closed(self, adapted: Any, *_: Any) -> None:
+        self._open.discard(adapted.driver_connection)
+
+    async def close(self) -> None:
+        """Close the connections, whether the server says good-bye or not."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_TIDYING)
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_CLOSING):
+                await self._engine.dispose()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Free what is left, without the event loop's help."""
+        while self._open:
+            connection = self._open.pop()
+            end = next(
+                filter(None, (getattr(connection, name, None) for name in ("terminate", "stop", "close")))
+            )
+            with contextlib.suppress(Exception):
+                end()
+
+
+class _Job:
+    """A statement on its way."""
+
+    __slots__ = ("given_up", "verb")
+
+    def __init__(self, verb: Verb[Pool]) -> None:
+        self.verb = verb
+        self.given_up = False
+
+
+def _engine(target: Target, connect: Callable[[Any], Any]) -> AsyncEngine:
+    return create_async_engine(
+        target.engine.url,
+        creator=connect,
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
+        pool_reset_on_return=None,
+        poolclass=sa.AsyncAdaptedQueuePool,
+        pool_size=target.pool_size,
+        max_overflow=0,
+        pool_timeout=3600,  # a verb's deadline comes first
+        pool_recycle=target.max_age,
+        pool_use_lifo=True,
+        hide_parameters=True,
+    )
+
+
+def _check(adapted: Any, _record: Any, _proxy: Any) -> None:
+    """Replace a connection that was closed from the other side, and all that are as old: one event."""
+    connection = adapted.driver_connection
+    for sign in ("is_closed", "_stream_broken"):
+        closed = getattr(connection, sign, False)
+        if closed() if callable(closed) else closed:
+            raise InvalidatePoolError
+
+
+def _no_matter(task: asyncio.Task[Any]) -> None:
+    """Nobody waits for it any more: look at its error, or asyncio will."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,39 @@
+"""The shipped suite on PostgreSQL and SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from asgi_session.store import Store
+from asgi_session.stores.sql import SQLStore
+from asgi_session.testing import StoreConformance
+from tests.servers.sql import PostgreSQL
+
+
+class TestPostgreSQL(StoreConformance):
+    @pytest.fixture
+    async def store(self, postgresql: PostgreSQL) -> AsyncIterator[SQLStore]:
+        self.url = postgresql.url
+        store = SQLStore.from_url(self.url)
+        await store.create_schema()
+        yield store
+        await store.close()
+
+    def another(self, store: Store) -> SQLStore:
+        return SQLStore.from_url(self.url)
+
+
+class TestSQLite(StoreConformance):
+    @pytest.fixture
+    async def store(self, tmp_path: Path) -> AsyncIterator[SQLStore]:
+        self.url = f"sqlite:///{tmp_path}/sessions.db"
+        store = SQLStore.from_url(self.url)
+        await store.create_schema()
+        yield store
+        await store.close()
+
+    def another(self, store: Store) -> SQLStore:
+        return SQLStore.from_url(self.url)
