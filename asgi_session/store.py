@@ -258,3 +258,18 @@ class WakesUp(Protocol):
             StoreUnavailable: it was not possible by the deadline, or the server does not allow it.
         """
         ...
+
+
+@runtime_checkable
+class Purges(Protocol):
+    """A capability: the store has to be told to remove the records whose time has passed.
+
+    They are missing records to every verb, but their bytes stay until then.
+    """
+
+    async def purge(self, *, limit: int = 1000, deadline: float) -> int:
+        """Remove at most `limit` records whose time has passed; return how many were removed.
+
+        Call it again until it removes fewer than `limit`. It may leave recently expired ones for later.
+        """
+        ...

@@ -45,6 +45,7 @@ LAYERS = (
     ("_engine",),
     ("_web", "migrating"),
     ("fastapi", "auth", "", "testing"),
+    ("__main__",),
 )
 """From the lowest to the highest: a module knows its own layer and those below."""
 
