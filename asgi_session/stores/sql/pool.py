@@ -135,6 +135,14 @@ class Pool:
                 end()
 
 
+async def connect(target: Target) -> Any:
+    """Make a connection of the driver's own, with the settings of the given engine."""
+    create: Any = target.engine.sync_engine.pool._creator
+    async with asyncio.timeout(target.connect_timeout):
+        adapted: Any = await greenlet_spawn(create, None)
+    return adapted.driver_connection
+
+
 class _Job:
     """A statement on its way."""
 

@@ -100,6 +100,12 @@ def saved(row: Any, values: Values) -> SaveResult:
     return Conflict(stored(row[0], row[1]))
 
 
+def save_and_wake(sql: Statements, values: Values, connection: sa.Connection) -> SaveResult:
+    """Replace one version, and tell listeners."""
+    assert sql.save_and_wake is not None
+    return saved(sql.save_and_wake(connection, values).first(), values)
+
+
 def touch(sql: Statements, values: Values, connection: sa.Connection) -> bool:
     """Change one version's expiry."""
     return sql.touch(connection, values).rowcount == 1
