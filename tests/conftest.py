@@ -36,7 +36,7 @@ from tests.servers import (
     start_valkey,
 )
 from tests.servers.aws import ACCESS_KEY, SECRET_KEY
-from tests.servers.sql import MariaDB, PostgreSQL, mariadb_binary, start_mariadb, start_postgresql
+from tests.servers.sql import MariaDB, PostgreSQL, start_mariadb, start_postgresql
 
 
 @pytest.hookimpl(wrapper=True)
@@ -71,12 +71,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = item.path.relative_to(here).as_posix()
         if not place.startswith(MEASURED) or item.path.name.startswith(DEAR):
             item.add_marker("no_cover")
-
-
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out what needs MariaDB where the operating system has none. CI has it, or fails."""
-    missing = "mariadb" in collection_path.name and mariadb_binary() is None
-    return True if missing and not os.environ.get("CI") else None
 
 
 @pytest.fixture(scope="session")

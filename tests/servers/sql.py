@@ -109,7 +109,7 @@ def start_postgresql(*settings: str) -> PostgreSQL:
     rules = data / "pg_hba.conf"
     rules.write_text(f"host all secured {HOST}/32 scram-sha-256\n{rules.read_text()}")
     port = free_port()
-    fast = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=16MB"]
+    fast = ["fsync=off", "full_page_writes=off", "shared_buffers=16MB"]
     own = ["unix_socket_directories=", f"listen_addresses={HOST}", "dynamic_shared_memory_type=mmap"]
     command = [str(binaries / "postgres"), "-D", str(data), "-p", str(port)]
     command += [part for setting in (*fast, *own, *settings) for part in ("-c", setting)]
@@ -122,6 +122,13 @@ def start_postgresql(*settings: str) -> PostgreSQL:
 def mariadb_binary() -> str | None:
     """Return the path of MariaDB, which comes from the operating system; None where there is none."""
     return shutil.which("mariadbd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+WITH_MARIADB = mariadb_binary() is not None or bool(os.environ.get("CI"))
+"""Whether the tests that need it are there. In CI they fail where it is missing."""
+
+SERVERS = ["postgresql", *(["mariadb"] if WITH_MARIADB else [])]
+"""The fixtures of the servers that there are."""
 
 
 def start_mariadb(*settings: str) -> MariaDB:

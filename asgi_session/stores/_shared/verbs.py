@@ -233,12 +233,18 @@ class Verb(Generic[C]):
         self._has_slot = False
         self.executed: bool | None = False
 
-    async def client(self) -> C:
-        """Return the client, once it is this verb's turn."""
+    async def client(self, *, slot: bool = True) -> C:
+        """Return the client, once it is this verb's turn; without a `slot` at once."""
         client = await self._held.get()
-        await self._held.slots.acquire()
-        self._has_slot = True
+        if slot:
+            await self._held.slots.acquire()
+            self._has_slot = True
         return client
+
+    @property
+    def slots(self) -> asyncio.Semaphore:
+        """Return what counts the verbs that use the client, for who has several of them share a turn."""
+        return self._held.slots
 
     def sending(self) -> None:
         """Take note that from now on the service may carry it out."""

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -57,9 +57,9 @@ class Pool:
 
     async def run(self, verb: Verb[Pool], work: Callable[[sa.Connection], R]) -> R:
         """Execute something on a connection, for a verb."""
-        job = _Job(verb)
-        task: asyncio.Task[R] = asyncio.create_task(greenlet_spawn(self._work, job, work))
-        self._tasks.add(task)
+        job = _Job(verb, work)
+        working: Any = greenlet_spawn(self.work, job.execute)
+        task: asyncio.Task[R] = self.in_background(working)
         try:
             await asyncio.wait((task,))
         except asyncio.CancelledError:  # by the deadline, or by the caller
@@ -68,21 +68,20 @@ class Pool:
             if self._may_cancel:
                 task.cancel()
             raise
-        finally:
-            if task.done():
-                self._tasks.discard(task)
-            else:
-                task.add_done_callback(self._tasks.discard)
         return task.result()
 
-    def _work(self, job: _Job, work: Callable[[sa.Connection], R]) -> R:
-        """Do it, in a greenlet, where SQLAlchemy's drivers await."""
+    def in_background(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
+        """Start something that `close` waits for."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def work(self, execute: Callable[[sa.Connection], R]) -> R:
+        """Do something with a connection. In a greenlet: there SQLAlchemy's drivers await."""
         with self._sync.connect() as connection:
-            if job.given_up:
-                raise asyncio.CancelledError
-            job.verb.sending()
             try:
-                return work(connection)
+                return execute(connection)
             except DBAPIError as error:
                 known = meaning(error)
                 if known is not None and known.elsewhere:  # the next connection may lead to the new primary
@@ -143,14 +142,21 @@ async def connect(target: Target) -> Any:
     return adapted.driver_connection
 
 
-class _Job:
-    """A statement on its way."""
+class _Job(Generic[R]):
+    """What a verb does, unless nobody waits for it any more when its turn comes."""
 
-    __slots__ = ("given_up", "verb")
+    __slots__ = ("_verb", "_work", "given_up")
 
-    def __init__(self, verb: Verb[Pool]) -> None:
-        self.verb = verb
+    def __init__(self, verb: Verb[Pool], work: Callable[[sa.Connection], R]) -> None:
+        self._verb = verb
+        self._work = work
         self.given_up = False
+
+    def execute(self, connection: sa.Connection) -> R:
+        if self.given_up:
+            raise asyncio.CancelledError
+        self._verb.sending()
+        return self._work(connection)
 
 
 def _engine(target: Target, connect: Callable[[Any], Any]) -> AsyncEngine:

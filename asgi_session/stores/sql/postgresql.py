@@ -13,9 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from asgi_session.store import Heard, SaveResult, Stored
 from asgi_session.stores._shared.per_loop import PerLoop
+from asgi_session.stores._shared.verbs import Verb
 from asgi_session.stores.sql import verbs
 from asgi_session.stores.sql.listening import CHANNELS, Listening
-from asgi_session.stores.sql.pool import connect
+from asgi_session.stores.sql.loading import LoadingPool
+from asgi_session.stores.sql.pool import Pool, connect
 from asgi_session.stores.sql.store import SQLStore
 
 _log = logging.getLogger("asgi_session")
@@ -33,6 +35,15 @@ class PostgreSQLStore(SQLStore, kind="postgresql"):
         """Wait for the verbs on their way, no longer than 5 seconds; then close the connections."""
         await self._listenings.leave()
         await super().close()
+
+    async def load(self, key: str, *, deadline: float) -> Stored | None:
+        """Read the record, together with those that are to be read at the same moment."""
+
+        async def attempt(pool: Pool, verb: Verb[Pool]) -> Stored | None:
+            assert isinstance(pool, LoadingPool)
+            return await pool.load(key, verb)
+
+        return await self._attempt("load", deadline, attempt, repeatable=True, slot=False)
 
     async def save_and_wake(
         self, key: str, data: bytes, expires_at: int, *, expect: Stored, wake: Sequence[str], deadline: float
@@ -52,6 +63,9 @@ class PostgreSQLStore(SQLStore, kind="postgresql"):
         """Listen, on a connection that all listeners of this event loop share."""
         listening = self._listenings.backends.get(get_running_loop()) or self._listenings.enter()
         return await listening.listen(listener, heard, deadline)
+
+    async def _make_pool(self) -> Pool:
+        return LoadingPool(self._target, self._sql)
 
     def _make_listening(self) -> Listening:
         return Listening(partial(connect, self._target), self._notify, self._tell_deafness)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -16,7 +16,7 @@ from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.clock import Clock
 from asgi_session.errors import ConfigurationError
 from asgi_session.store import CreateResult, SaveResult, Stored
-from asgi_session.stores._shared.verbs import Clients
+from asgi_session.stores._shared.verbs import Clients, Verb
 from asgi_session.stores.sql import checking, verbs
 from asgi_session.stores.sql.errors import explain, meaning
 from asgi_session.stores.sql.pool import Pool
@@ -222,7 +222,7 @@ class SQLStore:
         repeatable: bool = False,
         writes: bool = False,
     ) -> R:
-        """Execute a verb, again if that is safe and of use.
+        """Execute a verb.
 
         Args:
             name: the verb's.
@@ -231,15 +231,31 @@ class SQLStore:
             repeatable: whether twice is the same as once.
             writes: whether it waits in line for SQLite's one writer.
         """
+
+        async def attempt(pool: Pool, verb: Verb[Pool]) -> R:
+            if not (writes and self._one_writer):
+                return await pool.run(verb, work)
+            async with pool.write:
+                return await pool.run(verb, work)
+
+        return await self._attempt(name, deadline, attempt, repeatable=repeatable)
+
+    async def _attempt(
+        self,
+        name: str,
+        deadline: float,
+        attempt: Callable[[Pool, Verb[Pool]], Awaitable[R]],
+        *,
+        repeatable: bool = False,
+        slot: bool = True,
+    ) -> R:
+        """Try, and again if that is safe and of use."""
         async with self._clients.verb(name, deadline) as verb:
-            pool = await verb.client()
+            pool = await verb.client(slot=slot)
             tries = 0
             while True:
                 try:
-                    if not (writes and self._one_writer):
-                        return await pool.run(verb, work)
-                    async with pool.write:
-                        return await pool.run(verb, work)
+                    return await attempt(pool, verb)
                 except Exception as error:
                     known = meaning(error)
                     if known is None:

@@ -1,4 +1,4 @@
-"""The shipped suite on PostgreSQL and SQLite."""
+"""The shipped suite on each server."""
 
 from __future__ import annotations
 
@@ -10,13 +10,28 @@ import pytest
 from asgi_session.store import Store
 from asgi_session.stores.sql import SQLStore
 from asgi_session.testing import StoreConformance
-from tests.servers.sql import PostgreSQL
+from tests.servers.sql import WITH_MARIADB, MariaDB, PostgreSQL
 
 
 class TestPostgreSQL(StoreConformance):
     @pytest.fixture
     async def store(self, postgresql: PostgreSQL) -> AsyncIterator[SQLStore]:
         self.url = postgresql.url
+        store = SQLStore.from_url(self.url)
+        await store.create_schema()
+        yield store
+        await store.close()
+
+    def another(self, store: Store) -> SQLStore:
+        return SQLStore.from_url(self.url)
+
+
+class TestMariaDB(StoreConformance):
+    __test__ = WITH_MARIADB
+
+    @pytest.fixture
+    async def store(self, mariadb: MariaDB) -> AsyncIterator[SQLStore]:
+        self.url = mariadb.url
         store = SQLStore.from_url(self.url)
         await store.create_schema()
         yield store
