@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, Final, TypedDict
 
 import sqlalchemy as sa
@@ -143,12 +145,33 @@ def engine_from_url(given: Any, connect_args: Any) -> AsyncEngine:
             "sqlite:////var/lib/app/sessions.db; percent-encode / # ? @ : in user and password"
         )
     url = _with_driver(url)
-    problem = ""
+    given_args = dict(connect_args or {})
     try:
-        return create_async_engine(url, connect_args=dict(connect_args or {}))
+        engine = create_async_engine(url, connect_args=given_args)
+        settings = engine.dialect.create_connect_args(url)[1]
     except (SQLAlchemyError, TypeError, ValueError) as error:
-        problem = type(error).__name__
-    raise ConfigurationError(f"{url.get_backend_name()}:// URL: its options cannot be used ({problem})")
+        problem = f"the options after the ? cannot be used ({type(error).__name__})"
+    else:
+        strange = _strange(engine, {**settings, **given_args})
+        if not strange:
+            return engine
+        problem = f"{_DRIVERS[url.get_backend_name()]} has no option {', '.join(map(repr, strange))}"
+    raise ConfigurationError(f"{url.get_backend_name()}:// URL: {problem}")
+
+
+_ADAPTERS_OWN: Final = {"prepared_statement_cache_size", "prepared_statement_name_func", "async_creator_fn"}
+
+
+def _strange(engine: AsyncEngine, settings: Mapping[str, Any]) -> list[str]:
+    """Return the settings that the driver does not have, as far as it tells."""
+    driver: Any = import_module(engine.dialect.driver)
+    try:
+        known = inspect.signature(driver.connect).parameters
+    except ValueError:
+        return []
+    if any(each.kind is each.VAR_KEYWORD for each in known.values()):
+        return []
+    return [name for name in settings if name not in known and name not in _ADAPTERS_OWN]
 
 
 def _with_driver(url: sa.URL) -> sa.URL:
@@ -160,6 +183,10 @@ def _with_driver(url: sa.URL) -> sa.URL:
         )
     url = url.set(drivername=f"{backend}+{driver or _DRIVERS[backend]}")
     _check_driver(url)
+    if "@" in f"{url.host}{url.database}":
+        raise ConfigurationError(
+            f"{backend}:// URL: percent-encode / # ? @ : in user and password (@ is %40)"
+        )
     if backend == "postgresql" and "sslmode" in url.query:  # libpq's name for it, which many services give
         url = url.update_query_dict({"ssl": url.query["sslmode"]}).difference_update_query(["sslmode"])
     if backend != "sqlite" and not url.host and "host" not in url.query and "unix_socket" not in url.query:
