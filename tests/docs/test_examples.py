@@ -23,9 +23,12 @@ from tests.docs.pages import PAGES, ROOT, Block, blocks, name, python
 from tests.inside import go_by
 from tests.servers import ServerProcess
 
+SHOWN = "redis://localhost:6379"
+"""The server that pages name; the tests' own takes its place."""
+
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 APPS = ROOT / "docs/recipes.md"  # whole apps: test_recipes.py starts each in a process of its own
-OF_STORES = [ROOT / f"docs/{each}.md" for each in ("dynamodb", "memcached", "s3", "simpledb")]
+OF_STORES = [ROOT / f"docs/{each}.md" for each in ("dynamodb", "memcached", "s3", "simpledb", "sql")]
 """Pages whose examples need another server: a test of each store's own executes them."""
 
 PLAIN = [
@@ -55,9 +58,9 @@ def test_readme_has_examples_verbatim(example: Path) -> None:
     assert shown[name(example)] == example.read_text()
 
 
-async def run(page: Path, block: Block, names: dict[str, object], url: str) -> None:
+async def run(page: Path, block: Block, names: dict[str, object], url: str, shown: str = SHOWN) -> None:
     """Execute a block as a page's reader would, `await` at the top level allowed."""
-    source = block.text.replace("redis://localhost:6379", url)
+    source = block.text.replace(shown, url)
     code = compile(
         "\n" * (block.line - 1) + source,
         str(page),

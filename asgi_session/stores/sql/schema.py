@@ -80,8 +80,12 @@ def purge_day(expires_at: int) -> int:
 def ddl(table: sa.Table, dialect: sa.Dialect) -> list[str]:
     """Return the statements that create the table, for people."""
     creating: list[Any] = [sa.schema.CreateTable(table), *map(sa.schema.CreateIndex, table.indexes)]
-    lines = [str(each.compile(dialect=dialect)) for each in creating]
-    return ["\n".join(filter(str.strip, text.replace("\t", "    ").splitlines())) for text in lines]
+    return [_tidied(str(each.compile(dialect=dialect))) for each in creating]
+
+
+def _tidied(text: str) -> str:
+    lines = [line.rstrip() for line in text.replace("\t", "    ").splitlines()]
+    return re.sub(r"\n\)\s*(?=\w)", "\n) ", "\n".join(filter(None, lines)))
 
 
 def problems(table: sa.Table, columns: list[Any], dialect: sa.Dialect) -> list[str]:

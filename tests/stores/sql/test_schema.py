@@ -194,17 +194,26 @@ async def test_rights_that_are_missing(postgresql: PostgreSQL) -> None:
 
 
 async def test_a_server_that_takes_no_writes(postgresql: PostgreSQL) -> None:
-    """As after a failover: the verb tries new connections, and says that nothing was executed."""
-    table = new_table()
-    writing = SQLStore.from_url(postgresql.url, table=table)
-    await writing.create_schema()
-    await writing.close()
-    settings = {"server_settings": {"default_transaction_read_only": "on"}}
-    store = SQLStore.from_url(postgresql.url, connect_args=settings, table=table)
-    with pytest.raises(StoreUnavailable, match="read-only") as caught:
-        await store.create(new_key(), new_data(), FAR, deadline=in_time(0.3))
-    assert caught.value.executed is False
-    await store.close()
+    """As after a failover: writes try new connections, until one leads to a server that takes them."""
+    table, role = new_table(), f"role_{new_table()}"
+    owner = SQLStore.from_url(postgresql.url, table=table)
+    await owner.create_schema()
+    engine = create_async_engine(owner._target.engine.url)
+    store = SQLStore.from_url(postgresql.url.replace("postgres@", f"{role}@"), table=table, pool_size=1)
+    async with engine.connect() as connection:
+        connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(sa.text(f"CREATE ROLE {role} LOGIN SUPERUSER"))
+        await connection.execute(sa.text(f"ALTER ROLE {role} SET default_transaction_read_only = on"))
+        with pytest.raises(StoreUnavailable):
+            await store.create(new_key(), new_data(), FAR, deadline=in_time(0.3))
+        creating = asyncio.create_task(store.create(new_key(), new_data(), FAR, deadline=in_time()))
+        await asyncio.sleep(0.05)  # it is refused meanwhile
+        assert not creating.done()
+        await connection.execute(sa.text(f"ALTER ROLE {role} RESET default_transaction_read_only"))
+        assert isinstance(await creating, Saved)
+    for each in (owner, store):
+        await each.close()
+    await engine.dispose()
 
 
 async def test_an_unlogged_table(postgresql: PostgreSQL) -> None:
