@@ -80,14 +80,14 @@ def explain(error: Exception) -> Trouble | None:
 def _of_original(original: BaseException, *, lost: bool) -> Meaning:
     if original.args and isinstance(original.args[0], int):  # asyncmy's have an SQLSTATE as well
         return _mysql(original.args[0], original, lost=lost)
+    if type(original).__name__ == "InvalidCachedStatementError":  # somebody has altered the table
+        return Meaning(Trouble(_shortly(original), executed=False), again=True)
     state = getattr(original, "sqlstate", None)
     if isinstance(state, str):
         return _postgresql(state, original, lost=lost)
     code = getattr(original, "sqlite_errorcode", None)
     if isinstance(code, int):
         return _sqlite(code & 0xFF, original)
-    if type(original).__name__ == "InvalidCachedStatementError":  # the table was altered; asyncpg's own error
-        return Meaning(Trouble(_shortly(original), executed=False), again=True)
     return Meaning(Trouble(_shortly(original)), lost=lost)
 
 

@@ -121,17 +121,29 @@ class Pool:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_CLOSING):
                 await self._engine.dispose()
-        self.abandon()
+        ending = [end for end in map(_cut_off, self._left()) if isinstance(end, asyncio.Future)]
+        if ending:
+            await asyncio.wait(ending, timeout=_CLOSING)
 
     def abandon(self) -> None:
-        """Free what is left, without the event loop's help."""
-        while self._open:
-            connection = self._open.pop()
-            end = next(
-                filter(None, (getattr(connection, name, None) for name in ("terminate", "stop", "close")))
-            )
+        """Free what is left, without its event loop's help."""
+        for connection in self._left():
             with contextlib.suppress(Exception):
-                end()
+                _cut_off(connection)
+
+    def _left(self) -> list[Any]:
+        """Take out the connections that are still open."""
+        left, self._open = list(self._open), set()
+        return left
+
+
+def _cut_off(connection: Any) -> Any:
+    """End a driver's connection without a good-bye; perhaps return a future of its thread's end."""
+    for name in ("terminate", "stop", "close"):  # asyncpg's, aiosqlite's, asyncmy's
+        end = getattr(connection, name, None)
+        if end is not None:
+            return end()
+    return None
 
 
 async def connect(target: Target) -> Any:

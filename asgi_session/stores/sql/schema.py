@@ -6,6 +6,7 @@ import re
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.dialects import mysql, postgresql
 
 from asgi_session.errors import ConfigurationError
@@ -35,7 +36,7 @@ def sessions_table(
     """
     given_schema, name = split_name("name", name)
     day = f"ix_{name}_purge_day"
-    return sa.Table(
+    table = sa.Table(
         name,
         metadata,
         sa.Column("id", _KEY, primary_key=True),
@@ -46,10 +47,16 @@ def sessions_table(
         sa.Index(day, "purge_day"),
         schema=schema or given_schema,
         prefixes=["UNLOGGED"] if unlogged else [],
-        postgresql_with={"fillfactor": 60},  # room for updates that need no new entry in the indexes
         mysql_engine="InnoDB",
         mariadb_engine="InnoDB",
     )
+    event.listen(table, "after_create", _ROOM)
+    return table
+
+
+_fillfactor: Any = sa.DDL
+_ROOM: Final = _fillfactor("ALTER TABLE %(fullname)s SET (fillfactor = 60)").execute_if(dialect="postgresql")
+"""Room in each page for updates that need no new entry in the indexes. SQLAlchemy 2.0 has no such option."""
 
 
 _KEY: Final = (
@@ -80,6 +87,8 @@ def purge_day(expires_at: int) -> int:
 def ddl(table: sa.Table, dialect: sa.Dialect) -> list[str]:
     """Return the statements that create the table, for people."""
     creating: list[Any] = [sa.schema.CreateTable(table), *map(sa.schema.CreateIndex, table.indexes)]
+    if dialect.name == "postgresql":
+        creating.insert(1, _ROOM.against(table))
     return [_tidied(str(each.compile(dialect=dialect))) for each in creating]
 
 

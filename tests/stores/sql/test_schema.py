@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -300,6 +301,9 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path.write_text("no database " * 1000)
     assert "not a database" in await opening(f"sqlite:///{path}")
     assert "unable to open" in await opening(f"sqlite:///{tmp_path}/no/such/folder.db")
+    async with asyncio.timeout(10):
+        while any("_connection_worker" in thread.name for thread in threading.enumerate()):
+            await asyncio.sleep(0)  # aiosqlite lets the thread of a failed connection end by itself
 
 
 async def test_sqlite_is_used_as_it_should_be(tmp_path: Path) -> None:
