@@ -8,13 +8,14 @@ from typing import Any
 from asgi_session.errors import ConfigurationError
 
 
-def need(module: str, *, store: str, extra: str) -> Any:
+def need(module: str, *, store: str, extra: str, others: tuple[str, ...] = ()) -> Any:
     """Import a module that an extra of this package brings.
 
     Args:
         module: its dotted name.
         store: the class that needs it, for the error.
         extra: the extra's name.
+        others: further extras that bring it, each with something else.
 
     Raises:
         ConfigurationError: it is not installed; the message holds the command that installs it.
@@ -27,4 +28,5 @@ def need(module: str, *, store: str, extra: str) -> Any:
         what = f"{module} needs {missing}, which is"  # a broken installation, or a driver's own driver
     else:
         what = f"{store} needs the package {missing.partition('.')[0]}, which is"
-    raise ConfigurationError(f"{what} not installed. Install it: pip install 'asgi-session[{extra}]'")
+    also = f" (or {', '.join(f'[{other}]' for other in others)})" if others else ""
+    raise ConfigurationError(f"{what} not installed. Install it: pip install 'asgi-session[{extra}]'{also}")

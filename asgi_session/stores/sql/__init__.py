@@ -8,7 +8,7 @@
 
 from asgi_session.stores._shared.extras import need
 
-need("sqlalchemy", store="SQLStore", extra="postgresql")
+need("sqlalchemy", store="SQLStore", extra="postgresql", others=("mysql", "sqlite"))
 
 from asgi_session.stores.sql.postgresql import PostgreSQLStore  # noqa: E402
 from asgi_session.stores.sql.schema import sessions_table  # noqa: E402

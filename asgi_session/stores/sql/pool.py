@@ -23,14 +23,30 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from asgi_session.stores._shared.verbs import Verb
-from asgi_session.stores.sql.errors import meaning, refused_to_connect
+from asgi_session.stores._shared.verbs import Trouble, Verb
+from asgi_session.stores.sql.errors import CannotConnect, Meaning, meaning, refused_to_connect
 from asgi_session.stores.sql.target import Target
 
 R = TypeVar("R")
 
 _BUSY_MS: Final = 50
 """How long SQLite itself waits for whoever writes. From then on the verb does, which knows its deadline."""
+
+_SQLITE: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    f"PRAGMA busy_timeout = {_BUSY_MS}",
+)
+
+_NO_BACKSLASH_ESCAPES: Final = 0x200
+_WITH_BACKSLASH_ESCAPES: Final = (
+    "SET SESSION sql_mode = REPLACE(@@SESSION.sql_mode, 'NO_BACKSLASH_ESCAPES', '')",
+)
+"""asyncmy writes values into the statement, with backslashes. Where the server takes those literally, a value
+could end the text that it is in: never that."""
+
+_CHARSETS: Final = {"utf8mb4", "utf8mb3", "utf8", "latin1", "ascii", "binary"}
+"""In others, such as gbk, a backslash may be the second byte of a character, and escapes nothing."""
 
 _TIDYING: Final = 3.0
 _CLOSING: Final = 2.0
@@ -41,6 +57,7 @@ class Pool:
     """The connections of one event loop."""
 
     def __init__(self, target: Target) -> None:
+        self._kind = target.kind
         self._may_cancel = target.kind != "sqlite"
         self._connect_timeout = target.connect_timeout
         self._create: Callable[[Any], Any] = target.engine.sync_engine.pool._creator  # type: ignore[assignment]
@@ -104,11 +121,22 @@ class Pool:
         raise refusal
 
     def _connected(self, adapted: Any, _record: Any) -> None:
-        self._open.add(adapted.driver_connection)
-        if not self._may_cancel:
+        connection = adapted.driver_connection
+        self._open.add(connection)
+        settings: tuple[str, ...] = ()
+        if self._kind == "sqlite":
+            settings = _SQLITE
+        elif self._kind == "mysql":
+            charset = connection.character_set_name()
+            if charset not in _CHARSETS:
+                why = f"the character set {charset} is not safe to use; leave charset out, or give utf8mb4"
+                raise CannotConnect(Meaning(Trouble(why, executed=False), final=True))
+            if connection.server_status & _NO_BACKSLASH_ESCAPES:
+                settings = _WITH_BACKSLASH_ESCAPES
+        if settings:
             cursor = adapted.cursor()
-            for setting in ("journal_mode = WAL", "synchronous = NORMAL", f"busy_timeout = {_BUSY_MS}"):
-                cursor.execute(f"PRAGMA {setting}")
+            for setting in settings:
+                cursor.execute(setting)
             cursor.close()
 
     def _closed(self, adapted: Any, *_: Any) -> None:
