@@ -96,7 +96,7 @@ def _postgresql(state: str, error: BaseException, *, lost: bool) -> Meaning:
     if lost or state.startswith("08") or state in ("57P01", "57P02", "57P05"):
         return Meaning(Trouble(why), lost=True)
     # Any other error has rolled the statement back.
-    trouble = Trouble(why, executed=False, full=state in ("53100", "54000"))
+    trouble = Trouble(why, executed=False, full=state == "53100")
     match state:
         case "40001" | "40P01" | "55P03" | "57P03" | "53300":  # races, starting up, too many connections
             return Meaning(trouble, again=True)
@@ -115,7 +115,7 @@ def _mysql(code: int, error: BaseException, *, lost: bool) -> Meaning:
     why = _shortly(error)
     if lost or code in _LOST:
         return Meaning(Trouble(why), lost=True)
-    trouble = Trouble(why, executed=False, full=code in (1021, 1114, 1026))
+    trouble = Trouble(why, executed=False, full=code in (1021, 1114) or "No space left" in why)
     match code:
         case 1213 | 1205 | 1040 | 1203:  # a deadlock, a row held too long, too many connections
             return Meaning(trouble, again=True)

@@ -21,19 +21,19 @@ from asgi_session.stores.memory import MemoryStore
 from asgi_session.stores.sql import SQLStore
 from asgi_session.stores.sql.schema import DAY, purge_day
 from tests.servers import ServerProcess
-from tests.servers.sql import PostgreSQL
+from tests.servers.sql import SERVERS, PostgreSQL
 from tests.stores.sql.helpers import in_time, new_data, new_key, new_table
 
 FAR = system_clock() + 30 * DAY
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+@pytest.fixture(params=[*SERVERS, "sqlite"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SQLStore]:
     """An empty table."""
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql").url
-    else:
+    if request.param == "sqlite":
         url = f"sqlite:///{tmp_path}/sessions.db"
+    else:
+        url = request.getfixturevalue(request.param).url
     store = SQLStore.from_url(url, table=new_table())
     await store.create_schema()
     yield store
