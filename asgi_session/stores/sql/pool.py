@@ -3,7 +3,7 @@
 Its rules, which an app's pool need not have:
 
 * Every statement is executed in a task. Whoever waits for it may leave, at a deadline or cancelled; the
-  connection is tidied up behind his back. On SQLite the task is never cancelled, since its thread goes on
+  connection is tidied up in the background. On SQLite the task is never cancelled, since its thread goes on
   anyway and the connection would be out of step with it.
 * A connection that has been closed from the other side while it lay in the pool is noticed without asking
   the server, and replaced before anything is sent.
@@ -60,7 +60,7 @@ class Pool:
         self._kind = target.kind
         self._may_cancel = target.kind != "sqlite"
         self._connect_timeout = target.connect_timeout
-        self._create: Callable[[Any], Any] = target.engine.sync_engine.pool._creator  # type: ignore[assignment]
+        self._create: Any = target.engine.sync_engine.pool._creator
         self._engine = _engine(target, self._connect)
         self._sync = self._engine.sync_engine
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -193,25 +193,31 @@ class SQLStore:
         """Remove at most `limit` of the records whose last day, by UTC, is over; return how many."""
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ConfigurationError(f"limit={limit!r}: give a whole number of at least 1")
-        return await self._write(
-            verbs.purge, "purge", {"limit": limit, "now": self._target.clock()}, deadline
-        )
+        return await self._write(verbs.purge, "purge", {"limit": limit}, deadline)
 
     # How.
 
     def _values(self, key: str, expect: Stored | None = None) -> Values:
         values: Values = {"key": key}
-        if self._one_writer:
-            values["now"] = self._target.clock()
         if expect is not None:
             values["expect"] = expect.tag
         return values
 
     async def _read(self, verb: verbs.Executing[R], name: str, values: Values, deadline: float) -> R:
-        return await self._do(name, deadline, partial(verb, self._sql, values), repeatable=True)
+        return await self._do(name, deadline, self._work(verb, values), repeatable=True)
 
     async def _write(self, verb: verbs.Executing[R], name: str, values: Values, deadline: float) -> R:
-        return await self._do(name, deadline, partial(verb, self._sql, values), writes=True)
+        return await self._do(name, deadline, self._work(verb, values), writes=True)
+
+    def _work(self, verb: verbs.Executing[R], values: Values) -> Callable[[sa.Connection], R]:
+        if not self._one_writer:
+            return partial(verb, self._sql, values)
+
+        def by_our_clock(connection: sa.Connection) -> R:
+            # Read at every try: a verb that has waited for the writer goes by the time that it is then.
+            return verb(self._sql, values | {"now": self._target.clock()}, connection)
+
+        return by_our_clock
 
     async def _do(
         self,

@@ -15,6 +15,7 @@ from asgi_session.clock import system_clock
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import GONE, TAKEN, Conflict, Saved, Stored
 from asgi_session.stores.sql import SQLStore, sessions_table
+from asgi_session.testing import ManualClock
 from tests.servers.sql import SQLServer
 from tests.stores.sql.helpers import in_time, new_data, new_key
 
@@ -141,5 +142,28 @@ async def test_a_held_file(tmp_path: Path) -> None:
     await asyncio.sleep(0.1)  # so that it meets the writer, most likely
     other.execute("COMMIT")
     assert isinstance(await save, Saved)
+    other.close()
+    await store.close()
+
+
+async def test_a_record_that_ends_while_its_save_waits_for_the_file(tmp_path: Path) -> None:
+    """The clock is read when its turn has come: it is gone."""
+    path, clock = tmp_path / "sessions.db", ManualClock()
+    store = SQLStore.from_url(f"sqlite:///{path}", clock=clock)
+    await store.create_schema()
+    key, data = new_key(), new_data()
+    await store.create(key, data, clock.ms + 10, deadline=in_time())
+    stored = await store.load(key, deadline=in_time())
+    assert stored is not None
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    save = asyncio.create_task(
+        store.save(key, new_data(), clock.ms + 1000, expect=stored, deadline=in_time())
+    )
+    await asyncio.sleep(0.1)  # it waits meanwhile
+    clock.ms += 20
+    await asyncio.sleep(0.2)  # a try that has begun before is over by then: SQLite itself waits 50 ms
+    other.execute("COMMIT")
+    assert await save is GONE
     other.close()
     await store.close()

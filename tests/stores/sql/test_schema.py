@@ -17,6 +17,7 @@ from asgi_session.clock import system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import Saved, Stored
 from asgi_session.stores.sql import SQLStore, sessions_table
+from asgi_session.stores.sql.statements import statements
 from tests.servers.sql import PASSWORD, SERVERS, PostgreSQL, SQLServer
 from tests.servers.tcp_proxy import TcpProxy
 from tests.stores.sql.helpers import in_time, new_data, new_key, new_table, through
@@ -324,3 +325,11 @@ def test_a_table_of_yours() -> None:
     assert set(metadata.tables) == {"asgi_sessions", "web.logins"}
     with pytest.raises(ConfigurationError, match="name="):
         sessions_table(metadata, name="1; DROP TABLE users")
+
+
+def test_mysql_is_asked_for_nothing_it_does_not_have() -> None:
+    """No test runs on MySQL 8, which has neither RETURNING nor ON CONFLICT."""
+    texts = [statement.text for statement in statements("mysql", "sessions") if statement is not None]
+    assert len(texts) == 8
+    for text in texts:
+        assert not re.search(r"RETURNING|ON CONFLICT|::|\$\d|\?", text), text
