@@ -167,6 +167,8 @@ class Pool:
 
 def _cut_off(connection: Any) -> Any:
     """End a driver's connection without a good-bye; perhaps return a future of its thread's end."""
+    if getattr(connection, "_running", None) is False:  # aiosqlite's, whose thread has ended: nobody answers
+        return None
     for name in ("terminate", "stop", "close"):  # asyncpg's, aiosqlite's, asyncmy's
         end = getattr(connection, name, None)
         if end is not None:
