@@ -293,6 +293,9 @@ def test_two_at_once(demo: Demo) -> None:
 OTHERS = [
     name
     for name, program in {
+        "sqlite": "",
+        "postgresql": "",
+        "mariadb": "mariadbd",
         "memcached": "memcached",
         "dynamodb": "",
     }.items()

@@ -66,6 +66,23 @@ class PostgreSQL(SQLServer):
     def url(self) -> str:
         return f"postgresql://postgres@{HOST}:{self.port}/postgres"
 
+    def freeze(self) -> None:
+        """SIGSTOP to all its processes: each connection has one, which would go on."""
+        super().freeze()
+        for pid in self._children():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        for pid in self._children():
+            os.kill(pid, signal.SIGCONT)
+        super().thaw()
+
+    def _children(self) -> list[int]:
+        told = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+        rows = [tuple(map(int, line.split())) for line in told.stdout.splitlines()]
+        return [pid for pid, parent in rows if parent == self.pid]
+
     def kill(self) -> None:
         """SIGQUIT, at which all its processes end at once and clean nothing up, as in a crash.
 

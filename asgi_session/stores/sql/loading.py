@@ -42,6 +42,8 @@ class LoadingPool(Pool):
         try:
             return await waiting.future
         except asyncio.CancelledError:
+            if waiting.future.done() and not waiting.future.cancelled():
+                waiting.future.exception()  # nobody else looks, and asyncio would complain of that
             if waiting.batch is None:
                 self._waiting.remove(waiting)
             else:
@@ -63,6 +65,7 @@ class LoadingPool(Pool):
             if not batch.members:  # there is no connection, for nobody
                 batch.members, self._waiting = self._waiting, []
             for waiting in batch.members:
+                waiting.batch = batch
                 if not waiting.future.done():
                     waiting.future.set_exception(error)
         else:

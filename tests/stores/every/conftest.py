@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.servers import TcpProxy
+from tests.servers.files import SQLiteFile
 from tests.stores.every.kinds import Kind, Machine
 from tests.stores.every.site import Site
 
@@ -63,3 +64,10 @@ def proxy(machine: Machine) -> Iterator[TcpProxy]:
     """A proxy before the shared server."""
     with TcpProxy(machine.port) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def shared_sqlite() -> Iterator[SQLiteFile]:
+    file = SQLiteFile()
+    yield file
+    file.stop()

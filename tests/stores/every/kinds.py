@@ -14,6 +14,8 @@ import pytest
 from asgi_session.store import Store
 from asgi_session.stores import store_from_url
 from tests.servers import start_memcached, start_moto, start_valkey
+from tests.servers.files import SQLiteFile
+from tests.servers.sql import start_mariadb, start_postgresql
 
 CASES: Final = (
     "load",
@@ -106,6 +108,24 @@ def memory(url: str, **options: Any) -> Store:
     return store_from_url("memory://", **options)
 
 
+async def create_schema(store: Store) -> None:
+    """Make the table."""
+    from asgi_session.stores.sql import SQLStore
+
+    assert isinstance(store, SQLStore)
+    await store.create_schema()
+
+
+def durable_postgresql() -> Machine:
+    """Start a PostgreSQL that keeps what it has acknowledged when it is killed."""
+    return start_postgresql("synchronous_commit=on")
+
+
+def durable_mariadb() -> Machine:
+    """Start a MariaDB that keeps what it has acknowledged when it is killed."""
+    return start_mariadb("--innodb-flush-log-at-trx-commit=2")
+
+
 @functools.cache
 def aws_session() -> Any:
     """Return one session for all clients: it reads the descriptions of the services, which takes its time."""
@@ -137,6 +157,33 @@ ALL: Final = (
         shared="shared_valkey",
         fresh=start_valkey,
         trips=trips(1, 1, 1, 1, 1, 2, 2, 2, 1, 1),
+    ),
+    Kind(
+        "postgresql",
+        "`SQLStore`, PostgreSQL 18",
+        shared="postgresql",
+        fresh=durable_postgresql,
+        prepare=create_schema,
+        trips=trips(1, 1, 1, 1, 1, 1, 1, 1, 1, 1),
+        keeps=True,
+    ),
+    Kind(
+        "mariadb",
+        "`SQLStore`, MariaDB 10.11",
+        shared="mariadb",
+        fresh=durable_mariadb,
+        prepare=create_schema,
+        trips=trips(1, 1, 1, 3, 1, 1, 2, 2, 1, 1),
+        keeps=True,
+        binary="mariadbd",
+    ),
+    Kind(
+        "sqlite",
+        "`SQLStore`, SQLite",
+        shared="shared_sqlite",
+        fresh=SQLiteFile,
+        prepare=create_schema,
+        dies=False,
     ),
     Kind(
         "memcached",

@@ -15,6 +15,7 @@ from asgi_session.clock import system_clock
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Saved, Stored
 from asgi_session.stores.sql import SQLStore
+from asgi_session.stores.sql.loading import LoadingPool
 from tests.servers.sql import PostgreSQL, SQLServer
 from tests.servers.tcp_proxy import TcpProxy
 from tests.stores.sql.helpers import in_time, new_data, new_key, new_table, through
@@ -235,3 +236,26 @@ async def test_one_of_a_batch_is_cancelled(postgresql: PostgreSQL, direct: SQLSt
     for task in gone:
         task.cancel()
     assert await direct.load(keys[0][0], deadline=in_time()) == keys[0][1]
+
+
+async def test_loads_that_are_given_up_as_their_connection_fails(
+    postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever is cancelled in the very moment in which there is no connection is cancelled, and no more."""
+    store = SQLStore.from_url(postgresql.url)
+    tasks: list[asyncio.Task[Stored | None]] = []
+
+    def failing(pool: LoadingPool, execute: object) -> None:
+        for task in tasks:
+            task.cancel()
+        raise OSError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LoadingPool, "work", failing)
+        tasks += [asyncio.create_task(store.load(new_key(), deadline=in_time())) for _ in range(3)]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 3
+    await store.create_schema()
+    assert await store.load(new_key(), deadline=in_time()) is None
+    await store.close()
+    assert caplog.text == ""
