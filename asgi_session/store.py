@@ -220,10 +220,16 @@ class TouchesRarely(Protocol):
 
 @runtime_checkable
 class Purges(Protocol):
-    """A capability: the store can remove records whose time has passed, where its server does not."""
+    """A capability: the store has to be told to remove the records whose time has passed.
+
+    They are missing records to every verb, but their bytes stay until then.
+    """
 
     async def purge(self, *, limit: int = 1000, deadline: float) -> int:
-        """Remove up to `limit` expired records and return how many; fewer than `limit`: none is left."""
+        """Remove at most `limit` records whose time has passed; return how many were removed.
+
+        Call it again until it removes fewer than `limit`. It may leave recently expired ones for later.
+        """
         ...
 
 
@@ -256,20 +262,5 @@ class WakesUp(Protocol):
 
         Raises:
             StoreUnavailable: it was not possible by the deadline, or the server does not allow it.
-        """
-        ...
-
-
-@runtime_checkable
-class Purges(Protocol):
-    """A capability: the store has to be told to remove the records whose time has passed.
-
-    They are missing records to every verb, but their bytes stay until then.
-    """
-
-    async def purge(self, *, limit: int = 1000, deadline: float) -> int:
-        """Remove at most `limit` records whose time has passed; return how many were removed.
-
-        Call it again until it removes fewer than `limit`. It may leave recently expired ones for later.
         """
         ...

@@ -13,20 +13,30 @@ from alembic.operations import Operations
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from asgi_session.stores.sql import SQLStore, sessions_table
+from asgi_session.stores.sql import sessions_table
 from asgi_session.stores.sql.schema import ddl
 from asgi_session.stores.sql.target import SQLOptions
-from tests.docs.pages import blocks, python, table
-from tests.docs.test_examples import SQL, run
+from tests.docs.pages import ROOT, blocks, python, table
+from tests.docs.test_examples import run
 from tests.servers.sql import SERVERS, PostgreSQL, SQLServer
 
+SQL = ROOT / "docs/sql.md"
 SHOWN = "postgresql://shop:secret@localhost/shop"
+
+
+DRIVERS = {"postgresql": "postgresql+asyncpg", "mariadb": "mysql+asyncmy", "sqlite": "sqlite+aiosqlite"}
+
+
+def with_driver(url: str) -> str:
+    """Return a store's URL as SQLAlchemy has it."""
+    scheme, _, rest = url.partition("://")
+    return f"{DRIVERS[scheme]}://{rest}"
 
 
 @pytest.fixture
 async def emptied(postgresql: PostgreSQL) -> AsyncIterator[str]:
     """PostgreSQL, without the table that other tests have made."""
-    engine = create_async_engine(SQLStore.from_url(postgresql.url)._target.engine.url)
+    engine = create_async_engine(with_driver(postgresql.url))
     async with engine.begin() as connection:
         await connection.execute(sa.text("DROP TABLE IF EXISTS asgi_sessions"))
     yield postgresql.url
@@ -69,7 +79,7 @@ async def database(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterat
     else:
         server: SQLServer = request.getfixturevalue(request.param)
         url = server.url
-    engine = create_async_engine(SQLStore.from_url(url)._target.engine.url)
+    engine = create_async_engine(with_driver(url))
     async with engine.begin() as connection:
         await connection.execute(sa.text("DROP TABLE IF EXISTS asgi_sessions"))
         yield connection

@@ -96,6 +96,12 @@ class Process:
 
         wait_until(f"{self} answers", ready, timeout=60, every=0.005)
 
+    def end(self, number: signal.Signals) -> None:
+        """Send a signal that ends the process, if it runs, and wait until it has."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+            self._process.wait(10)
+
     def kill(self) -> None:
         """SIGKILL: what a crashed machine looks like. `restart` brings it back."""
         if self._process is not None:

@@ -88,9 +88,7 @@ class PostgreSQL(SQLServer):
 
         After a SIGKILL the next one would find the others of this one still there.
         """
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(10)
+        self.end(signal.SIGQUIT)
         super().kill()
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from time import monotonic
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -21,12 +21,14 @@ from asgi_session.store import (
     CreateResult,
     Distrusts,
     Heard,
+    Purges,
     Report,
     Reports,
     Saved,
     SaveResult,
     Store,
     Stored,
+    TouchesRarely,
     WakesUp,
 )
 from asgi_session.stores._shared.per_loop import PerLoop
@@ -37,11 +39,6 @@ from asgi_session.stores.moving.protocol import LONGEST_VERB, Moving, Where, in_
 _PATIENCE = 5.0
 
 _VERBS = ("load", "create", "save", "touch", "delete")
-
-
-@runtime_checkable
-class _Purges(Protocol):
-    async def purge(self, *, limit: int = 1000, deadline: float) -> int: ...
 
 
 class _Loop:
@@ -66,13 +63,13 @@ async def _nothing() -> None:
 class MovingStore:
     """Two stores that look like one, while the records of the old one move to the new one.
 
-    Deploy it twice: first everywhere without `moves`, then everywhere with `moves`; then, when the old
-    store has no record left, the new store alone. Any two of these that follow one another may run side
-    by side, and no other two. docs/moving.md has the steps.
+    A record that any verb finds in the old store moves, and new ones are created in the new store. With
+    ``moves=False`` it writes where a record is, creates in the old store, and moves nothing: processes that
+    know the old store alone see everything.
 
-    Without `moves` it writes where a record is, creates in the old store, and moves nothing: processes
-    that know the old store alone see everything. With `moves` it creates in the new store, and a record
-    that any verb finds in the old one moves.
+    Deploy it twice, if several processes run while you deploy: first everywhere with ``moves=False``, then
+    everywhere without; then, when the old store has no record left, the new store alone. Any two of these
+    that follow one another may run side by side, and no other two. docs/moving.md has the steps.
 
     Whether a record's time has passed is judged by the store that has it. Clocks, of processes and servers,
     may differ by minutes, not by half an hour: markers live for one.
@@ -80,7 +77,7 @@ class MovingStore:
     Args:
         new: a store, or its URL.
         old: a store, or its URL.
-        moves: whether records move.
+        moves: whether records move; True.
         clock: tells the time in milliseconds; the system's.
 
     Raises:
@@ -92,7 +89,7 @@ class MovingStore:
         *,
         new: Store | str | Wrapped,
         old: Store | str | Wrapped,
-        moves: bool = False,
+        moves: bool = True,
         clock: Clock = system_clock,
     ) -> None:
         new, old = hidden(new), hidden(old)
@@ -119,8 +116,11 @@ class MovingStore:
             self.report_to = self._report_to
         if any(isinstance(each, Distrusts) for each in both):
             self.distrust = self._distrust
-        if any(isinstance(each, _Purges) for each in both):
+        if any(isinstance(each, Purges) for each in both):
             self.purge = self._purge
+        dear = [each.touch_fraction for each in both if isinstance(each, TouchesRarely)]
+        if dear:
+            self.touch_fraction = max(dear)
 
     @property
     def moved(self) -> int:
@@ -299,7 +299,7 @@ class MovingStore:
         """Remove expired records, and markers, from both stores."""
         removed = 0
         for store in (self.new, self.old):
-            if isinstance(store, _Purges) and removed < limit:
+            if isinstance(store, Purges) and removed < limit:
                 removed += await store.purge(limit=limit - removed, deadline=deadline)
         return removed
 

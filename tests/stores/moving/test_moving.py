@@ -125,7 +125,7 @@ class TestMovesBetweenServers(StoreConformance):
         await self.before.close()
 
     def another(self, store: Store) -> MovingStore:
-        return MovingStore(**self.urls)
+        return MovingStore(**self.urls, moves=False)
 
     async def written(
         self, store: Store, data: bytes | None = None, expires_at: int | None = None
@@ -460,7 +460,7 @@ async def test_what_is_passed_on() -> None:
 async def test_a_listener_that_one_store_refuses_listens_to_none() -> None:
     """What was begun in the other store has ended."""
     new, old = FaultStore(MemoryStore()), FaultStore(MemoryStore())
-    store = MovingStore(new=new, old=old)
+    store = MovingStore(new=new, old=old, moves=False)
     old.fail("listen")
     heard: list[str | None] = []
     hear: Heard = heard.append
@@ -492,7 +492,7 @@ async def test_open_and_close_reach_both() -> None:
                 raise self.error
 
     new, old = Away(StoreUnavailable("away")), Away()
-    store = MovingStore(new=new, old=old)
+    store = MovingStore(new=new, old=old, moves=False)
     with pytest.raises(StoreUnavailable):
         await store.open()
     assert old.opened
@@ -509,7 +509,7 @@ def test_stores_may_be_urls() -> None:
     store = MovingStore(new="memory://", old=MemoryStore())
     assert isinstance(store.new, MemoryStore)
     assert SessionManager(store) is not None
-    assert "moves=False" in repr(store)
+    assert "moves=True" in repr(store)
 
 
 @pytest.mark.parametrize(
