@@ -10,6 +10,7 @@ from typing import Annotated, Any, assert_type
 
 import redis.asyncio
 from fastapi import Depends, FastAPI, WebSocket
+from sqlalchemy.ext.asyncio import create_async_engine
 from starlette.applications import Starlette
 from starlette.authentication import SimpleUser
 from starlette.datastructures import Secret
@@ -43,7 +44,7 @@ from asgi_session.auth import LoadUser, SessionAuth, SignInRequired, require_rec
 from asgi_session.fastapi import LockedSessionDep, PassiveSessionDep, RecentSignIn, SessionDep, session_user
 from asgi_session.migrating import StarletteCookie
 from asgi_session.store import GONE, Conflict, Reports, Saved, Store, Stored, Taken
-from asgi_session.stores import MemoryStore, RedisStore, S3Store, SimpleDBStore, store_from_url
+from asgi_session.stores import MemoryStore, RedisStore, S3Store, SimpleDBStore, SQLStore, store_from_url
 from asgi_session.testing import Call, FaultStore, ManualClock, SessionClient, StoreConformance
 
 # stores
@@ -60,6 +61,8 @@ def make_stores(cluster: redis.asyncio.RedisCluster, sentinel: redis.asyncio.Sen
         RedisStore(cluster, address_remap=remap),
         RedisStore(sentinel, service_name="mymaster", tls_server_name="redis.example.com"),
         RedisStore.from_url("rediss://localhost", connect_timeout=2, max_connection_age=3600.0),
+        SQLStore(create_async_engine("sqlite+aiosqlite:///app.db"), pool_size=3, clock=ManualClock()),
+        SQLStore.from_url("postgresql://localhost/app", unlogged=True, connect_timeout=timedelta(seconds=1)),
         store_from_url("redis+cluster://localhost", prefix="app"),
         S3Store("bucket", prefix="app", region="eu-central-1", timeout=timedelta(seconds=1)),
         S3Store.from_url("s3://bucket/app", touch_fraction=0.5),
@@ -72,6 +75,7 @@ def refused(client: object) -> None:
     RedisStore(client)  # type: ignore[arg-type]
     RedisStore.from_url("redis://h", tiemout=1)  # type: ignore[call-arg]
     S3Store.from_url("s3://bucket", tuch_fraction=0.5)  # type: ignore[call-arg]
+    SQLStore.from_url("sqlite:///app.db", tabel="x")  # type: ignore[call-arg]
     SessionManager("memory://", max_age=1)  # type: ignore[call-arg]
 
 

@@ -211,6 +211,8 @@ def test_only_the_edge_knows_the_frameworks() -> None:
             assert short == "fastapi", name
         if known & {"redis", "hiredis"}:
             assert short.startswith("stores.redis"), name
+        if known & {"sqlalchemy", "asyncpg", "asyncmy", "aiosqlite"}:
+            assert short.startswith("stores.sql"), name
         if "pytest" in known:
             assert short.startswith("testing"), name
 
