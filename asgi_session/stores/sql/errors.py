@@ -40,10 +40,23 @@ class CannotConnect(Exception):
         self.meaning = meaning
 
 
+class NothingWritten(Exception):
+    """An error that came after the server had said that it did not write."""
+
+    def __init__(self, error: DBAPIError) -> None:
+        super().__init__(_shortly(error.orig))
+        self.error = error
+
+
 def meaning(error: BaseException) -> Meaning | None:
     """Say what an error means; None for one that no server has caused."""
     if isinstance(error, CannotConnect):
         return error.meaning
+    if isinstance(error, NothingWritten):
+        known = meaning(error.error)
+        assert known is not None
+        trouble = known.trouble._replace(executed=False)
+        return known._replace(trouble=trouble, again=known.again or known.lost)
     if isinstance(error, DBAPIError):
         assert error.orig is not None
         return _of_original(error.orig, lost=error.connection_invalidated)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from asgi_session.store import GONE, TAG_SIZE, TAKEN, Conflict, CreateResult, Saved, SaveResult, Stored
-from asgi_session.stores.sql.errors import is_duplicate
+from asgi_session.stores.sql.errors import NothingWritten, is_duplicate
 from asgi_session.stores.sql.schema import purge_day
 from asgi_session.stores.sql.statements import Statements
 
@@ -80,7 +80,10 @@ def save(sql: Statements, values: Values, connection: sa.Connection) -> SaveResu
     if result.returns_rows:
         return saved(result.first(), values)
     while result.rowcount != 1:
-        found = load(sql, values, connection)
+        try:
+            found = load(sql, values, connection)
+        except DBAPIError as error:
+            raise NothingWritten(error) from None
         if found is None:
             return GONE
         if found.data == values["data"]:
