@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import secrets
 import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from asgi_session.stores.sql import SQLStore, sessions_table
 from tests.servers.tcp_proxy import TcpProxy
+
+TABLE = sessions_table(sa.MetaData())
 
 
 def in_time(seconds: float = 10.0) -> float:
@@ -31,3 +41,36 @@ def new_data(body: bytes = b"body") -> bytes:
 def new_table() -> str:
     """Return the name of a table that no other test uses."""
     return f"sessions_{secrets.token_hex(6)}"
+
+
+async def waits(connection: AsyncConnection) -> None:
+    """Return when some statement waits for a row."""
+    if connection.dialect.name == "postgresql":
+        asked = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    else:
+        asked = sa.text(
+            "SELECT variable_value FROM information_schema.global_status "
+            "WHERE variable_name = 'INNODB_ROW_LOCK_CURRENT_WAITS'"
+        )
+    async with asyncio.timeout(10):
+        while not int((await connection.execute(asked)).scalar_one()):
+            await asyncio.sleep(0.01)  # a look at the server, which tells nobody by itself
+
+
+@asynccontextmanager
+async def held(
+    url: str, key: str, data: bytes | None, expires_at: int
+) -> AsyncGenerator[Callable[[], Awaitable[None]]]:
+    """Hold a record in somebody else's transaction, which then replaces it, or deletes it for no data."""
+    engine = create_async_engine(SQLStore.from_url(url)._target.engine.url)
+    row = TABLE.c.id == key
+    write: sa.Delete | sa.Update = sa.delete(TABLE).where(row)
+    if data is not None:
+        write = sa.update(TABLE).where(row).values(tag=data[:16], data=data, expires_at=expires_at)
+    try:
+        async with engine.connect() as watching, engine.begin() as holding:
+            await watching.execution_options(isolation_level="AUTOCOMMIT")
+            await holding.execute(write)
+            yield partial(waits, watching)
+    finally:
+        await engine.dispose()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from asgi_session.store import Store
 from asgi_session.stores.sql import SQLStore
 from asgi_session.testing import StoreConformance
 from tests.servers.sql import WITH_MARIADB, MariaDB, PostgreSQL
+from tests.stores.sql.helpers import held
 
 
 class TestPostgreSQL(StoreConformance):
@@ -24,6 +26,11 @@ class TestPostgreSQL(StoreConformance):
 
     def another(self, store: Store) -> SQLStore:
         return SQLStore.from_url(self.url)
+
+    def holding(
+        self, store: Store, key: str, data: bytes | None, expires_at: int
+    ) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+        return held(self.url, key, data, expires_at)
 
 
 class TestMariaDB(StoreConformance):
@@ -39,6 +46,11 @@ class TestMariaDB(StoreConformance):
 
     def another(self, store: Store) -> SQLStore:
         return SQLStore.from_url(self.url)
+
+    def holding(
+        self, store: Store, key: str, data: bytes | None, expires_at: int
+    ) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+        return held(self.url, key, data, expires_at)
 
 
 class TestSQLite(StoreConformance):

@@ -14,13 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from asgi_session.clock import system_clock
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import GONE, TAKEN, Conflict, Saved, Stored
-from asgi_session.stores.sql import SQLStore, sessions_table
+from asgi_session.stores.sql import SQLStore
 from asgi_session.testing import ManualClock
 from tests.servers.sql import SQLServer
-from tests.stores.sql.helpers import in_time, new_data, new_key
+from tests.stores.sql.helpers import TABLE, in_time, new_data, new_key, waits
 
 FAR = system_clock() + 3_600_000
-TABLE = sessions_table(sa.MetaData())
 
 
 @pytest.fixture
@@ -29,20 +28,6 @@ async def app(direct: SQLStore) -> AsyncIterator[AsyncEngine]:
     engine = create_async_engine(direct._target.engine.url)
     yield engine
     await engine.dispose()
-
-
-async def waits(connection: AsyncConnection) -> None:
-    """Return when some statement waits for a row."""
-    if connection.dialect.name == "postgresql":
-        asked = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-    else:
-        asked = sa.text(
-            "SELECT variable_value FROM information_schema.global_status "
-            "WHERE variable_name = 'INNODB_ROW_LOCK_CURRENT_WAITS'"
-        )
-    async with asyncio.timeout(10):
-        while not int((await connection.execute(asked)).scalar_one()):
-            await asyncio.sleep(0.01)  # a look at the server, which tells nobody by itself
 
 
 async def record(store: SQLStore) -> tuple[str, Stored]:
