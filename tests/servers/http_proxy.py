@@ -6,9 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
-from tests.servers.server import HOST, Server
+from tests.servers.server import HOST
+
+
+class HasPort(Protocol):
+    """A server on this machine."""
+
+    @property
+    def port(self) -> int: ...
 
 
 class Request(NamedTuple):
@@ -61,7 +68,7 @@ class HttpProxy:
         connections: how many connections were accepted.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: HasPort) -> None:
         self._server = server
         self.requests: list[Request] = []
         self.connections = 0
@@ -135,7 +142,7 @@ class HttpProxy:
         self.connections += 1
         up: asyncio.StreamWriter | None = None
         try:
-            up_reader, up = await asyncio.open_connection(self._server.host, self._server.port)
+            up_reader, up = await asyncio.open_connection(HOST, self._server.port)
             while await self._one(reader, writer, up_reader, up):
                 pass
         except (OSError, EOFError, asyncio.CancelledError):  # the last: by `refuse`

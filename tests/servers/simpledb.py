@@ -16,9 +16,9 @@ from typing import Final
 from urllib.parse import parse_qsl, quote
 from xml.sax.saxutils import escape
 
-from tests.servers.aws import ACCESS_KEY, SECRET_KEY, AwsServer
+from tests.servers.aws import ACCESS_KEY, SECRET_KEY
 from tests.servers.http_proxy import read_request
-from tests.servers.server import HOST
+from tests.servers.server import HOST, Server
 
 Item = dict[str, list[str]]
 
@@ -45,7 +45,7 @@ class Refused(Exception):
     """An error reply."""
 
 
-class SimpleDB(AwsServer):
+class SimpleDB(Server):
     """Use its `url` as endpoint; ACCESS_KEY and SECRET_KEY are right.
 
     Attributes:
@@ -61,6 +61,10 @@ class SimpleDB(AwsServer):
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
         assert self._ready.wait(10)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
 
     def flush(self) -> None:
         """Forget everything."""
