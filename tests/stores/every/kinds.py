@@ -13,7 +13,8 @@ import pytest
 
 from asgi_session.store import Store
 from asgi_session.stores import store_from_url
-from tests.servers import start_memcached, start_moto, start_valkey
+from tests.servers import start_memcached, start_ministack, start_moto, start_valkey
+from tests.servers.aws import ACCESS_KEY, SECRET_KEY
 from tests.servers.files import SQLiteFile
 from tests.servers.sql import start_mariadb, start_postgresql
 
@@ -149,6 +150,42 @@ async def create_table(store: Store) -> None:
     await store.create_table()
 
 
+@functools.cache
+def keys_session() -> Any:
+    """Return one session with the keys that stand-ins expect that check them."""
+    from aiobotocore.session import get_session
+
+    session = get_session()
+    session.set_credentials(ACCESS_KEY, SECRET_KEY)
+    return session
+
+
+def s3(url: str, **options: Any) -> Store:
+    """Make a store of ministack's address."""
+    return store_from_url(f"s3://sessions/every?endpoint_url={url}", session=keys_session(), **options)
+
+
+async def create_bucket(store: Store) -> None:
+    """Make the bucket."""
+    from asgi_session.stores.s3 import S3Store
+
+    assert isinstance(store, S3Store)
+    await store.create_bucket()
+
+
+def simpledb(url: str, **options: Any) -> Store:
+    """Make a store of the stand-in's address."""
+    return store_from_url(f"simpledb://sessions?endpoint_url={url}", session=keys_session(), **options)
+
+
+async def create_domain(store: Store) -> None:
+    """Make the domain."""
+    from asgi_session.stores.simpledb import SimpleDBStore
+
+    assert isinstance(store, SimpleDBStore)
+    await store.create_domain()
+
+
 ALL: Final = (
     Kind("memory", "`MemoryStore`", make=memory),
     Kind(
@@ -202,6 +239,26 @@ ALL: Final = (
         prepare=create_table,
         trips=trips(1, 1, 1, 1, 1, 1, 1, 1, 1, 1),
         emulator="moto",
+    ),
+    Kind(
+        "s3",
+        "`S3Store`",
+        shared="shared_ministack",
+        fresh=start_ministack,
+        make=s3,
+        prepare=create_bucket,
+        repeats={"on": {}},
+        trips=trips(1, 1, 1, 2, 1, 3, 2, 2, 1, 3),
+        emulator="ministack",
+    ),
+    Kind(
+        "simpledb",
+        "`SimpleDBStore`",
+        shared="shared_simpledb",
+        make=simpledb,
+        prepare=create_domain,
+        trips=trips(1, 1, 1, 2, 1, 3, 2, 2, 1, 2),
+        emulator="our stand-in",
     ),
 )
 """Every store."""
