@@ -18,6 +18,7 @@ NAMES = (
     "own_time",
     "scaling",
     "identity",
+    "stores",
 )
 
 
