@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,28 @@ def private_names(path: Path) -> set[str]:
             case ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 names.add(name)
     return {name for name in names if is_private(name)}
+
+
+@cache
+def private_in_core() -> set[str]:
+    """Return the private names of the library's private modules."""
+    return {
+        private
+        for path in LIBRARY.rglob("*.py")
+        if any(is_private(part) for part in path.relative_to(LIBRARY).parts)
+        for private in private_names(path)
+    }
+
+
+@cache
+def private_in_stores() -> set[str]:
+    """Return the private names of the stores and of what is shipped for tests."""
+    return {
+        private
+        for part in ("stores", "testing")
+        for path in (LIBRARY / part).rglob("*.py")
+        for private in private_names(path)
+    }
 
 
 def is_private(name: str) -> bool:
@@ -103,21 +126,9 @@ def test_one_file_knows_the_inside(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("stores/")])
 def test_the_stores_tests_know_nothing_of_the_core(name: str) -> None:
     """They test private parts of the stores, but neither import the core nor read what is private there."""
-    core = {
-        private
-        for path in LIBRARY.rglob("*.py")
-        if any(is_private(part) for part in path.relative_to(LIBRARY).parts)
-        for private in private_names(path)
-    }
-    stores = {
-        private
-        for part in ("stores", "testing")
-        for path in (LIBRARY / part).rglob("*.py")
-        for private in private_names(path)
-    }
     for used in inside_uses((ROOT / name).read_text()):
         assert "." not in used or used.startswith("stores._shared."), f"{used} is imported"
-        assert used not in core - stores, used
+        assert used not in private_in_core() - private_in_stores(), used
 
 
 @pytest.mark.parametrize(
