@@ -8,7 +8,7 @@ lets them go on one by one, in every order there is; a browser's cookie jar take
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sized
+from collections.abc import AsyncIterator, Awaitable, Callable, Sized
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
@@ -241,15 +241,13 @@ class Explorer:
         self.lost = lost or set()
         self.one_process, self.cookies, self.outside = one_process, cookies or {}, outside or {}
 
-    async def runs(self) -> list[Run]:
-        """Return a run for each order."""
-        runs: list[Run] = []
+    async def runs(self) -> AsyncIterator[Run]:
+        """Yield a run for each order; thousands that are kept would be the garbage collector's work."""
         choices: list[int] | None = []
         while choices is not None:
             run = await self._run(choices)
-            runs.append(run)
             choices = run.steps.next_choices()
-        return runs
+            yield run
 
     async def _run(self, choices: list[int]) -> Run:
         steps = Steps(choices)

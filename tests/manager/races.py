@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -71,7 +71,9 @@ async def check_answers(run: Run) -> None:
         assert run.jar == living[-1], "a response's cookie undid a newer one"
 
 
-async def explore(requests: dict[str, Handler], one_process: bool, **options: Any) -> list[Run]:
-    runs = await Explorer(prepare, requests, one_process=one_process, **options).runs()
-    assert len(runs) > 10
-    return runs
+async def explore(requests: dict[str, Handler], one_process: bool, **options: Any) -> AsyncIterator[Run]:
+    orders = 0
+    async for run in Explorer(prepare, requests, one_process=one_process, **options).runs():
+        orders += 1
+        yield run
+    assert orders > 10

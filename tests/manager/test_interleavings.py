@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("no_jitter")
 @pytest.mark.parametrize("logout", LOGOUTS)
 async def test_logout_during_a_slow_write(logout: str, one_process: bool) -> None:
     """Promises 5 and 14: the write is in before the logout or nowhere, and the session stays ended."""
-    for run in await explore({"out": LOGOUTS[logout], "slow": write("slow")}, one_process):
+    async for run in explore({"out": LOGOUTS[logout], "slow": write("slow")}, one_process):
         with run:
             await check_answers(run)
             assert run.jar is None
@@ -41,7 +41,7 @@ async def test_logout_during_a_slow_write(logout: str, one_process: bool) -> Non
 async def test_two_logouts_and_a_slow_write(one_process: bool) -> None:
     """Promises 5 and 14: ended once, and no order of three requests brings it back."""
     requests = {"out": LOGOUTS["destroy"], "off": LOGOUTS["clear unloaded"], "slow": write("slow")}
-    for run in await explore(requests, one_process, coarse=True):
+    async for run in explore(requests, one_process, coarse=True):
         with run:
             await check_answers(run)
             assert run.jar is None
@@ -52,7 +52,7 @@ async def test_two_logouts_and_a_slow_write(one_process: bool) -> None:
 @PROCESSES
 async def test_login_by_rotation_during_a_slow_write(one_process: bool) -> None:
     """Promises 5, 8 and 14: the login's cookie stays; a write that came too late is reported."""
-    for run in await explore({"in": LOGIN_BY_ROTATION, "slow": write("slow")}, one_process):
+    async for run in explore({"in": LOGIN_BY_ROTATION, "slow": write("slow")}, one_process):
         with run:
             await check_answers(run)
             found = await run.found()
@@ -67,7 +67,7 @@ async def test_login_by_rotation_during_a_slow_write(one_process: bool) -> None:
 @pytest.mark.parametrize("login", [LOGIN_BY_CLEAR, LOGIN_UNLOADED], ids=["loaded", "unloaded"])
 async def test_login_by_clear_during_a_slow_write(login: Handler, one_process: bool) -> None:
     """Promise 8: `clear()` and what follows keep out what was before, and what comes too late."""
-    for run in await explore({"in": login, "slow": write("slow")}, one_process):
+    async for run in explore({"in": login, "slow": write("slow")}, one_process):
         with run:
             await check_answers(run)
             assert await run.found() == {"user": "bob"}
@@ -78,7 +78,7 @@ async def test_login_by_clear_during_a_slow_write(login: Handler, one_process: b
 async def test_login_during_two_slow_writes(one_process: bool) -> None:
     """Promises 4, 8 and 14: of two slow writes each is there or reported; the cookie is the login's."""
     requests = {"in": LOGIN_BY_ROTATION, "slow": write("slow"), "late": write("late")}
-    for run in await explore(requests, one_process, coarse=True):
+    async for run in explore(requests, one_process, coarse=True):
         with run:
             await check_answers(run)
             found = await run.found()
@@ -104,8 +104,7 @@ async def test_what_a_handler_sees_and_does_after_its_commit(move: Handler, one_
     requests = {"in": move, "slow": slow}
     if one_process:
         requests["first"] = write("first")  # while it is on the wire the other two join
-    runs = await explore(requests, one_process, coarse=True)
-    for run in runs:
+    async for run in explore(requests, one_process, coarse=True):
         with run:
             await check_answers(run)
             found = await run.found()
@@ -118,7 +117,7 @@ async def test_what_a_handler_sees_and_does_after_its_commit(move: Handler, one_
 
 
 @PROCESSES
-@pytest.mark.parametrize("lost", [{"slow"}, {"in"}, {"slow", "in"}], ids="-".join)
+@pytest.mark.parametrize("lost", [{"slow"}, {"in"}, {"slow", "in"}], ids=["slow", "in", "slow-in"])
 @pytest.mark.parametrize("login", [LOGIN_BY_CLEAR, LOGIN_BY_ROTATION], ids=["clear", "rotate"])
 async def test_lost_replies_beside_a_login(login: Handler, lost: set[str], one_process: bool) -> None:
     """Promises 7, 8 and 14: saves whose replies are lost are carried out once, each under its identity."""
@@ -131,8 +130,7 @@ async def test_lost_replies_beside_a_login(login: Handler, lost: set[str], one_p
         seen.append(dict(session))
         session["late"] = "late"
 
-    runs = await explore({"in": login, "slow": slow}, one_process, coarse=True, lost=lost)
-    for run in runs:
+    async for run in explore({"in": login, "slow": slow}, one_process, coarse=True, lost=lost):
         with run:
             await check_answers(run)
             assert [name for name, _ in run.arrived] == ["in"]
@@ -153,9 +151,9 @@ async def test_lost_replies_beside_a_login(login: Handler, lost: set[str], one_p
 @pytest.mark.parametrize("login", [LOGIN_BY_ROTATION, LOGIN_BY_CLEAR], ids=["rotate", "clear"])
 async def test_a_logout_beside_a_login(login: Handler, one_process: bool) -> None:
     """Promise 14: beyond reach is only a logout saved before the login whose response arrives after it."""
-    beyond = 0
-    runs = await explore({"out": handler(lambda session: session.destroy()), "in": login}, one_process)
-    for run in runs:
+    beyond = orders = 0
+    async for run in explore({"out": handler(lambda session: session.destroy()), "in": login}, one_process):
+        orders += 1
         with run:
             assert set(run.status.values()) == {200}
             assert await run.world.read(run.first) is None
@@ -170,7 +168,7 @@ async def test_a_logout_beside_a_login(login: Handler, one_process: bool) -> Non
                 assert run.jar is None
                 assert run.before("out save", "in respond")
                 assert run.before("in respond", "out respond")
-    assert 0 < beyond < len(runs) / 2
+    assert 0 < beyond < orders / 2
 
 
 @PROCESSES
@@ -187,7 +185,7 @@ async def test_two_logins_of_different_people(one_process: bool) -> None:
         session["user"] = "bob"
         session["bob"] = 1
 
-    for run in await explore({"eve": handler(eve), "bob": handler(bob)}, one_process):
+    async for run in explore({"eve": handler(eve), "bob": handler(bob)}, one_process):
         with run:
             assert set(run.status.values()) == {200}
             found = [await run.world.read(token) for token in await run.living()]

@@ -32,7 +32,7 @@ async def test_a_planted_token(login: Handler, one_process: bool) -> None:
         session["again"] = 1
 
     explorer = Explorer(prepare, {"victim": login, "attacker": attack}, one_process=one_process, coarse=True)
-    for run in await explorer.runs():
+    async for run in explorer.runs():
         with run:
             assert run.status["victim"] == 200
             found = await run.found()
@@ -53,7 +53,7 @@ async def test_a_token_that_the_store_does_not_know_is_never_adopted() -> None:
         assert await world.read(planted) is None
         return planted
 
-    for run in await Explorer(
+    async for run in Explorer(
         nothing, {"a": write("a"), "b": write("b")}, one_process=True, coarse=True
     ).runs():
         with run:
@@ -75,7 +75,7 @@ async def test_an_ended_token_does_not_begin_anew(one_process: bool) -> None:
         return token
 
     explorer = Explorer(prepare_ended, {"late": write("late"), "in": LOGIN_BY_CLEAR}, one_process=one_process)
-    for run in await explorer.runs():
+    async for run in explorer.runs():
         with run:
             await check_answers(run)
             assert await run.found() == {"user": "bob"}
