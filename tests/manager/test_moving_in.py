@@ -16,6 +16,9 @@ from tests.manager.kit import World
 from tests.manager.moving import Run, Work, drawn, every_order, explored, request
 from tests.servers import ServerProcess
 
+MANY_ORDERS = pytest.mark.no_cover
+"""Hundreds of orders of the same steps: the tests of one order, here and of the middleware, are measured."""
+
 
 @pytest.fixture
 async def old() -> Jar:
@@ -32,6 +35,7 @@ async def logs_out(session: Session) -> None:
     session.clear()
 
 
+@MANY_ORDERS
 async def test_parallel_first_requests(old: Jar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes, every order: both get the same session and credential, and nothing else is created."""
     runs = await every_order(old, {"a": request("a"), "b": request("b")}, monkeypatch)
@@ -45,6 +49,7 @@ async def test_parallel_first_requests(old: Jar, monkeypatch: pytest.MonkeyPatch
             assert await run.later(run.jars["a"]) == {"user_id": 7}
 
 
+@MANY_ORDERS
 async def test_no_clock_decides(old: Jar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where everybody takes everybody else's claim over at once, all of it holds."""
     everybody_is_impatient(monkeypatch)
@@ -59,6 +64,7 @@ async def test_no_clock_decides(old: Jar, monkeypatch: pytest.MonkeyPatch) -> No
     assert handed_out > 600
 
 
+@MANY_ORDERS
 async def test_no_clock_decides_with_identity(old: Jar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor where the session is entered into its user's index, as long as that is not full."""
     everybody_is_impatient(monkeypatch)
@@ -80,6 +86,7 @@ async def test_without_claims_these_tests_fail(old: Jar, monkeypatch: pytest.Mon
     assert await run.later() == {"user_id": 7}
 
 
+@MANY_ORDERS
 @pytest.mark.parametrize("step", range(1, 7))
 async def test_a_killed_first_request(old: Jar, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Killed before any of its steps, beside another one in every order: that one is served, and only it.
@@ -99,6 +106,7 @@ async def test_a_killed_first_request(old: Jar, monkeypatch: pytest.MonkeyPatch,
             assert await run.later() == {"user_id": 7}
 
 
+@MANY_ORDERS
 async def test_all_first_requests_are_killed(old: Jar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever two that were killed have left, the next request with the old cookie is served."""
     work = {"a": request("a"), "b": request("b")}
@@ -114,6 +122,7 @@ async def test_all_first_requests_are_killed(old: Jar, monkeypatch: pytest.Monke
                     assert await run.later(jar) == {"user_id": 7}
 
 
+@MANY_ORDERS
 async def test_a_logout_beside(old: Jar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: once a logout of the session is answered, no request with the old cookie brings it back."""
     runs = [
@@ -131,6 +140,7 @@ async def test_a_logout_beside(old: Jar, monkeypatch: pytest.MonkeyPatch) -> Non
                 assert await run.later(jar.copy()) == {}
 
 
+@MANY_ORDERS
 async def test_a_logout_beside_a_request_that_is_killed(old: Jar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does one that is killed on its way leave something to bring it back with."""
     for step in range(9):
@@ -143,6 +153,7 @@ async def test_a_logout_beside_a_request_that_is_killed(old: Jar, monkeypatch: p
                     assert await run.later(jar.copy()) == {}
 
 
+@MANY_ORDERS
 @pytest.mark.parametrize("cap", [1, 100])
 async def test_many_with_identity(old: Jar, monkeypatch: pytest.MonkeyPatch, cap: int) -> None:
     """With an index, three at once are one session, whatever the cap; a killed one ends none."""
@@ -161,6 +172,7 @@ async def test_many_with_identity(old: Jar, monkeypatch: pytest.MonkeyPatch, cap
             assert len([info async for info in manager.sessions_of(7)]) == 1
 
 
+@MANY_ORDERS
 async def test_a_revocation_beside(old: Jar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: a session that was answered before `revoke_user` was called does not survive its return."""
 
