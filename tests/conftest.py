@@ -6,9 +6,11 @@ asks for a `fresh_...` one, which is its own.
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,11 @@ from tests.servers import (
 from tests.servers.aws import ACCESS_KEY, SECRET_KEY
 from tests.servers.sql import MariaDB, PostgreSQL, start_mariadb, start_postgresql
 
+# The modules and tests of a whole run stay. To look through them again and again was a fifth of the time of
+# the tests that run every order of some steps.
+_YOUNG, _OLDER, _OLDEST = gc.get_threshold()
+gc.set_threshold(_YOUNG, _OLDER, 10 * _OLDEST)
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
@@ -47,6 +54,35 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.outcome = "failed"  # type: ignore[attr-defined]
         report.longrepr = f"skipped in CI: {report.longrepr}"  # type: ignore[attr-defined]
     return report  # type: ignore[return-value]
+
+
+_TOLD = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Takes a line for the end of the run: what tests have counted is told there, also when all is well."""
+    return request.config.stash.setdefault(_TOLD, []).append
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Of several processes that run tests, each hands over what it has to tell."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["told"] = session.config.stash.get(_TOLD, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a process that ran tests has told; one that crashed has told nothing."""
+    told = getattr(node, "workeroutput", {}).get("told", [])
+    node.config.stash.setdefault(_TOLD, []).extend(told)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if lines := config.stash.get(_TOLD, []):
+        terminalreporter.section("the lock and transactions, counted")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 MEASURED = (

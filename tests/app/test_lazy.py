@@ -76,7 +76,7 @@ async def test_no_cookie_no_command(world: World) -> None:
         "é" * 43,
         "a" * 100_000,
         "..",
-        fresh_id(),
+        pytest.param(fresh_id(), id="an id and no secret"),
         "a" * 43 + "." + "b" * 22,
         '"' * 9,
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from typing import Any
 
@@ -66,7 +67,10 @@ def test_fairness() -> None:
 
 
 async def some(bed: Bed, name: str, record: str, waiters: int, seconds: float) -> dict[str, Any]:
-    begin = time.monotonic() + 0.3  # garbage is collected before
+    asked = time.monotonic()
+    gc.collect()
+    now = time.monotonic()
+    begin = now + 0.1 + 4 * (now - asked)  # garbage is collected before, for each of two at once
     instants = [begin, begin, begin + seconds, begin + seconds]
     return await contend.contend(
         bed, name, record, waiters, hold=0.001, pause=0.002, instants=instants, seed=1

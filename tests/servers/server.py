@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
 import socket
@@ -34,9 +35,15 @@ def wait_until(what: str, check: Callable[[], T], *, timeout: float = 10.0, ever
 
 
 def free_port() -> int:
-    """Return a port nobody listens on, below the range from which outgoing connections are given theirs."""
+    """Return a port nobody listens on, below the range from which outgoing connections are given theirs.
+
+    Of several processes that run tests each has ports of its own: no other one can take that of a server
+    that is about to start, or is down for a moment.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 20_000 + worker % 4 * 3_000
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.randrange(first, first + 3_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((HOST, port))
