@@ -47,7 +47,7 @@ bench: $(VENV)/.has-test $(VENV)/.has-bench
 	$(RUN) -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { \

@@ -26,7 +26,7 @@ from tests.servers import (
     start_cluster,
     wait_until,
 )
-from tests.servers.server import pack
+from tests.servers.server import free_port, pack
 
 
 def exists(pid: int) -> bool:
@@ -35,6 +35,12 @@ def exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_no_port_is_given_twice() -> None:
+    """Servers that are about to start, as the six of a cluster are, do not take each other's port."""
+    ports = [free_port() for _ in range(1000)]
+    assert len({*ports}) == 1000
 
 
 def test_valkey_answers_and_persists_nothing(valkey: ServerProcess) -> None:

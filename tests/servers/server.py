@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -34,16 +35,24 @@ def wait_until(what: str, check: Callable[[], T], *, timeout: float = 10.0, ever
         time.sleep(every)
 
 
-def free_port() -> int:
-    """Return a port nobody listens on, below the range from which outgoing connections are given theirs.
+def _shuffled_ports() -> Iterator[int]:
+    """Yield ports below the range from which outgoing connections are given theirs, the same one rarely.
 
-    Of several processes that run tests each has ports of its own: no other one can take that of a server
-    that is about to start, or is down for a moment.
+    Of two processes that run tests each has ports of its own: neither can take that of a server that is about
+    to start, or is down for a moment.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    first = 20_000 + worker % 4 * 3_000
+    first = 20_000 + worker % 2 * 6_000
+    return itertools.cycle(random.sample(range(first, first + 6_000), 6_000))
+
+
+_ports = _shuffled_ports()
+
+
+def free_port() -> int:
+    """Return a port nobody listens on, and which nobody was told of a short while ago."""
     while True:
-        port = random.randrange(first, first + 3_000)
+        port = next(_ports)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((HOST, port))
