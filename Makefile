@@ -29,9 +29,9 @@ demo: $(VENV)/.has-demo $(patsubst %,$(VENV)/.has-%,$(filter demo-$(STORE),$(DEM
 	@$(RUN) examples/demo '$(STORE)'
 
 # A run of all tests measures coverage as well, with the floor in pyproject.toml; one of some tests does not.
-# Two processes share the files: much of the time is waiting, for servers and deadlines. They get the files in
-# the order of their names, so that the small ones of tests/unit come last, and both end at about one time.
-ALL := --cov -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes share the tests: much of the time is waiting, for servers and deadlines. Each gets one half, in
+# order, and takes over some of the other's once it is done, so that both end at about one time.
+ALL := --cov -n 2 --dist worksteal
 
 test: $(VENV)/.has-test $(VENV)/.has-recipes $(VENV)/.has-bench $(VENV)/.has-ministack
 	$(RUN) -m pytest $(if $(strip $(ARGS)),$(ARGS),$(ALL))
