@@ -17,7 +17,7 @@ from tests.manager.moving import Run, Work, drawn, every_order, explored, reques
 from tests.servers import ServerProcess
 
 MANY_ORDERS = pytest.mark.no_cover
-"""Hundreds of orders of the same steps: the tests of one order, here and of the middleware, are measured."""
+"""Hundreds of orders of the same steps: to measure them shows nothing that the other tests here do not."""
 
 
 @pytest.fixture
@@ -64,7 +64,6 @@ async def test_no_clock_decides(old: Jar, monkeypatch: pytest.MonkeyPatch) -> No
     assert handed_out > 600
 
 
-@MANY_ORDERS
 async def test_no_clock_decides_with_identity(old: Jar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor where the session is entered into its user's index, as long as that is not full."""
     everybody_is_impatient(monkeypatch)
@@ -86,7 +85,6 @@ async def test_without_claims_these_tests_fail(old: Jar, monkeypatch: pytest.Mon
     assert await run.later() == {"user_id": 7}
 
 
-@MANY_ORDERS
 @pytest.mark.parametrize("step", range(1, 7))
 async def test_a_killed_first_request(old: Jar, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Killed before any of its steps, beside another one in every order: that one is served, and only it.
@@ -106,7 +104,6 @@ async def test_a_killed_first_request(old: Jar, monkeypatch: pytest.MonkeyPatch,
             assert await run.later() == {"user_id": 7}
 
 
-@MANY_ORDERS
 async def test_all_first_requests_are_killed(old: Jar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever two that were killed have left, the next request with the old cookie is served."""
     work = {"a": request("a"), "b": request("b")}
@@ -172,7 +169,6 @@ async def test_many_with_identity(old: Jar, monkeypatch: pytest.MonkeyPatch, cap
             assert len([info async for info in manager.sessions_of(7)]) == 1
 
 
-@MANY_ORDERS
 async def test_a_revocation_beside(old: Jar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: a session that was answered before `revoke_user` was called does not survive its return."""
 
