@@ -67,14 +67,15 @@ def test_fairness() -> None:
 
 
 async def some(bed: Bed, name: str, record: str, waiters: int, seconds: float) -> dict[str, Any]:
-    asked = time.monotonic()
-    gc.collect()
-    now = time.monotonic()
-    begin = now + 0.1 + 4 * (now - asked)  # garbage is collected before, for each of two at once
-    instants = [begin, begin, begin + seconds, begin + seconds]
-    return await contend.contend(
-        bed, name, record, waiters, hold=0.001, pause=0.002, instants=instants, seed=1
-    )
+    gc.freeze()  # or to collect garbage before it begins takes longer, in a process that has gathered a lot
+    try:
+        begin = time.monotonic() + 0.3
+        instants = [begin, begin, begin + seconds, begin + seconds]
+        return await contend.contend(
+            bed, name, record, waiters, hold=0.001, pause=0.002, instants=instants, seed=1
+        )
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("name", LOCKERS)
