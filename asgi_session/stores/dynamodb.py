@@ -188,10 +188,11 @@ class DynamoDBStore:
                 Item=_item(key, data, expires_at),
                 ConditionExpression="attribute_not_exists(k) OR x <= :n",
                 ExpressionAttributeValues={":n": {"N": str(now)}},
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
 
-        done, _ = await self._write("create", ask, deadline)
-        return TAKEN if done is None else Saved(data[:TAG_SIZE])
+        done, current = await self._write("create", ask, deadline)
+        return Saved(data[:TAG_SIZE]) if done is not None or _is(data, current) else TAKEN
 
     async def save(
         self, key: str, data: bytes, expires_at: int, *, expect: Stored, deadline: float
@@ -207,7 +208,7 @@ class DynamoDBStore:
             )
 
         done, current = await self._write("save", ask, deadline)
-        if done is not None:
+        if done is not None or _is(data, current):
             return Saved(data[:TAG_SIZE])
         return GONE if current is None or current.tag == expect.tag else Conflict(current)
 
@@ -356,6 +357,14 @@ def _if(expect: Stored, now: int) -> dict[str, Any]:
         "ConditionExpression": "v = :e AND x > :n",
         "ExpressionAttributeValues": {":e": {"B": expect.tag}, ":n": {"N": str(now)}},
     }
+
+
+def _is(data: bytes, current: Stored | None) -> bool:
+    """Tell whether what is there is what was to be written.
+
+    We make one request and the SDK repeats none, but something on the way might: a proxy, a tunnel.
+    """
+    return current is not None and current.data == data
 
 
 def _living(item: Mapping[str, Any] | None, now: int) -> Stored | None:

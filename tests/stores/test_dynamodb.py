@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 import zlib
+from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -158,6 +159,18 @@ async def test_every_verb_is_one_request() -> None:
         assert script.asked[0][1]["ConsistentRead"] is True
         ttl = int(script.asked[1][1]["Item"]["t"]["N"])
         assert ttl == far // 1000 + 60, "the TTL must leave room for clocks that differ"
+
+
+async def test_what_something_on_the_way_has_repeated_counts_once() -> None:
+    """The condition of the second one fails, and what is there is what was to be written."""
+    far = system_clock() + 3_600_000
+    ours = {"k": {"S": KEY}, "d": {"B": b64encode(DATA).decode()}, "x": {"N": str(far)}}
+    twice = (400, {**refusal("ConditionalCheckFailedException")[1], "Item": ours})
+    async with scripted() as (script, store):
+        script.answers = [twice, twice]
+        assert await store.create(KEY, DATA, far, deadline=soon()) == Saved(DATA[:16])
+        expect = Stored(b"1" * 16, b"1" * 16, far)
+        assert await store.save(KEY, DATA, far, expect=expect, deadline=soon()) == Saved(DATA[:16])
 
 
 async def test_what_was_refused_for_want_of_capacity_is_asked_again() -> None:
