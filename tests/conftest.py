@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import (
     Cluster,
@@ -39,6 +40,10 @@ from tests.servers import (
 )
 from tests.servers.aws import ACCESS_KEY, SECRET_KEY
 from tests.servers.sql import MariaDB, PostgreSQL, start_mariadb, start_postgresql
+
+# How long an example takes says more of the machine than of the library: "linear" is tested by counting.
+settings.register_profile("without a clock", deadline=None)
+settings.load_profile("without a clock")
 
 # The modules and tests of a whole run stay. To look through them again and again was a fifth of the time of
 # the tests that run every order of some steps.

@@ -144,7 +144,9 @@ def test_not_a_store_is_refused(store: Any) -> None:
         SessionMiddleware(app, store=store)
 
 
-@pytest.mark.parametrize("url", ["", "localhost:6379", "mysql://localhost", "memory://host", "redis://:x:y/"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost:6379", "mongodb://localhost", "memory://host", "redis://:x:y/"]
+)
 def test_a_bad_url_is_refused(url: str) -> None:
     """A URL that no store understands is refused when the app is built."""
     with pytest.raises(ConfigurationError):

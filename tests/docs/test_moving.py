@@ -46,5 +46,5 @@ def test_the_steps_are_those_of_the_roll_out() -> None:
     """The table names each deployment, in order."""
     rows = table(PAGE, "Step")
     assert [row[0] for row in rows] == ["0", "1", "2", "3"]
-    assert "moves=True" in rows[2][1]
-    assert "moves" not in rows[1][1]
+    assert "moves=False" in rows[1][1]
+    assert "MovingStore" in rows[2][1] and "moves" not in rows[2][1]
