@@ -54,6 +54,8 @@ def revealed(value: Any) -> Any:
     """Return what is hidden, or in one of the wrappers that users give; anything else as it is."""
     if isinstance(value, Hidden):
         value = value._value
+    if value is None or isinstance(value, _TEXT):
+        return value  # most often; to ask a protocol takes Python 3.11 far longer
     if isinstance(value, Secret):
         return str(value)
     if isinstance(value, HasSecretValue) and not isinstance(value, type):
