@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
+from tests.servers.relay import Proxy
 from tests.servers.server import HOST
 
 
@@ -60,53 +60,26 @@ class Rule:
         return True
 
 
-class HttpProxy:
+class HttpProxy(Proxy):
     """Use as ``async with HttpProxy(server) as proxy``, with `proxy.url` in place of the server's.
 
     Attributes:
         requests: all that have come, in order.
-        connections: how many connections were accepted.
     """
 
     def __init__(self, server: HasPort) -> None:
-        self._server = server
+        super().__init__(server.port)
         self.requests: list[Request] = []
-        self.connections = 0
-        self._port = 0
         self._rules: list[Rule] = []
-        self._listener: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self._port}"
+        return f"http://{HOST}:{self.port}"
 
     @property
     def methods(self) -> list[str]:
         """The methods of the requests so far."""
         return [request.method for request in self.requests]
-
-    async def __aenter__(self) -> HttpProxy:
-        await self.accept()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.refuse()
-
-    async def accept(self) -> None:
-        """Listen, on the same port as before."""
-        self._listener = await asyncio.start_server(self._serve, HOST, self._port)
-        self._port = self._listener.sockets[0].getsockname()[1]
-
-    async def refuse(self) -> None:
-        """Stop listening, so that connecting is refused, and drop the connections there are."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     def lose_answer(self, match: Match, *, times: int | None = 1) -> Rule:
         """Pass matching requests on, then drop the connection in place of the answer."""
@@ -135,25 +108,15 @@ class HttpProxy:
         self._rules.append(rule)
         return rule
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections += 1
-        up: asyncio.StreamWriter | None = None
-        try:
-            up_reader, up = await asyncio.open_connection(HOST, self._server.port)
-            while await self._one(reader, writer, up_reader, up):
-                pass
-        except (OSError, EOFError, asyncio.CancelledError):  # the last: by `refuse`
+    async def pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        up_reader: asyncio.StreamReader,
+        up_writer: asyncio.StreamWriter,
+    ) -> None:
+        while await self._one(reader, writer, up_reader, up_writer):
             pass
-        finally:
-            self._tasks.discard(task)
-            for end in (writer, up):
-                if end is not None:
-                    end.transport.abort()
-                    with contextlib.suppress(OSError):
-                        await end.wait_closed()
 
     async def _one(
         self,

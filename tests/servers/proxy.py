@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Protocol
 
-from tests.servers.server import HOST, Server
+from tests.servers.relay import Proxy, until_one_ends
+from tests.servers.server import HOST
 
 Command = tuple[bytes, ...]
 Match = Callable[[Command], bool]
+
+
+class HasAddress(Protocol):
+    """A server."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
 
 
 def named(*names: str) -> Match:
@@ -93,27 +103,22 @@ class _Cut:
         return self.nth == 0
 
 
-class LossyProxy:
+class LossyProxy(Proxy):
     """Use as ``async with LossyProxy(server) as proxy``, with `proxy.url` in place of the server's.
 
     Attributes:
         commands: every command that clients sent, in order of arrival.
         client_writes: how many chunks came from clients; commands written in one go are one chunk.
-        connections: how many connections were accepted.
         delay: seconds that each chunk of replies is late; 0.
     """
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
+    def __init__(self, server: HasAddress) -> None:
+        super().__init__(server.port, host=server.host)
         self.commands: list[Command] = []
         self.client_writes = 0
-        self.connections = 0
         self.delay = 0.0
-        self.port = 0
         self._cuts: list[_Cut] = []
         self._holds: list[Hold] = []
-        self._listener: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
@@ -127,33 +132,6 @@ class LossyProxy:
     def replies_in(self, buffer: bytearray) -> Iterator[bytes]:
         """Take the complete replies out of the buffer. Likewise."""
         return _frames(buffer)
-
-    async def __aenter__(self) -> Self:
-        await self.accept()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.refuse()
-
-    async def accept(self) -> None:
-        """Listen, on the same port as before."""
-        if self._listener is None:
-            self._listener = await asyncio.start_server(self._serve, HOST, self.port, limit=2**20)
-            self.port = self._listener.sockets[0].getsockname()[1]
-
-    async def refuse(self) -> None:
-        """Stop listening, so that connecting is refused, and drop the connections there are."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-        await self.drop_connections()
-
-    async def drop_connections(self) -> None:
-        """Drop the connections there are; new ones are welcome."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     def cut_after(self, match: Match, *, nth: int = 1) -> asyncio.Event:
         """Swallow the reply to the nth command that matches from now on and drop its connection: the
@@ -177,37 +155,18 @@ class LossyProxy:
         self._holds.append(hold := Hold(match))
         return hold
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections += 1
-        up_writer: asyncio.StreamWriter | None = None
-        try:
-            up_reader, up_writer = await asyncio.open_connection(
-                self.server.host, self.server.port, limit=2**20
-            )
-            sent: deque[Command] = deque()
-            ways = [
-                asyncio.ensure_future(self._requests(reader, up_writer, sent)),
-                asyncio.ensure_future(self._replies(up_reader, writer, sent)),
-            ]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
-        except (OSError, asyncio.CancelledError):  # cancelled by `drop_connections`: the task just ends
-            pass
-        finally:
-            self._tasks.discard(task)
-            for end in (writer, up_writer):
-                if end is not None:
-                    # Aborted, not closed: a client must not wait for bytes that are still buffered.
-                    end.transport.abort()
-                    with contextlib.suppress(OSError):
-                        await end.wait_closed()
+    async def pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        up_reader: asyncio.StreamReader,
+        up_writer: asyncio.StreamWriter,
+    ) -> None:
+        sent: deque[Command] = deque()
+        await until_one_ends(
+            asyncio.ensure_future(self._requests(reader, up_writer, sent)),
+            asyncio.ensure_future(self._replies(up_reader, writer, sent)),
+        )
 
     async def _requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: deque[Command]

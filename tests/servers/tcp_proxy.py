@@ -10,11 +10,11 @@ first bytes that come back. A request in several pieces is one; a server that sp
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from tests.servers.relay import Relay, until_one_ends
 from tests.servers.server import HOST
 
 T = TypeVar("T")
@@ -48,29 +48,22 @@ class HeldReplies:
         self._loop.call_soon_threadsafe(self.released.set)
 
 
-class TcpProxy:
+class TcpProxy(Relay):
     """Stands before the server on a port, inside a ``with`` block.
 
     Attributes:
-        port: where clients connect.
-        connections: how many have.
         trips: round trips so far.
         sent: bytes from clients.
         received: bytes from the server.
     """
 
     def __init__(self, server_port: int, *, host: str = HOST) -> None:
-        self.host = host
-        self.server_port = server_port
-        self.port = 0
-        self.connections = 0
+        super().__init__(server_port, host=host)
         self.trips = 0
         self.sent = 0
         self.received = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
-        self._listener: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._cuts: list[Cut] = []
         self._hold: HeldReplies | None = None
         self._flows = asyncio.Event()
@@ -91,15 +84,15 @@ class TcpProxy:
 
     def accept(self) -> None:
         """Listen, on the same port as before."""
-        self._in_the_thread(self._accept())
+        self._in_the_thread(self.listen())
 
     def refuse(self) -> None:
         """Stop listening, so that connecting is refused, and drop the connections there are."""
-        self._in_the_thread(self._refuse())
+        self._in_the_thread(self.shut())
 
     def drop_connections(self) -> None:
         """Drop the connections there are; new ones are welcome."""
-        self._in_the_thread(self._drop())
+        self._in_the_thread(self.drop())
 
     def freeze(self) -> None:
         """Pass nothing on, in neither direction; connections stay open, and new ones can be made."""
@@ -146,52 +139,18 @@ class TcpProxy:
     async def _set_hold(self, held: HeldReplies) -> None:
         self._hold = held
 
-    async def _accept(self) -> None:
-        if self._listener is None:
-            self._listener = await asyncio.start_server(self._serve, self.host, self.port, backlog=1024)
-            self.port = self._listener.sockets[0].getsockname()[1]
-
-    async def _refuse(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-        await self._drop()
-
-    async def _drop(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections += 1
-        up_writer: asyncio.StreamWriter | None = None
-        try:
-            up_reader, up_writer = await asyncio.open_connection(self.host, self.server_port)
-            between = _Between()
-            ways = [
-                asyncio.ensure_future(self._requests(reader, up_writer, between)),
-                asyncio.ensure_future(self._replies(up_reader, writer, between)),
-            ]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
-        except (OSError, asyncio.CancelledError):  # cancelled by `drop_connections`: the task just ends
-            pass
-        finally:
-            self._tasks.discard(task)
-            for end in (writer, up_writer):
-                if end is not None:
-                    # Aborted, not closed: a client must not wait for bytes that are still buffered.
-                    end.transport.abort()
-                    with contextlib.suppress(OSError):
-                        await end.wait_closed()
+    async def pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        up_reader: asyncio.StreamReader,
+        up_writer: asyncio.StreamWriter,
+    ) -> None:
+        between = _Between()
+        await until_one_ends(
+            asyncio.ensure_future(self._requests(reader, up_writer, between)),
+            asyncio.ensure_future(self._replies(up_reader, writer, between)),
+        )
 
     async def _requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, between: _Between
