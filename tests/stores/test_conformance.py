@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from msgspec.structs import replace
@@ -23,7 +24,6 @@ from asgi_session.store import Conflict, CreateResult, Saved, SaveResult, Store,
 from asgi_session.stores.memory import MemoryStore
 from asgi_session.stores.redis import RedisStore
 from asgi_session.testing import FaultStore, ManualClock, StoreConformance
-from tests.servers import Cluster, FakeredisServer, SentinelSetup, ServerProcess
 from tests.stores.broken import Broken
 
 
@@ -60,66 +60,44 @@ class TestFaultStore(ManualTime):
 
 
 class OnRedis(StoreConformance):
-    url: str
+    server: ClassVar[str]
+    """The fixture with it."""
+
+    @pytest.fixture
+    async def store(self, request: pytest.FixtureRequest) -> AsyncIterator[RedisStore]:
+        self.url: str = request.getfixturevalue(self.server).url
+        store = RedisStore.from_url(self.url)
+        yield store
+        await store.close()
 
     def another(self, store: Store) -> RedisStore:
         return RedisStore.from_url(self.url)
 
 
 class TestRedisStoreOnValkey(OnRedis):
-    @pytest.fixture
-    async def store(self, valkey: ServerProcess) -> AsyncIterator[RedisStore]:
-        self.url = valkey.url
-        store = RedisStore.from_url(valkey.url)
-        yield store
-        await store.close()
+    server = "valkey"
 
 
 class TestRedisStoreOnRedis62(OnRedis):
-    @pytest.fixture
-    async def store(self, redis62: ServerProcess) -> AsyncIterator[RedisStore]:
-        self.url = redis62.url
-        store = RedisStore.from_url(redis62.url)
-        yield store
-        await store.close()
+    server = "redis62"
 
 
 class TestRedisStoreWithoutLua(OnRedis):
     """Valkey 9.1 has Lua as a module, which may be absent."""
 
-    @pytest.fixture
-    async def store(self, without_lua: ServerProcess) -> AsyncIterator[RedisStore]:
-        self.url = without_lua.url
-        store = RedisStore.from_url(without_lua.url)
-        yield store
-        await store.close()
+    server = "without_lua"
 
 
 class TestRedisStoreOnFakeredis(OnRedis):
-    @pytest.fixture
-    async def store(self, fakeredis_server: FakeredisServer) -> AsyncIterator[RedisStore]:
-        self.url = fakeredis_server.url
-        store = RedisStore.from_url(fakeredis_server.url)
-        yield store
-        await store.close()
+    server = "fakeredis_server"
 
 
 class TestRedisStoreOnSentinel(OnRedis):
-    @pytest.fixture
-    async def store(self, sentinel: SentinelSetup) -> AsyncIterator[RedisStore]:
-        self.url = sentinel.url
-        store = RedisStore.from_url(sentinel.url)
-        yield store
-        await store.close()
+    server = "sentinel"
 
 
 class TestRedisStoreOnCluster(OnRedis):
-    @pytest.fixture
-    async def store(self, cluster: Cluster) -> AsyncIterator[RedisStore]:
-        self.url = cluster.url
-        store = RedisStore.from_url(cluster.url)
-        yield store
-        await store.close()
+    server = "cluster"
 
 
 THIRD_PARTY = """
