@@ -6,12 +6,11 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.servers.process import ServerProcess
+from tests.servers.process import Process
 from tests.servers.proxy import Command, LossyProxy
 from tests.servers.server import HOST, free_port, wait_until
 
@@ -21,18 +20,15 @@ MISSING = BINARY is None and not os.environ.get("CI")
 """Whether tests that need it are left out. In CI they run, and fail without it."""
 
 
-class MemcachedProcess(ServerProcess):
+class MemcachedProcess(Process):
     """A Memcached of ours: started, frozen, killed, and dead when we are."""
 
     def __init__(self, *extra_args: str) -> None:
         self.host, self.port = HOST, free_port()
-        self.directory = Path(tempfile.mkdtemp(prefix="asgi-session-test-"))
-        # As root it wants to be told whom to be; for others this changes nothing.
-        self._command = [BINARY or "memcached", "-u", "nobody", "-l", HOST, "-U", "0", "-t", "2"]
-        self._command += ["-p", str(self.port), *extra_args]
-        self._user = None  # it changes to nobody by itself
-        self._process: subprocess.Popen[bytes] | None = None
-        self.frozen = False
+        # As root it wants to be told whom to be, and changes by itself; for others this changes nothing.
+        command = [BINARY or "memcached", "-u", "nobody", "-l", HOST, "-U", "0", "-t", "2"]
+        command += ["-p", str(self.port), *extra_args]
+        super().__init__(command, Path(tempfile.mkdtemp(prefix="asgi-session-test-")))
         self.launch()
 
     @property
@@ -55,15 +51,9 @@ class MemcachedProcess(ServerProcess):
         lines = self.raw(f"stats {what}".strip().encode() + b"\r\n", b"END\r\n").decode().splitlines()
         return dict(line.split(" ", 2)[1:] for line in lines if line.startswith("STAT "))
 
-    def wait_ready(self) -> None:
-        def ready() -> bool:
-            if self._process is None or self._process.poll() is not None:
-                log = (self.directory / "log").read_text(errors="replace")
-                raise RuntimeError(f"{self._command[0]} did not start:\n{log[-2000:]}")
-            with socket.create_connection((self.host, self.port), 5.0):
-                return True
-
-        wait_until(f"{self} answers", ready, every=0.005)
+    def answers(self) -> bool:
+        with socket.create_connection((self.host, self.port), 5.0):
+            return True
 
     def freeze(self) -> None:
         """SIGSTOP; until each of its threads has stopped some still answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,16 +147,17 @@ async def test_a_server_that_no_longer_understands() -> None:
 
 
 @pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemcachedProcess]:
+def locked() -> Iterator[MemcachedProcess]:
     """A server with a file of passwords."""
-    directory = tmp_path_factory.mktemp("auth")
-    file = directory / "passwords"
-    file.write_text("ada:s3cret\nbob:other\n")
-    for each in (file, directory, directory.parent, directory.parent.parent):
-        each.chmod(0o755)  # it is read by the user that the server becomes
-    server = start_memcached("-Y", str(file))
-    yield server
-    server.stop()
+    # Not below pytest's directory, which is ours alone: it is read by the user that the server becomes.
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "passwords"
+        file.write_text("ada:s3cret\nbob:other\n")
+        for each in (file, file.parent):
+            each.chmod(0o755)
+        server = start_memcached("-Y", str(file))
+        yield server
+        server.stop()
 
 
 async def test_a_password(locked: MemcachedProcess) -> None:
