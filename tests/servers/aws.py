@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -9,11 +10,23 @@ import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from tests.servers.process import Process
 from tests.servers.server import HOST, free_port
 
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
+
+
+@functools.cache
+def session() -> Any:
+    """Return one session for all clients: it reads the descriptions of the services, which takes its time."""
+    from aiobotocore.session import get_session
+
+    made = get_session()
+    made.set_credentials(ACCESS_KEY, SECRET_KEY)
+    return made
+
 
 # moto serves each connection in a thread of its own, and a condition and its write are two steps in it:
 # one request at a time makes them one step, as they are at AWS.
@@ -22,6 +35,7 @@ import sys, threading
 from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import run_simple
 
+MotoRequestHandler.protocol_version = "HTTP/1.1"  # connections are used again, as AWS's are
 moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
 def serve(environ, start_response):
@@ -69,11 +83,13 @@ class Ministack(AwsServer):
     """ministack, from the virtual environment of its own that the Makefile makes."""
 
     def command_line(self) -> list[str]:
-        binary = Path(sys.prefix) / "ministack" / "bin" / "ministack"
-        if not binary.exists():
-            raise RuntimeError(f"{binary} is missing: `make {os.path.basename(sys.prefix)}/.has-ministack`")
+        python = Path(sys.prefix) / "ministack" / "bin" / "python"
+        if not (python.parent / "ministack").exists():
+            raise RuntimeError(f"ministack is missing: `make {os.path.basename(sys.prefix)}/.has-ministack`")
         settings = {"GATEWAY_PORT": self.port, "MINISTACK_HOST": HOST, "LOG_LEVEL": "ERROR"}
-        return ["/usr/bin/env", *(f"{name}={value}" for name, value in settings.items()), str(binary)]
+        variables = (f"{name}={value}" for name, value in settings.items())
+        # Not its script, which names its Python by an absolute path: the environment may have been moved.
+        return ["/usr/bin/env", *variables, str(python), "-c", "from ministack.app import main; main()"]
 
 
 class SeaweedFS(AwsServer):

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import socket
 import zlib
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
 import pytest
-from aiobotocore.session import get_session
-from moto.server import ThreadedMotoServer
 
 from asgi_session.clock import system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
@@ -24,10 +21,12 @@ from asgi_session.store import GONE, TAKEN, Conflict, Saved, Store, Stored
 from asgi_session.stores import store_from_url
 from asgi_session.stores.dynamodb import DynamoDBStore
 from asgi_session.testing import StoreConformance
+from tests.servers import Moto
+from tests.servers.aws import session
 
-SESSION = get_session()
-"""One for all: it reads the descriptions of the service once."""
+pytestmark = pytest.mark.usefixtures("aws_keys")
 
+SESSION = session()
 KEY, DATA = "k" * 22, b"0" * 16 + b"data"
 OLD = Stored(DATA, DATA[:16], 2**41)
 
@@ -36,40 +35,20 @@ def soon(seconds: float = 5.0) -> float:
     return monotonic() + seconds
 
 
-@pytest.fixture(scope="session")
-def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    monkeypatch.delenv("AWS_REGION", raising=False)
-    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
-
-
-class OnDynamoDB(StoreConformance):
+class TestDynamoDBStoreOnMoto(StoreConformance):
     timeout = 10.0
-    url: str
+    steps = 50
 
-    def another(self, store: Store) -> DynamoDBStore:
-        return DynamoDBStore.from_url(self.url, session=SESSION)
-
-
-class TestDynamoDBStoreOnMoto(OnDynamoDB):
     @pytest.fixture
-    async def store(self, moto: str) -> AsyncIterator[DynamoDBStore]:
-        self.url = f"dynamodb://sessions?endpoint_url={moto}"
+    async def store(self, moto: Moto) -> AsyncIterator[DynamoDBStore]:
+        self.url = f"dynamodb://sessions?endpoint_url={moto.url}"
         store = DynamoDBStore.from_url(self.url, session=SESSION)
         await store.create_table()
         yield store
         await store.close()
+
+    def another(self, store: Store) -> DynamoDBStore:
+        return DynamoDBStore.from_url(self.url, session=SESSION)
 
 
 Answer = tuple[int, dict[str, Any]]
@@ -294,10 +273,7 @@ async def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said by name at the start."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
-        monkeypatch.setenv(name, "/nowhere")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    store = DynamoDBStore("sessions", endpoint_url="http://127.0.0.1:1", session=get_session())
+    store = DynamoDBStore("sessions", endpoint_url="http://127.0.0.1:1")
     with pytest.raises(ConfigurationError, match="credentials"):
         await store.open()
     await store.close()
@@ -344,9 +320,9 @@ def test_urls_and_names() -> None:
     assert repr(DynamoDBStore(arn, region="eu-central-1")) == f"<DynamoDBStore {arn}>"
 
 
-async def test_the_table_is_made_once(moto: str) -> None:
+async def test_the_table_is_made_once(moto: Moto) -> None:
     """Made twice, or opened before it is there and after."""
-    store = DynamoDBStore("made-once", endpoint_url=moto, session=SESSION)
+    store = DynamoDBStore("made-once", endpoint_url=moto.url, session=SESSION)
     with pytest.raises(ConfigurationError, match="create_table"):
         await store.open()
     with pytest.raises(StoreUnavailable, match=r"made-once|ResourceNotFound"):

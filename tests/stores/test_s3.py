@@ -11,7 +11,6 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from aiobotocore.session import get_session
 
 from asgi_session import SessionManager
 from asgi_session.clock import system_clock
@@ -21,9 +20,9 @@ from asgi_session.stores import store_from_url
 from asgi_session.stores.s3 import S3Store
 from asgi_session.testing import StoreConformance
 from tests.servers import AwsServer, HttpProxy, Ministack, Moto, SeaweedFS, method
+from tests.servers.aws import session
 
-SESSION = get_session()
-"""One for all: it reads the descriptions of the service once."""
+SESSION = session()
 
 writes = method("PUT", "DELETE")
 

@@ -11,7 +11,6 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from aiobotocore.session import get_session
 
 from asgi_session.clock import system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
@@ -20,9 +19,9 @@ from asgi_session.stores import store_from_url
 from asgi_session.stores.simpledb import LARGEST, SimpleDBStore
 from asgi_session.testing import StoreConformance
 from tests.servers import HttpProxy, SimpleDB
+from tests.servers.aws import session
 
-SESSION = get_session()
-"""One for all: it reads the description of the service once."""
+SESSION = session()
 
 
 class TestSimpleDBStore(StoreConformance):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,7 +13,7 @@ import pytest
 from asgi_session.store import Store
 from asgi_session.stores import store_from_url
 from tests.servers import start_memcached, start_ministack, start_moto, start_valkey
-from tests.servers.aws import ACCESS_KEY, SECRET_KEY
+from tests.servers.aws import session
 from tests.servers.files import SQLiteFile
 from tests.servers.sql import start_mariadb, start_postgresql
 
@@ -127,19 +126,9 @@ def durable_mariadb() -> Machine:
     return start_mariadb("--innodb-flush-log-at-trx-commit=2")
 
 
-@functools.cache
-def aws_session() -> Any:
-    """Return one session for all clients: it reads the descriptions of the services, which takes its time."""
-    from aiobotocore.session import get_session
-
-    session = get_session()
-    session.set_credentials("x", "x")
-    return session
-
-
 def dynamodb(url: str, **options: Any) -> Store:
     """Make a store of moto's address."""
-    return store_from_url(f"dynamodb://sessions?endpoint_url={url}", session=aws_session(), **options)
+    return store_from_url(f"dynamodb://sessions?endpoint_url={url}", session=session(), **options)
 
 
 async def create_table(store: Store) -> None:
@@ -150,19 +139,9 @@ async def create_table(store: Store) -> None:
     await store.create_table()
 
 
-@functools.cache
-def keys_session() -> Any:
-    """Return one session with the keys that stand-ins expect that check them."""
-    from aiobotocore.session import get_session
-
-    session = get_session()
-    session.set_credentials(ACCESS_KEY, SECRET_KEY)
-    return session
-
-
 def s3(url: str, **options: Any) -> Store:
     """Make a store of ministack's address."""
-    return store_from_url(f"s3://sessions/every?endpoint_url={url}", session=keys_session(), **options)
+    return store_from_url(f"s3://sessions/every?endpoint_url={url}", session=session(), **options)
 
 
 async def create_bucket(store: Store) -> None:
@@ -175,7 +154,7 @@ async def create_bucket(store: Store) -> None:
 
 def simpledb(url: str, **options: Any) -> Store:
     """Make a store of the stand-in's address."""
-    return store_from_url(f"simpledb://sessions?endpoint_url={url}", session=keys_session(), **options)
+    return store_from_url(f"simpledb://sessions?endpoint_url={url}", session=session(), **options)
 
 
 async def create_domain(store: Store) -> None:
