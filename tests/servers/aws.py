@@ -32,8 +32,13 @@ def session() -> Any:
 # one request at a time makes them one step, as they are at AWS.
 _SERVE = """
 import sys, threading
+from moto import backends
 from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import run_simple
+
+# It looks through its directory at each request, for a fifth of its time.
+names = list(backends.list_of_moto_modules())
+backends.list_of_moto_modules = lambda: names
 
 MotoRequestHandler.protocol_version = "HTTP/1.1"  # connections are used again, as AWS's are
 moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
@@ -118,6 +123,8 @@ class SeaweedFS(AwsServer):
             f"-s3.port={self.port}",
             f"-s3.config={self.directory}/s3.json",
             "-s3.port.iceberg=0",
+            "-s3.port.lance=0",  # else a fixed port: of two that run at a time, one ends after a while
+            "-master.telemetry=false",
             "-s3.iam=false",
             *ports,
         ]
