@@ -47,7 +47,8 @@ class StoreConformance(VerbTests, ExpiryTests, RaceTests, ServiceTests, LockTest
     * `timeout` (5 s): what each verb is given. `short_ms` (50): the life of records that expire in a
       test. `slack_ms` (20): by how much the store's clock may be behind. `largest` (66,000): the size
       in bytes of the largest record tried. `steps` (500): how many random verbs, three times over;
-      fewer for a stand-in that takes milliseconds for each.
+      fewer for a stand-in that takes milliseconds for each. Below 100 it also shortens, in proportion,
+      other tests that go on for many rounds.
 
     The suite never asks which store it runs on.
     """

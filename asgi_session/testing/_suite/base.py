@@ -119,7 +119,8 @@ class Suite:
     """The size in bytes of the largest record tried: what `max_size` allows by default, and a header."""
 
     steps: ClassVar[int] = 500
-    """How many random verbs are compared with a model, three times over."""
+    """How many random verbs are compared with a model, three times over. Below 100 other tests that go on for
+    many rounds have fewer of them, in proportion."""
 
     def now(self) -> int:
         """Return the time that the store goes by, in milliseconds."""
@@ -151,6 +152,10 @@ class Suite:
     def soon(self) -> int:
         """Return an expiry worth waiting for."""
         return self.now() + self.short_ms
+
+    def rounds(self, most: int) -> int:
+        """Return how often to do what is done `most` times on a real server."""
+        return max(1, most * min(self.steps, 100) // 100)
 
     def record(self, store: Store, key: str | None = None) -> Record:
         """Return a handle on a record that is not there."""

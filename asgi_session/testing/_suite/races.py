@@ -34,7 +34,7 @@ class RaceTests(Suite):
             assert await record.delete()
             assert await record.load() is None
 
-        await asyncio.gather(*map(life, range(200)))
+        await asyncio.gather(*map(life, range(self.rounds(200))))
 
     async def test_one_of_many_creates_wins(self, store: Store) -> None:
         """Of fifty creates of one key exactly one answers Saved, and its data is what is there."""
@@ -207,7 +207,7 @@ class RaceTests(Suite):
 
         readers = [asyncio.create_task(keep_loading()) for _ in range(5)]
         try:
-            for _ in range(100):
+            for _ in range(self.rounds(100)):
                 data = new_data()
                 result = await record.save(data, self.far(), stored)
                 stored = await record.get()
@@ -223,7 +223,7 @@ class RaceTests(Suite):
         """Verbs cancelled at any moment disturb neither others in flight nor the ones that follow."""
         rng = seeded(2)
         records = [await self.written(store) for _ in range(8)]
-        for _ in range(60):
+        for _ in range(self.rounds(60)):
             tasks = [asyncio.create_task(record.load()) for record, _ in records for _ in range(2)]
             await _some_moments(rng)
             cancelled = {task for task in tasks if rng.random() < 0.5 and task.cancel()}
@@ -241,7 +241,7 @@ class RaceTests(Suite):
         """After a cancelled save the record is the old or the new one, and can be saved."""
         rng = seeded(3)
         record, stored = await self.written(store)
-        for _ in range(60):
+        for _ in range(self.rounds(60)):
             old, new = stored.data, new_data()
             task = asyncio.create_task(record.save(new, self.far(), stored))
             await _some_moments(rng)
@@ -262,7 +262,7 @@ class RaceTests(Suite):
     async def test_cancelled_creates_and_deletes_leave_no_half_record(self, store: Store) -> None:
         """After a cancelled create or delete the whole record is there, or none is."""
         rng = seeded(4)
-        for _ in range(30):
+        for _ in range(self.rounds(30)):
             record, data = self.record(store), new_data(b"x" * 5000)
             for verb in (record.create(data, self.far()), record.delete()):
                 task = asyncio.create_task(verb)
@@ -311,7 +311,7 @@ class RaceTests(Suite):
             except StoreUnavailable:
                 assert deadline < time.monotonic() + 1, "a verb with plenty of time must not give up"
 
-        for _ in range(40):
+        for _ in range(self.rounds(40)):
             now = time.monotonic()
             hurried = [check(i, now + rng.random() * 0.002) for i in range(8)]
             await asyncio.gather(*hurried, *(check(i, now + self.timeout) for i in range(8)))

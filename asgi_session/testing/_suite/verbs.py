@@ -267,7 +267,7 @@ class VerbTests(Suite):
             records = [self.record(store) for _ in range(3)]
             model: dict[str, Stored] = {}
             versions = {record.key: [strange()] for record in records}
-            for step in range(200):
+            for step in range(self.rounds(200)):
                 record = rng.choice(records)
                 record.store = rng.choice((store, other))
                 await self._step(rng, record, model, versions[record.key], f"step {step}")
