@@ -29,11 +29,12 @@ async def processes(site: Site) -> AsyncIterator[list[Process]]:
 @over(in_a_server)
 async def test_writes_and_endings(kind: Kind, site: Site, processes: list[Process]) -> None:
     """Promises 4 and 5: of 500 writes of two processes none is lost; of 200 sessions that one of them
-    destroys while the other writes to them none is revived."""
+    destroys while the other writes to them none is revived. Stand-ins, which are slow, get a fifth of it."""
     worker = Worker(kind.name, site.url)
     site.made.append(worker.store)
-    await check_writes(worker, processes)
-    await check_endings(worker, processes)
+    rounds = 2 if kind.emulator else 10
+    await check_writes(worker, processes, rounds)
+    await check_endings(worker, processes, rounds)
     await worker.manager.drain()
 
 
@@ -52,17 +53,17 @@ async def both(processes: list[Process], do: str, *orders: dict[str, Any]) -> li
     return await asyncio.gather(*(process.answer() for process in processes))
 
 
-async def check_writes(worker: Worker, processes: list[Process]) -> None:
+async def check_writes(worker: Worker, processes: list[Process], rounds: int) -> None:
     token = await new(worker)
-    order = {"token": token, "clients": 25, "each": 10}
+    order = {"token": token, "clients": 25, "each": rounds}
     await both(processes, "write", {**order, "prefix": "a"}, {**order, "prefix": "b"})
-    wanted = {f"{name}{client}.{turn}" for name in "ab" for client in range(25) for turn in range(10)}
+    wanted = {f"{name}{client}.{turn}" for name in "ab" for client in range(25) for turn in range(rounds)}
     assert set(await worker.load(token)) == {"old"} | wanted
 
 
-async def check_endings(worker: Worker, processes: list[Process]) -> None:
+async def check_endings(worker: Worker, processes: list[Process], rounds: int) -> None:
     overlapped = 0
-    for _ in range(10):
+    for _ in range(rounds):
         tokens = await asyncio.gather(*(new(worker) for _ in range(20)))
         await both(processes, "meet", {"tokens": tokens}, {"tokens": tokens})
         one, other = await both(processes, "race", {"destroys": 0}, {"destroys": 1})
@@ -76,5 +77,5 @@ async def check_endings(worker: Worker, processes: list[Process]) -> None:
             record = record_in(worker.manager, token[:22], stored.data)
             assert (record.digest, record.entries) == (NOBODY, {})
         assert status_of(await worker.load(tokens[0])) in ("detached", "new")
-    print(f"{overlapped} of 200 destroys overlapped with a save of the other process")
-    assert overlapped >= 50, "they hardly met"
+    print(f"{overlapped} of {20 * rounds} destroys overlapped with a save of the other process")
+    assert overlapped >= 5 * rounds, "they hardly met"
