@@ -9,16 +9,14 @@ import pytest
 from asgi_session.stores import DynamoDBStore
 from tests.docs.pages import ROOT, blocks, python
 from tests.docs.test_examples import run
-from tests.stores.test_dynamodb import credentials, moto
-
-__all__ = ["credentials", "moto"]
+from tests.servers import Moto
 
 PAGE = ROOT / "docs/dynamodb.md"
 
 
-async def test_the_page_runs(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_page_runs(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its Python makes the table, and the check at startup finds nothing to complain of."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto.url)
     names: dict[str, object] = {"__name__": PAGE.stem}
     for block in python(PAGE):
         await run(PAGE, block, names, "")
