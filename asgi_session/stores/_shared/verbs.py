@@ -174,7 +174,7 @@ class HeldClient(Generic[C]):
 
     async def close(self) -> None:
         """Wait for the verbs on their way, then close the client."""
-        await self.under_way.over(_at_once, self._patience)
+        await self.under_way.over(_nothing, self._patience)
         if self._making is not None:
             await asyncio.wait([self._making])
         client, self._client = self._client, None
@@ -194,7 +194,7 @@ def _notice(making: asyncio.Task[Any]) -> None:
         making.exception()
 
 
-async def _at_once() -> None:
+async def _nothing() -> None:
     """Wait for nothing: what is on the wire is part of a verb."""
 
 
