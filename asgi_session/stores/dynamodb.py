@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final, Self, TypedDict, Unpack
 
-from asgi_session._options import unknown
 from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.clock import Clock, system_clock
-from asgi_session.errors import ConfigurationError, StoreUnavailable
+from asgi_session.errors import ConfigurationError
 from asgi_session.store import GONE, TAG_SIZE, TAKEN, Conflict, CreateResult, Saved, SaveResult, Stored
-from asgi_session.stores._shared.aws import AwsService, code, parse
+from asgi_session.stores._shared.aws import AwsService, code
+from asgi_session.stores._shared.aws_setup import set_up
+from asgi_session.stores._shared.aws_urls import read_url
 from asgi_session.stores._shared.verbs import Clients, Trouble
 
 _log = logging.getLogger("asgi_session")
@@ -36,6 +37,9 @@ _DENIED: Final = frozenset(
     }
 )
 _PROBE: Final = "-" * 22
+_OPENING: Final = 10.0
+_MAKING: Final = 130.0
+"""Seconds that `open` and `create_table` may take."""
 
 _RIGHTS: Final = "dynamodb:GetItem, PutItem, UpdateItem and DeleteItem on the table"
 
@@ -73,7 +77,6 @@ class DynamoDBStore:
 
     Raises:
         ConfigurationError: aiobotocore is not installed, or an argument cannot work.
-
     """
 
     def __init__(
@@ -121,21 +124,17 @@ class DynamoDBStore:
         Raises:
             ConfigurationError: the URL or an option is wrong.
         """
-        table, path, query = with_revealed(
-            parse,
-            hidden(store_url),
-            scheme="dynamodb",
+        given = hidden((store_url, options))  # either may hold a secret that is in the wrong place
+        del store_url, options
+        table, _, of_class = with_revealed(
+            read_url,
+            given,
+            DynamoDBOptions,
+            store="DynamoDBStore",
             example="dynamodb://sessions?region=eu-central-1",
-            options=frozenset({"region", "endpoint_url"}),
+            path_of="table",
         )
-        strange = [name for name in options if name not in DynamoDBOptions.__annotations__]
-        if strange:
-            options = {}  # one may be a secret
-            raise unknown("DynamoDBStore.from_url", strange, DynamoDBOptions.__annotations__)
-        if path:
-            raise ConfigurationError("dynamodb:// takes no path after the table's name")
-        given: dict[str, Any] = {**query, **options}
-        return cls(table, **given)
+        return cls(table, **of_class)
 
     def __repr__(self) -> str:
         return f"<DynamoDBStore {getattr(self, '_table', '?')}>"
@@ -150,7 +149,7 @@ class DynamoDBStore:
                 credentials.
             StoreUnavailable: DynamoDB is away.
         """
-        await self._manage(self._check)
+        await self._set_up("open", _OPENING, self._check)
 
     async def create_table(self) -> None:
         """Make the table, paid per request, with its TTL; wait until it can be used.
@@ -162,7 +161,7 @@ class DynamoDBStore:
                 DescribeTimeToLive) or no credentials.
             StoreUnavailable: DynamoDB is away.
         """
-        await self._manage(self._create)
+        await self._set_up("create_table", _MAKING, self._create)
 
     async def close(self) -> None:
         """Wait for the verbs on their way, no longer than 5 seconds; then close the connections."""
@@ -269,31 +268,23 @@ class DynamoDBStore:
             return Trouble(f"{trouble.why} (an item holds 400 KB at most: lower max_size)", False, full=True)
         return trouble
 
-    async def _manage(self, work: Callable[[Any], Awaitable[None]]) -> None:
-        """Do what needs a table's name, and turn what never heals by itself into ConfigurationError."""
-        try:
-            await work(await self._clients.client())
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            trouble = self._explain(error)
-            if trouble is None:
-                raise
-            why, found = trouble, code(error) or type(error).__name__
-        else:
-            return
+    async def _set_up(self, name: str, seconds: float, work: Callable[[Any], Awaitable[None]]) -> None:
+        await set_up(self._clients, name, seconds, work, self._explain, self._refusal)
+
+    def _refusal(self, found: str, why: str) -> ConfigurationError | None:
+        """Return the error that says what to do, if what was answered never heals by itself."""
         if found == _NO_TABLE:
-            raise ConfigurationError(
+            return ConfigurationError(
                 f"DynamoDB has no table {self._table!r} here: make it with `await store.create_table()`, or "
-                f"correct the name or the region ({why.why})"
+                f"correct the name or the region ({why})"
             )
         if found in _DENIED:
-            raise ConfigurationError(f"DynamoDB refuses: give the role {_RIGHTS} ({why.why})")
+            return ConfigurationError(f"DynamoDB refuses: give the role {_RIGHTS} ({why})")
         if found == "ValidationException":
-            raise ConfigurationError(
-                f"the table {self._table!r} does not fit: it needs the one key 'k', a string ({why.why})"
+            return ConfigurationError(
+                f"the table {self._table!r} does not fit: it needs the one key 'k', a string ({why})"
             )
-        raise StoreUnavailable(f"open: {why.why}", executed=False)
+        return None
 
     async def _check(self, client: Any) -> None:
         await client.get_item(TableName=self._table, Key=_key(_PROBE), ConsistentRead=True)

@@ -12,14 +12,14 @@ import os
 import re
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from time import monotonic
 from typing import Any, Final, Self, TypedDict, Unpack
 
-from asgi_session._options import unknown
 from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.clock import Clock, system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.stores._shared.aws import AwsService, code, parse
+from asgi_session.stores._shared.aws import AwsService, code
+from asgi_session.stores._shared.aws_setup import set_up
+from asgi_session.stores._shared.aws_urls import read_url
 from asgi_session.stores._shared.verbs import Trouble, deadline_here
 from asgi_session.stores.blobs import BlobStore
 
@@ -126,21 +126,17 @@ class SimpleDBStore(BlobStore[Any, str]):
         Raises:
             ConfigurationError: the URL or an option is wrong.
         """
-        domain, path, query = with_revealed(
-            parse,
-            hidden(store_url),
-            scheme="simpledb",
+        given = hidden((store_url, options))  # either may hold a secret that is in the wrong place
+        del store_url, options
+        domain, _, of_class = with_revealed(
+            read_url,
+            given,
+            SimpleDBOptions,
+            store="SimpleDBStore",
             example="simpledb://sessions?region=eu-west-1",
-            options=frozenset({"region", "endpoint_url"}),
+            path_of="domain",
         )
-        strange = [name for name in options if name not in SimpleDBOptions.__annotations__]
-        if strange:
-            options = {}  # one may be a secret
-            raise unknown("SimpleDBStore.from_url", strange, SimpleDBOptions.__annotations__)
-        if path:
-            raise ConfigurationError("simpledb:// takes no path after the domain's name")
-        given: dict[str, Any] = {**query, **options}
-        return cls(domain, **given)
+        return cls(domain, **of_class)
 
     def __repr__(self) -> str:
         return f"<SimpleDBStore {getattr(self, '_domain', '?')}>"
@@ -154,7 +150,7 @@ class SimpleDBStore(BlobStore[Any, str]):
             ConfigurationError: what never heals by itself: no such domain, no rights, no credentials.
             StoreUnavailable: SimpleDB is away.
         """
-        await self._manage("open", lambda client: self.get(client, "-" * 22))
+        await self._set_up("open", self._patience, lambda client: self.get(client, "-" * 22))
 
     async def create_domain(self) -> None:
         """Make the domain, unless it is there already; takes 10 seconds or more on AWS.
@@ -163,14 +159,17 @@ class SimpleDBStore(BlobStore[Any, str]):
             ConfigurationError: no right to (sdb:CreateDomain), or no credentials.
             StoreUnavailable: SimpleDB is away.
         """
-        await self._manage(
-            "create_domain", lambda client: client.create_domain(DomainName=self._domain), 60.0
+        await self._set_up(
+            "create_domain", 60.0, lambda client: client.create_domain(DomainName=self._domain)
         )
 
     async def purge(self, *, limit: int = 1000, deadline: float) -> int:
         """Remove up to `limit` expired records, and return how many; fewer: none is left.
 
         One request finds up to 2,500 of them, and each is removed by one more.
+
+        Raises:
+            StoreUnavailable: it was not through by the deadline, or SimpleDB is away.
         """
         removed = 0
         while removed < limit:
@@ -211,30 +210,19 @@ class SimpleDBStore(BlobStore[Any, str]):
             # A touch, or a create in its place, changes the expiry: then it stays.
             return await self._delete(client, name, _EXPIRES, expires)
 
-    async def _manage(
-        self, name: str, work: Callable[[Any], Awaitable[Any]], patience: float | None = None
-    ) -> None:
-        """Do what needs a domain, and turn what never heals by itself into ConfigurationError."""
-        async with self._clients.verb(name, monotonic() + (patience or self._patience)) as verb:
-            client = await verb.client()
-            try:
-                await work(client)
-            except Exception as error:
-                trouble = self.explain(error)
-                if trouble is None:
-                    raise
-                why, found = trouble.why, code(error) or type(error).__name__
-            else:
-                return
-            # Not in the except block: an SDK's error may hold a request, with its credentials.
-            if found == "NoSuchDomain":
-                raise ConfigurationError(
-                    f"SimpleDB has no domain {self._domain!r}: make it with `await store.create_domain()`, "
-                    f"or correct the name or the region ({why})"
-                )
-            if found in _DENIED:
-                raise ConfigurationError(f"SimpleDB refuses: give the role {_RIGHTS} ({why})")
-            raise StoreUnavailable(f"{name}: {why}", executed=False)
+    async def _set_up(self, name: str, seconds: float, work: Callable[[Any], Awaitable[object]]) -> None:
+        await set_up(self._clients, name, seconds, work, self.explain, self._refusal)
+
+    def _refusal(self, found: str, why: str) -> ConfigurationError | None:
+        """Return the error that says what to do, if what was answered never heals by itself."""
+        if found == "NoSuchDomain":
+            return ConfigurationError(
+                f"SimpleDB has no domain {self._domain!r}: make it with `await store.create_domain()`, "
+                f"or correct the name or the region ({why})"
+            )
+        if found in _DENIED:
+            return ConfigurationError(f"SimpleDB refuses: give the role {_RIGHTS} ({why})")
+        return None
 
     # What BlobStore asks for.
 

@@ -1,4 +1,4 @@
-"""Clients of AWS's services: made by aiobotocore, without its repeats; what their errors mean; their URLs.
+"""Clients of AWS's services: made by aiobotocore, without its repeats; what their errors mean.
 
 A repeat by the SDK hides a lost reply: a create that was carried out then answers that the key is taken.
 So the SDK makes one try, and what is repeated is repeated by those who know what they have sent.
@@ -7,13 +7,12 @@ So the SDK makes one try, and what is repeated is repeated by those who know wha
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import urlsplit
 
 from asgi_session._backoff import pause
 from asgi_session._options import duration
@@ -178,45 +177,6 @@ def status(error: Exception) -> int:
     if not isinstance(response, Mapping):
         return 0
     return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def parse(url: str, *, scheme: str, example: str, options: frozenset[str]) -> tuple[str, str, dict[str, Any]]:
-    """Read ``scheme://NAME/path?region=...&endpoint_url=...``.
-
-    Args:
-        url: of the store.
-        scheme: what it begins with.
-        example: a right one, for errors.
-        options: the query parameters that there are.
-
-    Returns:
-        The name, the path without slashes around it, and the query parameters.
-
-    Raises:
-        ConfigurationError: it names what is wrong, and repeats neither a credential nor a value.
-    """
-    if not isinstance(url, str):
-        raise ConfigurationError(f"the store URL must be text (str), not {type(url).__name__}")
-    parts: SplitResult | None = None
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(url)
-    if parts is None or parts.scheme != scheme:
-        raise ConfigurationError(f"the store URL cannot be read: write it as in {example}")
-    if "@" in parts.netloc or parts.fragment:
-        raise ConfigurationError(
-            f"{scheme}:// takes no user or password: the SDK finds credentials (a role, AWS_ACCESS_KEY_ID), "
-            f"or give session=. Write it as in {example}"
-        )
-    if not parts.netloc:
-        raise ConfigurationError(f"{scheme}:// lacks a name: write it as in {example}")
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    strange = sorted(name for name in query if name not in options)
-    if strange:
-        raise ConfigurationError(
-            f"{scheme}:// URL: unknown query parameter {', '.join(map(repr, strange))}; "
-            f"known are {', '.join(sorted(options))}"
-        )
-    return unquote(parts.netloc), unquote(parts.path).strip("/"), query
 
 
 def _unsent(error: Exception) -> bool:

@@ -6,14 +6,16 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from time import monotonic
+from functools import partial
 from typing import Any, ClassVar, Final, Self, TypedDict, Unpack
 
-from asgi_session._options import fraction, unknown
+from asgi_session._options import fraction
 from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.clock import Clock, system_clock
-from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.stores._shared.aws import AwsService, code, parse, status
+from asgi_session.errors import ConfigurationError
+from asgi_session.stores._shared.aws import AwsService, status
+from asgi_session.stores._shared.aws_setup import set_up
+from asgi_session.stores._shared.aws_urls import read_url
 from asgi_session.stores._shared.extras import need
 from asgi_session.stores._shared.verbs import Trouble
 from asgi_session.stores.blobs import EXPIRY_SIZE, BlobStore
@@ -136,19 +138,13 @@ class S3Store(BlobStore[Any, str]):
         Raises:
             ConfigurationError: the URL or an option is wrong.
         """
-        bucket, prefix, query = with_revealed(
-            parse,
-            hidden(store_url),
-            scheme="s3",
-            example="s3://bucket/sessions?region=eu-central-1",
-            options=frozenset({"region", "endpoint_url"}),
+        given = hidden((store_url, options))  # either may hold a secret that is in the wrong place
+        del store_url, options
+        bucket, prefix, of_class = with_revealed(
+            read_url, given, S3Options, store="S3Store", example="s3://bucket/sessions?region=eu-central-1"
         )
-        strange = [name for name in options if name not in S3Options.__annotations__]
-        if strange:
-            options = {}  # one may be a secret
-            raise unknown("S3Store.from_url", strange, S3Options.__annotations__)
-        given: dict[str, Any] = {"prefix": prefix, **query, **options}
-        return cls(bucket, **given)
+        of_class.setdefault("prefix", prefix)
+        return cls(bucket, **of_class)
 
     def __repr__(self) -> str:
         bucket: Bucket | None = getattr(self, "_bucket", None)
@@ -164,7 +160,7 @@ class S3Store(BlobStore[Any, str]):
                 server that ignores ``If-Match`` or ``If-None-Match``.
             StoreUnavailable: S3 is away.
         """
-        await self._manage("open", lambda client: check(self._bucket, client))
+        await self._set_up("open", lambda client: check(self._bucket, client))
 
     async def create_bucket(self) -> None:
         """Make the bucket, unless it is there already.
@@ -173,7 +169,7 @@ class S3Store(BlobStore[Any, str]):
             ConfigurationError: no right to (s3:CreateBucket), no credentials, or somebody else's name.
             StoreUnavailable: S3 is away.
         """
-        await self._manage("create_bucket", self._bucket.create)
+        await self._set_up("create_bucket", self._bucket.create)
 
     async def purge(self, *, limit: int = 1000, deadline: float) -> int:
         """Remove up to `limit` expired records, and return how many; fewer: none is left.
@@ -217,21 +213,8 @@ class S3Store(BlobStore[Any, str]):
             verb.sending()
             return await self.remove(client, key, etag)
 
-    async def _manage(self, name: str, work: Callable[[Any], Awaitable[None]]) -> None:
-        """Do what needs a bucket, and turn what never heals by itself into ConfigurationError."""
-        async with self._clients.verb(name, monotonic() + self._patience) as verb:
-            client = await verb.client()
-            try:
-                await work(client)
-            except Exception as error:
-                trouble = self.explain(error)
-                if trouble is None:
-                    raise
-                why, found = trouble.why, code(error) or type(error).__name__
-            else:
-                return
-            # Not in the except block: an SDK's error may hold a request, with its credentials.
-            raise refusal(self._bucket, found, why) or StoreUnavailable(f"{name}: {why}", executed=False)
+    async def _set_up(self, name: str, work: Callable[[Any], Awaitable[None]]) -> None:
+        await set_up(self._clients, name, self._patience, work, self.explain, partial(refusal, self._bucket))
 
     # What BlobStore asks for.
 
