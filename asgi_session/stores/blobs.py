@@ -14,7 +14,7 @@ from time import monotonic
 from typing import ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from asgi_session.clock import Clock, system_clock
-from asgi_session.errors import ConfigurationError
+from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import GONE, TAG_SIZE, TAKEN, Conflict, CreateResult, Saved, SaveResult, Stored
 from asgi_session.stores._shared.verbs import CONNECTING, Begins, Clients, OnItsWay, Trouble
 
@@ -98,10 +98,10 @@ class Blobs(ABC, Generic[C, V]):
             verb.sending()
             version = await self.insert(client, key, _blob(data, expires_at), expires_at)
             while version is None:
-                verb.refused()
                 stored, found = await self._read(client, key)
                 if stored is not None and stored.data == data:
                     return Saved(stored.tag)  # our own: the client has repeated it
+                verb.refused()  # not before one has looked
                 if self._lives(stored):
                     return TAKEN
                 verb.sending()
@@ -124,10 +124,10 @@ class Blobs(ABC, Generic[C, V]):
                     made = await self.replace(client, key, _blob(data, expires_at), expires_at, version)
                     if made is not None:
                         return self._saved(key, data, expires_at, made)
-                    verb.refused()
                 stored, version = await self._read(client, key)
                 if stored is not None and stored.data == data:
                     return Saved(stored.tag)  # our own
+                verb.refused()
                 if stored is None or not self._lives(stored):
                     return GONE
                 if stored.tag != expect.tag:
@@ -145,12 +145,12 @@ class Blobs(ABC, Generic[C, V]):
                     if made is not None:
                         self._remember(key, expect.tag, expires_at, made)
                         return True
-                    verb.refused()
                 stored, version = await self._read(client, key)
                 if stored is None or stored.tag != expect.tag:
                     return False
                 if stored.expires_at == expires_at:
                     return True  # our own, or another's that is as good
+                verb.refused()
                 if not self._lives(stored):
                     return False
                 data = stored.data
@@ -205,10 +205,19 @@ class Blobs(ABC, Generic[C, V]):
                 grave = found[1] if found is not None and found[0] == tomb else None
             removed = grave is not None
             if grave is not None:
-                await self.remove(client, key, grave)
+                try:
+                    await self.remove(client, key, grave)
+                except Exception as error:
+                    if not self._troubled(error):
+                        raise
+                    # The record has ended all the same, and its tomb is as good as any expired record.
         if not removed:
             verb.refused()
         return removed
+
+    def _troubled(self, error: Exception) -> bool:
+        """Whether an error is the service's, and no mistake of ours."""
+        return isinstance(error, StoreUnavailable)
 
     def _version_of(self, key: str, expect: Stored) -> V | None:
         """Return the server's version of a record, if this process has seen it and it still lives."""
@@ -265,6 +274,9 @@ class BlobStore(Blobs[C, V]):
     @abstractmethod
     def explain(self, error: Exception) -> Trouble | None:
         """Say what an error of the client means; None for one that no server has caused."""
+
+    def _troubled(self, error: Exception) -> bool:
+        return super()._troubled(error) or self.explain(error) is not None
 
 
 def _blob(data: bytes, expires_at: int) -> bytes:

@@ -11,7 +11,7 @@ from time import monotonic
 import pytest
 
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.store import GONE, TAKEN, Conflict, Saved, Store
+from asgi_session.store import GONE, TAKEN, Conflict, Saved, Store, Stored
 from asgi_session.stores._shared import verbs
 from asgi_session.stores.blobs import BlobStore, Trouble
 from asgi_session.testing import ManualClock
@@ -325,3 +325,61 @@ async def test_opening_makes_the_client() -> None:
 
     with pytest.raises(StoreUnavailable, match="connection refused"):
         await Refused(Dict(), clock).open()
+
+
+@pytest.mark.parametrize("verb", ["create", "save", "touch"])
+async def test_a_refusal_is_believed_only_after_looking(verb: str) -> None:
+    """The client has repeated a write, and then nobody can be asked whose bytes are there: it is unknown."""
+    clock, server = ManualClock(), Dict()
+    far = clock() + 1000
+
+    class Blind(Repeating):
+        blind = False
+
+        async def get(self, client: Dict, key: str) -> tuple[bytes, int] | None:
+            if self.blind:
+                raise OSError("away")
+            return await super().get(client, key)
+
+    store = Blind(server, clock)
+    version = Stored(OLD, OLD[:16], far)
+    if verb != "create":
+        await store.create(KEY, OLD, far, deadline=soon())
+    server.repeats, store.blind = 1, True
+    asked = {
+        "create": lambda: store.create(KEY, NEW, far, deadline=soon()),
+        "save": lambda: store.save(KEY, NEW, far, expect=version, deadline=soon()),
+        "touch": lambda: store.touch(KEY, far + 1, expect=version, deadline=soon()),
+    }
+    with pytest.raises(StoreUnavailable, match="away") as raised:
+        await asked[verb]()
+    assert raised.value.executed is None, "it was carried out"
+
+
+async def test_a_record_that_is_buried_has_ended() -> None:
+    """Where the tomb cannot be removed, the delete has been carried out nevertheless."""
+    clock, server = ManualClock(), Dict()
+
+    class Keeping(Repeating):
+        async def remove(self, client: Dict, key: str, version: int) -> bool:
+            raise OSError("no right to")
+
+    store = Keeping(server, clock)
+    await store.create(KEY, OLD, clock() + 1000, deadline=soon())
+    assert await store.delete(KEY, deadline=soon()) is True
+    assert await store.load(KEY, deadline=soon()) is None
+    assert isinstance(await store.create(KEY, NEW, clock() + 1000, deadline=soon()), Saved)
+
+
+async def test_a_mistake_in_removing_a_tomb_is_not_hidden() -> None:
+    """Only what the service has caused is passed over."""
+    clock, server = ManualClock(), Dict()
+
+    class Mistaken(Repeating):
+        async def remove(self, client: Dict, key: str, version: int) -> bool:
+            raise LookupError("a mistake")
+
+    store = Mistaken(server, clock)
+    await store.create(KEY, OLD, clock() + 1000, deadline=soon())
+    with pytest.raises(LookupError):
+        await store.delete(KEY, deadline=soon())
