@@ -19,7 +19,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from asgi_session.clock import Clock
 from asgi_session.errors import StoreUnavailable
-from asgi_session.store import TAKEN, CreateResult, Saved, Store, Stored
+from asgi_session.store import TAKEN, CreateResult, Saved, SaveResult, Store, Stored
 from asgi_session.stores.moving import markers
 from asgi_session.stores.moving.markers import Place, Transit
 
@@ -105,9 +105,13 @@ class Moving:
     async def _move(self, key: str, there: Stored | None, left: Stored, deadline: float) -> None:
         """Move a record, unless somebody else changes it first. Afterwards one has to look again."""
         until = max(left.expires_at, self._now()) + LEASE
-        if there is None:
+        if there is None or not isinstance(markers.read(there), Place):
             data = markers.place()
-            made = await self.new.create(key, data, until + LEASE, deadline=deadline)
+            made: CreateResult | SaveResult
+            if there is None:
+                made = await self.new.create(key, data, until + LEASE, deadline=deadline)
+            else:  # a marker of an earlier move, in which this store was the old one
+                made = await self.new.save(key, data, until + LEASE, expect=there, deadline=deadline)
             if not isinstance(made, Saved):
                 return
             there = Stored(data, made.tag, until + LEASE)

@@ -337,5 +337,8 @@ def _made(name: str, store: Any) -> Store:
             f"{name} must be a store or a URL, not "
             + (f"the class {store.__name__}" if isinstance(store, type) else f"a {type(store).__name__}")
         )
+    if isinstance(store, MovingStore):
+        # The inner one would take the outer one's markers for its own.
+        raise ConfigurationError(f"{name} must not be a MovingStore: finish that move first")
     given: Store = store
     return given

@@ -300,8 +300,15 @@ TIME = -1
 """The process that lets time pass."""
 
 
+_LEFT = Stored(b"left".ljust(16) + markers.forward()[16:], b"left".ljust(16), FAR)
+"""What a move the other way has left in the store that was the old one then."""
+
+
 class Scenario(NamedTuple):
-    """Which processes do what, from which stage on."""
+    """Which processes do what, from which stage on.
+
+    `lies` says where the record is: "new", "old", or "back": in the old store, after a move the other way.
+    """
 
     name: str
     processes: tuple[tuple[str, Script], ...]
@@ -312,8 +319,8 @@ class Scenario(NamedTuple):
     def explore(self, rules: Rules = OURS) -> Explored:
         first = Stored(b"first".ljust(16), b"first".ljust(16), SOON if self.expiries else FAR)
         start = World(
-            first if self.lies == "new" else None,
-            first if self.lies == "old" else None,
+            {"new": first, "back": _LEFT}.get(self.lies),
+            first if self.lies in ("old", "back") else None,
             ((),) * len(self.processes),
             (0,) * len(self.processes),
             losses=self.losses,
@@ -503,6 +510,10 @@ SCENARIOS = (
     Scenario("moves remake | moves add", ((MOVES, remake), (MOVES, add)), "old"),
     Scenario("moves make | moves make", ((MOVES, make), (MOVES, make)), "", 1),
     Scenario("moves read | moves read, expiring", ((MOVES, read), (MOVES, read)), "old", 1, 1),
+    # A move back, while there are markers of the first one.
+    Scenario("reads add | moves add, back", ((READS, add), (MOVES, add)), "back", 1),
+    Scenario("reads remake | moves read, back", ((READS, remake), (MOVES, read)), "back", 1),
+    Scenario("moves read | moves end, back", ((MOVES, read), (MOVES, end)), "back", 1),
     # And beside it the new store alone, once the old one has no record left.
     Scenario("moves make | new make", ((MOVES, make), (NEW, make)), "", 1),
     Scenario("moves add | new add | new delete", ((MOVES, add), (NEW, add), (NEW, delete)), "new", 1),

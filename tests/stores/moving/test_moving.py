@@ -299,6 +299,23 @@ async def test_a_record_that_expires_on_its_way_has_expired(two: Two) -> None:
     assert await store.create(KEY, OLD, two.far + 5, deadline=soon()) is TAKEN
 
 
+@pytest.mark.parametrize("moves", [False, True])
+async def test_moving_back_meets_the_markers_of_the_first_move(two: Two, moves: bool) -> None:
+    """A store that was the old one an hour ago still has markers, and takes records all the same."""
+    await two.lying_in_old()
+    assert await two.at_stage(moves=True).load(KEY, deadline=soon())
+    assert isinstance(markers.read(await two.old.load(KEY, deadline=soon())), markers.Forward)
+    back = MovingStore(new=two.old, old=two.new, moves=moves, clock=two.clock)
+    found = await back.load(KEY, deadline=soon())
+    assert found is not None
+    assert (found.data, found.expires_at) == (OLD, two.far)
+    assert isinstance(await back.save(KEY, NEW, two.far, expect=found, deadline=soon()), Saved)
+    assert back.moved == moves
+    lies = await (two.old if moves else two.new).load(KEY, deadline=soon())
+    assert lies is not None
+    assert lies.data == NEW
+
+
 async def test_a_place_that_was_kept_in_vain_is_free(two: Two) -> None:
     """A process that stopped after the first step hinders neither creates nor the next move."""
     store = two.at_stage(moves=True)
@@ -519,6 +536,7 @@ def test_stores_may_be_urls() -> None:
         ({"new": "memory://", "old": 5}, "old must be a store or a URL, not a int"),
         ({"new": MemoryStore, "old": "memory://"}, "new must be a store or a URL, not the class MemoryStore"),
         ({"new": "no://secret", "old": MemoryStore()}, "begin with 'no'"),
+        ({"new": "memory://", "old": MovingStore(new=MemoryStore(), old="memory://")}, "finish that move"),
         ({"new": "memory://", "old": MemoryStore(), "moves": 1}, "moves=1"),
         ({"new": "memory://", "old": MemoryStore(), "clock": 1}, "clock=1"),
     ],
