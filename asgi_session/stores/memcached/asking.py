@@ -14,7 +14,7 @@ from asgi_session.stores._shared.health import Health
 from asgi_session.stores._shared.node import Node
 from asgi_session.stores._shared.per_loop import PerLoop
 from asgi_session.stores.memcached.connection import Connection
-from asgi_session.stores.memcached.protocol import Reply
+from asgi_session.stores.memcached.protocol import DONE, FOUND, Reply
 from asgi_session.stores.memcached.servers import Servers
 
 
@@ -131,10 +131,15 @@ class Asking:
                 if type(reply) is Reply:
                     if node.ready is None:
                         node.answered()
+                    if reply.words[0] in (FOUND if looks else DONE):
+                        return connection, reply
                     if reply.is_error:
                         self._error(connection, reply, looks=looks)
-                    return connection, reply
-                failure = reply
+                    # Another request's. Taken for "there is none" it would sign somebody out.
+                    connection.out_of_step()
+                    failure = Failure(f"{connection.where}: the replies are out of step", None)
+                else:
+                    failure = reply
                 if not node.closed:
                     node.failing(failure.why)
                 if failure.executed is None and not looks:

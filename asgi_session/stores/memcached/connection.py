@@ -22,20 +22,19 @@ class Connection(Multiplexed):
     Attributes:
         number: its own in this process. A server that has restarted counts its tokens from 1 again, so a
             token means something on the connection only on which it was learned.
-        item_size: the largest item that the server takes, in bytes.
         evicts: whether it makes room by throwing items away.
     """
 
-    __slots__ = ("_read", "evicts", "item_size", "number")
+    __slots__ = ("_read", "_reader", "evicts", "number")
 
     probe: ClassVar[bytes] = NOOP
 
     def __init__(self, where: str, timeout: float, on_close: Callable[[Connection], None]) -> None:
         super().__init__(where, timeout, on_close)
         self.number = next(_numbers)
-        self.item_size = _ITEM_SIZE
         self.evicts = False
-        self._read = Reader().read
+        self._reader = Reader(_ITEM_SIZE)
+        self._read = self._reader.read
 
     def data_received(self, data: bytes) -> None:
         """Match the replies in `data` to the requests that wait for them."""
@@ -49,6 +48,15 @@ class Connection(Multiplexed):
             return
         if self._queue:
             self.flush_soon()
+
+    @property
+    def item_size(self) -> int:
+        """The largest item that the server takes, in bytes."""
+        return self._reader.largest
+
+    @item_size.setter
+    def item_size(self, size: int) -> None:
+        self._reader.largest = size
 
     @property
     def largest(self) -> int:

@@ -15,6 +15,13 @@ _AT_ONCE: Final = -1
 _LAST_INSTANT: Final = 2**31 - 1
 
 _LONGEST_LINE: Final = 8192
+_DIGITS: Final = 10
+
+FOUND: Final = frozenset({b"VA", b"EN"})
+"""What a request for a value may be answered: it, or that there is none."""
+
+DONE: Final = frozenset({b"HD", b"NS", b"EX", b"NF"})
+"""What a write may be answered: that it was done, or which condition was not met."""
 
 
 class Reply(NamedTuple):
@@ -58,11 +65,16 @@ class Garbled(Exception):
 
 
 class Reader:
-    """Cuts what comes into replies, in whatever pieces it comes."""
+    """Cuts what comes into replies, in whatever pieces it comes.
 
-    __slots__ = ("_enough", "_have", "_parts", "_stats")
+    Attributes:
+        largest: the most bytes that a value can have: to wait for more would be to wait for ever.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_enough", "_have", "_parts", "_stats", "largest")
+
+    def __init__(self, largest: int) -> None:
+        self.largest = largest
         self._parts: list[bytes] = []  # joined once there is enough: a big value comes in many pieces
         self._have = 0
         self._enough = 0
@@ -92,7 +104,7 @@ class Reader:
             if not words:
                 raise Garbled
             if words[0] == b"VA":
-                begin, end = end, end + _size(words) + 2
+                begin, end = end, end + self._size(words) + 2
                 if end > len(buffer):
                     self._enough = end - at
                     break
@@ -111,11 +123,13 @@ class Reader:
         self._have = len(buffer) - at
         return replies
 
-
-def _size(words: list[bytes]) -> int:
-    if len(words) < 2 or not words[1].isdigit():
-        raise Garbled
-    return int(words[1])
+    def _size(self, words: list[bytes]) -> int:
+        if len(words) < 2 or not words[1].isdigit() or len(words[1]) > _DIGITS:
+            raise Garbled
+        size = int(words[1])
+        if size > self.largest:
+            raise Garbled
+        return size
 
 
 def get(name: bytes) -> bytes:

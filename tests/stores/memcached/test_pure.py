@@ -72,7 +72,7 @@ REPLIES = (
 @given(st.lists(st.integers(0, len(REPLIES)), max_size=12))
 def test_replies_in_any_pieces(cuts: list[int]) -> None:
     """However the bytes are cut, the replies are the same."""
-    reader, found = Reader(), list[Reply]()
+    reader, found = Reader(1000), list[Reply]()
     places = [0, *sorted(cuts), len(REPLIES)]
     for begin, end in pairwise(places):
         found += reader.read(REPLIES[begin:end])
@@ -95,11 +95,22 @@ def test_replies_in_any_pieces(cuts: list[int]) -> None:
     assert not found[8].is_garbled
 
 
-@pytest.mark.parametrize("noise", [b"\r\n", b"VA x c1\r\n", b"VA\r\n", b"VA 1 c1\r\nabc", b"x" * 9000])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"\r\n",
+        b"VA x c1\r\n",
+        b"VA\r\n",
+        b"VA 1 c1\r\nabc",
+        b"x" * 9000,
+        b"VA 1001 c1\r\n",
+        b"VA " + b"9" * 5000 + b"\r\n",
+    ],
+)
 def test_noise(noise: bytes) -> None:
     """What is no reply is found out."""
     with pytest.raises(Garbled):
-        Reader().read(noise)
+        Reader(1000).read(noise)
 
 
 NOW = 1_800_000_000_000

@@ -498,3 +498,35 @@ async def test_a_connection_is_replaced_in_time(memcached: MemcachedProcess) -> 
         assert await store.load(KEY, deadline=soon()) == stored
     assert isinstance(await store.save(KEY, record(), in_an_hour(), expect=stored, deadline=soon()), Saved)
     await store.close()
+
+
+# A stream that is out of step.
+
+
+@pytest.mark.parametrize(
+    "reply", [b"HD\r\n", b"HD c5\r\n", b"NF\r\n", b"STORED\r\n", b"MN\r\n", b"VA 1048577 c1\r\n"]
+)
+async def test_another_requests_reply_signs_nobody_out(store: MemcachedStore, reply: bytes) -> None:
+    """What is no answer to a load is not taken for a missing record: it is asked again, elsewhere."""
+    stored = await written(store)
+    connection: Any = store._servers().owner(KEY).connection
+    loading = asyncio.create_task(store.load(KEY, deadline=soon()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    connection.data_received(reply)
+    assert await loading == stored
+    assert connection.closed
+
+
+@pytest.mark.parametrize("reply", [b"EN\r\n", b"VA 1 c1\r\na\r\n", b"MN\r\n"])
+async def test_another_requests_reply_is_no_refusal(store: MemcachedStore, reply: bytes) -> None:
+    """A write that is answered so may have been carried out."""
+    stored = await written(store)
+    connection: Any = store._servers().owner(KEY).connection
+    saving = asyncio.create_task(store.save(KEY, record(), in_an_hour(), expect=stored, deadline=soon()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    connection.data_received(reply)
+    with pytest.raises(StoreUnavailable, match="out of step") as raised:
+        await saving
+    assert raised.value.executed is None
