@@ -174,11 +174,13 @@ class Blobs(ABC, Generic[C, V]):
     async def _read(self, client: C, key: str) -> tuple[Stored, V] | tuple[None, None]:
         """Return what lies under a key, expired or not, and its version."""
         found = await self.get(client, key)
-        if found is None or len(found[0]) < EXPIRY_SIZE:
+        if found is None:
             with self._known_lock:
                 self._known.pop(key, None)
             return None, None
         blob, version = found
+        if len(blob) < EXPIRY_SIZE:
+            blob = bytes(EXPIRY_SIZE)  # nothing of ours: as good as expired, so that a create replaces it
         data = blob[EXPIRY_SIZE:]
         stored = Stored(data, data[:TAG_SIZE], int.from_bytes(blob[:EXPIRY_SIZE], "big"))
         self._remember(key, stored.tag, stored.expires_at, version)

@@ -383,3 +383,14 @@ async def test_a_mistake_in_removing_a_tomb_is_not_hidden() -> None:
     await store.create(KEY, OLD, clock() + 1000, deadline=soon())
     with pytest.raises(LookupError):
         await store.delete(KEY, deadline=soon())
+
+
+async def test_what_is_no_record_is_replaced() -> None:
+    """Something too short to hold an expiry, which nobody here has written, is as good as expired."""
+    clock, server = ManualClock(), Dict()
+    store = OnDict(server, clock)
+    server.values[KEY] = (b"abc", next(server.versions))
+    assert await store.load(KEY, deadline=soon()) is None
+    assert await store.delete(KEY, deadline=soon()) is False
+    assert isinstance(await store.create(KEY, NEW, clock() + 1000, deadline=soon()), Saved)
+    assert server.calls == ["get", "get", "insert", "get", "replace"]

@@ -344,6 +344,70 @@ async def test_a_bucket_that_is_removed_is_an_error(proxy: HttpProxy) -> None:
             assert raised.value.executed is False
 
 
+@pytest.mark.parametrize("body", ["", "404 page not found", error("NoSuchWebsite")])
+async def test_only_s3_says_that_there_is_no_record(proxy: HttpProxy, body: str) -> None:
+    """A gateway that answers 404 to everything is an outage: nobody is signed out by it."""
+    async with made(proxy) as store, made(proxy) as other:
+        key = new_key()
+        stored = await written(store, key)
+        proxy.answer(lambda request: True, 404, body, times=None)
+        for verb in (
+            store.load(key, deadline=soon()),
+            other.load(key, deadline=soon()),
+            store.create(new_key(), data(), far(), deadline=soon()),
+            store.save(key, data(), far(), expect=stored, deadline=soon()),
+            store.touch(key, far(), expect=stored, deadline=soon()),
+            store.delete(key, deadline=soon()),
+            store.delete(key, expect=stored, deadline=soon()),
+        ):
+            with pytest.raises(StoreUnavailable, match="404"):
+                await verb
+        proxy.heal()
+        assert await store.load(key, deadline=soon()) == stored
+
+
+async def test_an_answer_that_is_not_from_s3_is_an_error(proxy: HttpProxy) -> None:
+    """Whoever answers 200 to everything gives no ETag, and what became of a write is not known."""
+    async with made(proxy) as store:
+        stored = await written(store, new_key())
+        proxy.answer(lambda request: True, 200, "Welcome!", times=None)
+        with pytest.raises(StoreUnavailable, match="ETag") as raised:
+            await store.save(new_key(), data(), far(), expect=stored, deadline=soon(0.3))
+        assert raised.value.executed is False
+        for body in ("Welcome!", ""):
+            proxy.heal()
+            proxy.answer(lambda request: True, 200, body, times=None)
+            with pytest.raises(StoreUnavailable) as raised:
+                await store.create(new_key(), data(), far(), deadline=soon(1))
+            assert raised.value.executed is None
+
+
+async def test_a_save_that_is_repeated_and_then_not_found_is_unknown(proxy: HttpProxy) -> None:
+    """aiohttp's second try is refused for the first one's sake; whether it was, S3 does not say any more."""
+    async with made(proxy) as store:
+        key, new = new_key(), data(b"new")
+        stored = await written(store, key)
+        proxy.lose_answer(writes)
+        proxy.answer(method("GET"), 500, error("InternalError"), times=None)
+        with pytest.raises(StoreUnavailable) as raised:
+            await store.save(key, new, far(), expect=stored, deadline=soon(0.5))
+        assert raised.value.executed is None
+        proxy.heal()
+        found = await store.load(key, deadline=soon())
+        assert found is not None
+        assert found.data == new, "it was carried out"
+
+
+async def test_a_record_ends_where_objects_must_not_be_removed(proxy: HttpProxy) -> None:
+    """It has been overwritten by then: the delete was carried out, and says so."""
+    async with made(proxy) as store:
+        key = new_key()
+        await written(store, key)
+        proxy.answer(method("DELETE"), 403, error("AccessDenied"), times=None)
+        assert await store.delete(key, deadline=soon()) is True
+        assert await store.load(key, deadline=soon()) is None
+
+
 async def test_a_server_that_is_away_and_back(proxy: HttpProxy) -> None:
     """It fails by the deadline, refused or frozen, and the next verb after its return succeeds."""
     async with made(proxy, timeout=0.2) as store:
@@ -525,6 +589,8 @@ def test_a_region_is_needed_on_aws_alone() -> None:
         (None, {}, "bucket"),
         ("sessions", {"prefix": "/a"}, "prefix"),
         ("sessions", {"prefix": "a//b"}, "prefix"),
+        ("sessions", {"prefix": "a/../b"}, "prefix"),
+        ("sessions", {"prefix": "."}, "prefix"),
         ("sessions", {"prefix": "ä"}, "prefix"),
         ("sessions", {"prefix": "a" * 901}, "prefix"),
         ("sessions", {"prefix": None}, "prefix"),

@@ -41,9 +41,9 @@ class Bucket:
         async def ask() -> tuple[bytes, str]:
             answer = await client.get_object(Bucket=self.name, Key=self.before + name)
             async with answer["Body"] as body:
-                return bytes(await body.read()), str(answer["ETag"])
+                return bytes(await body.read()), _etag(answer)
 
-        return await self._or_none(ask, repeatable=True)
+        return await self._or_none(ask, repeatable=True, looks=True)
 
     async def beginning(self, client: Any, name: str, etag: str, size: int) -> bytes | None:
         """Return the first bytes of an object; None if its ETag is another, or it has not so many."""
@@ -55,7 +55,7 @@ class Bucket:
             async with answer["Body"] as body:
                 return bytes(await body.read())
 
-        found = await self._or_none(ask, repeatable=True, too_short=True)
+        found = await self._or_none(ask, repeatable=True, looks=True)
         return found if found is not None and len(found) == size else None
 
     async def put(self, client: Any, name: str, blob: bytes, **condition: str) -> str | None:
@@ -63,7 +63,7 @@ class Bucket:
 
         async def ask() -> str:
             answer = await client.put_object(Bucket=self.name, Key=self.before + name, Body=blob, **condition)
-            return str(answer["ETag"])
+            return _etag(answer)
 
         return await self._or_none(ask, repeatable=False)
 
@@ -101,19 +101,29 @@ class Bucket:
                 raise
 
     async def _or_none(
-        self, ask: Callable[[], Awaitable[T]], *, repeatable: bool, too_short: bool = False
+        self, ask: Callable[[], Awaitable[T]], *, repeatable: bool, looks: bool = False
     ) -> T | None:
         """Ask; None where S3 says that another object than the expected one is there, or none.
 
         Which of the two it says differs between servers, so 404 and 412 mean the same. A missing bucket
-        is neither.
+        is neither. Who `looks` believes only S3 itself that there is no object: a proxy or a gateway that
+        has lost its way answers 404 to everything, and nobody must be signed out by that.
         """
         try:
             return await self.service.patiently(ask, deadline_here(), repeatable=repeatable)
         except Exception as error:
             answered = status(error)
-            if answered in (404, 412) and code(error) != "NoSuchBucket":
-                return None
-            if too_short and answered == 416:
+            if looks:
+                absent = answered in (412, 416) or (answered == 404 and code(error) == "NoSuchKey")
+            else:
+                absent = answered in (404, 412) and code(error) != "NoSuchBucket"
+            if absent:
                 return None
             raise
+
+
+def _etag(answer: Any) -> str:
+    etag = answer.get("ETag")
+    if not etag:
+        raise OSError("an answer without an ETag: it is not from S3")
+    return str(etag)

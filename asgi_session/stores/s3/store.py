@@ -23,7 +23,8 @@ from asgi_session.stores.s3.bucket import Bucket
 from asgi_session.stores.s3.checking import check, refusal
 
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_PREFIX: Final = re.compile(r"[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*")
+_PART: Final = r"(?!\.\.?(?:/|$))[A-Za-z0-9!_.*'()-]+"  # some servers go up a folder at ".."
+_PREFIX: Final = re.compile(f"{_PART}(/{_PART})*")
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 
 _AT_ONCE: Final = 16
@@ -103,7 +104,7 @@ class S3Store(BlobStore[Any, str]):
         if not isinstance(prefix, str) or (prefix and not _PREFIX.fullmatch(prefix)) or len(prefix) > 900:
             raise ConfigurationError(
                 f"prefix={prefix!r}: give up to 900 of A-Z a-z 0-9 ! _ . * ' ( ) -, parts divided by single "
-                "slashes, without one at the beginning or end"
+                "slashes, without one at the beginning or end, and none of them . or .."
             )
         self.touch_fraction = fraction("touch_fraction", touch_fraction)
         self._purged_to = ""
