@@ -21,7 +21,7 @@ from asgi_session.stores._shared.aws import AwsService, code
 from asgi_session.stores._shared.aws_setup import set_up
 from asgi_session.stores._shared.aws_urls import read_url
 from asgi_session.stores._shared.verbs import Trouble, deadline_here
-from asgi_session.stores.blobs import BlobStore
+from asgi_session.stores.blobs import EXPIRY_SIZE, BlobStore
 
 _VERSION, _EXPIRES = "v", "x"
 _CHUNK: Final = 1024
@@ -30,6 +30,8 @@ LARGEST: Final = _CHUNKS * _CHUNK // 4 * 3
 """Bytes of a blob, which is a record and 8 bytes more."""
 
 _DOMAIN: Final = re.compile(r"[A-Za-z0-9_.-]{3,255}")
+_NUMBER: Final = re.compile(r"[0-9]{1,3}")
+_PADDED: Final = re.compile(r"[0-9]{19}")
 _OTHER: Final = frozenset({"ConditionalCheckFailed", "AttributeDoesNotExist"})
 _FULL: Final = frozenset(
     {"NumberDomainBytesExceeded", "NumberDomainAttributesExceeded", "NumberItemAttributesExceeded"}
@@ -253,8 +255,7 @@ class SimpleDBStore(BlobStore[Any, str]):
         version: str | None = values.get(_VERSION)
         if version is None:
             return None
-        text = "".join(values[_chunk(number)] for number in range(_count(version)))
-        return base64.b64decode(text), version
+        return _decoded(values, version), version
 
     async def insert(self, client: Any, key: str, blob: bytes, expires_at: int) -> str | None:
         """PutAttributes, if there is no version."""
@@ -317,7 +318,16 @@ class SimpleDBStore(BlobStore[Any, str]):
         return True
 
     async def _patiently(self, ask: Callable[[], Awaitable[Any]], *, repeatable: bool) -> Any:
-        return await self._service.patiently(ask, deadline_here(), repeatable=repeatable)
+        async def answer() -> Any:
+            try:
+                found = await ask()
+            except KeyError:  # the SDK's, over an answer that lacks something
+                found = {}
+            if "RequestId" not in found.get("ResponseMetadata", ()):
+                raise OSError("an answer without a request's id: it is not from SimpleDB")
+            return found
+
+        return await self._service.patiently(answer, deadline_here(), repeatable=repeatable)
 
 
 def _chunk(number: int) -> str:
@@ -325,8 +335,19 @@ def _chunk(number: int) -> str:
 
 
 def _count(version: str) -> int:
-    """Return how many chunks that version has."""
-    return int(version.partition(".")[2])
+    """Return how many chunks that version has; as many as there can be, if it is none of ours."""
+    count = version.partition(".")[2]
+    return int(count) if _NUMBER.fullmatch(count) else _CHUNKS
+
+
+def _decoded(values: dict[str, str], version: str) -> bytes:
+    """Return the blob that an item holds; of a damaged one the expiry alone, so that it is unreadable."""
+    try:
+        text = "".join(values[_chunk(number)] for number in range(_count(version)))
+        return base64.b64decode(text, validate=True)
+    except (KeyError, ValueError):
+        expires = values.get(_EXPIRES, "")
+        return (int(expires) if _PADDED.fullmatch(expires) else 0).to_bytes(EXPIRY_SIZE, "big")
 
 
 def _padded(ms: int) -> str:

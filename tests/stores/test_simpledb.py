@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from asgi_session import SessionCorrupt, SessionManager
 from asgi_session.clock import system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.store import GONE, Conflict, Purges, Saved, Store, Stored
+from asgi_session.store import GONE, TAKEN, Conflict, Purges, Saved, Store, Stored
 from asgi_session.stores import store_from_url
 from asgi_session.stores.simpledb import LARGEST, SimpleDBStore
 from asgi_session.testing import StoreConformance
@@ -369,3 +370,47 @@ def test_a_url_makes_one() -> None:
     """The domain and the region."""
     store = store_from_url("simpledb://sessions?region=eu-west-1")
     assert repr(store) == "<SimpleDBStore sessions>"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"v": ["hello"]},
+        {"v": ["a." + "9" * 5000]},
+        {"000": []},
+        {"000": ["!!!a"]},
+    ],
+)
+async def test_a_damaged_item_is_an_unreadable_record(
+    simpledb: SimpleDB, damage: dict[str, list[str]]
+) -> None:
+    """It is neither an error of the store nor taken for a missing record, and it can be removed."""
+    store = SimpleDBStore("sessions", endpoint_url=simpledb.url, session=SESSION)
+    await store.create_domain()
+    key, expires_at = new_key(), far()
+    await store.create(key, data(), expires_at, deadline=soon())
+    simpledb.item("sessions", key).update(damage)
+    assert await store.load(key, deadline=soon()) == Stored(b"", b"", expires_at)
+    assert await store.create(key, data(), far(), deadline=soon()) is TAKEN
+    with pytest.raises(SessionCorrupt):
+        await SessionManager(store).get(key)
+    assert await store.delete(key, deadline=soon()) is True
+    assert await store.load(key, deadline=soon()) is None
+    await store.close()
+
+
+@pytest.mark.parametrize("body", ["<html></html>", "<PutAttributesResponse/>", "hello", ""])
+async def test_an_answer_that_is_not_from_simpledb_is_an_error(simpledb: SimpleDB, body: str) -> None:
+    """Whoever answers 200 to everything has stored nothing: what became of a write is not known."""
+    async with HttpProxy(simpledb) as proxy:
+        store = SimpleDBStore("sessions", endpoint_url=proxy.url, session=SESSION)
+        await store.create_domain()
+        proxy.answer(lambda request: True, 200, body, times=None)
+        with pytest.raises(StoreUnavailable) as raised:
+            await store.load(new_key(), deadline=soon(0.2))
+        assert raised.value.executed is False
+        with pytest.raises(StoreUnavailable) as raised:
+            await store.create(new_key(), data(), far(), deadline=soon(0.2))
+        assert raised.value.executed is None
+        proxy.heal()
+        await store.close()
