@@ -394,3 +394,32 @@ async def test_what_is_no_record_is_replaced() -> None:
     assert await store.delete(KEY, deadline=soon()) is False
     assert isinstance(await store.create(KEY, NEW, clock() + 1000, deadline=soon()), Saved)
     assert server.calls == ["get", "get", "insert", "get", "replace"]
+
+
+async def test_closing_goes_on_when_who_waits_for_it_gives_up() -> None:
+    """A close that is cancelled, say by a time limit for the shutdown, leaves no client open for ever."""
+    clock, server = ManualClock(), Dict()
+    answers, ended = asyncio.Event(), asyncio.Event()
+
+    class Slow(OnDict):
+        async def get(self, client: Dict, key: str) -> tuple[bytes, int] | None:
+            await answers.wait()
+            return None
+
+        async def disconnect(self, client: Dict) -> None:
+            ended.set()
+
+    store = Slow(server, clock)
+    loading = asyncio.create_task(store.load(KEY, deadline=soon()))
+    while store._clients._held.backends == {}:  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert not ended.is_set()
+    answers.set()
+    assert await loading is None
+    await asyncio.wait_for(ended.wait(), 5)

@@ -20,6 +20,9 @@ _inherited: Final[list[object]] = []
 """In a forked child: the parent's connections, kept so that nothing ever closes or uses them. Even an
 unregistering from epoll would act on the parent's."""
 
+_closing: Final[set[asyncio.Task[None]]] = set()
+"""What is being closed: an event loop alone does not keep its tasks from being collected."""
+
 _everywhere: Final[weakref.WeakSet[PerLoop[Any]]] = weakref.WeakSet()
 
 
@@ -100,7 +103,18 @@ async def _until_loop_ends(
         if owner is not None:
             owner.discard(loop)
         del owner
-        await backend.close()
+        # Nobody else knows the backend any more: who is cancelled meanwhile leaves the closing to itself.
+        closing: Any = loop.create_task(backend.close(), name="asgi-session closes")
+        closing._log_destroy_pending = False  # nor is it an error when the loop ends before it
+        _closing.add(closing)
+        closing.add_done_callback(_closed)
+        await asyncio.shield(closing)
+
+
+def _closed(closing: asyncio.Task[None]) -> None:
+    _closing.discard(closing)
+    if not closing.cancelled():
+        closing.exception()  # whoever has waited knows it
 
 
 def _after_fork() -> None:

@@ -143,11 +143,13 @@ class MovingStore:
 
     async def close(self) -> None:
         """Wait for the verbs on their way, no longer than 5 seconds; then close both stores."""
-        await self._loops.leave()
         try:
-            await self.new.close()
+            await self._loops.leave()
         finally:
-            await self.old.close()
+            try:
+                await self.new.close()
+            finally:
+                await self.old.close()
 
     def _verb(self) -> UnderWay:
         held = self._loops.backends.get(asyncio.get_running_loop()) or self._loops.enter()

@@ -567,3 +567,31 @@ async def test_closing_waits_for_moves() -> None:
         KEY, NEW, two.far, expect=Stored(OLD, b"?", 0), deadline=soon()
     )
     assert await store.save("n" * 22, NEW, two.far, expect=Stored(OLD, b"?", 0), deadline=soon()) is GONE
+
+
+async def test_closing_closes_both_when_who_waits_for_it_gives_up() -> None:
+    """A close that is cancelled amid a verb closes the two stores nevertheless."""
+    two = Two()
+    await two.lying_in_old()
+    closed: list[str] = []
+
+    def closes(name: str) -> Callable[[], Any]:
+        async def close() -> None:
+            closed.append(name)
+
+        return close
+
+    two.to.close, two.from_.close = closes("new"), closes("old")  # type: ignore[method-assign]
+    store = two.at_stage(moves=True)
+    gate = two.to.pause("save")
+    loading = asyncio.create_task(store.load(KEY, deadline=soon()))
+    await gate.reached()
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert closed == ["new", "old"]
+    gate.release()
+    assert await loading
