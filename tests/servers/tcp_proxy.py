@@ -22,11 +22,12 @@ _PIECE = 2**18
 
 
 class Cut:
-    """A connection that is to be cut. `done` is set once that has happened."""
+    """A connection that is to be cut, or to fall silent. `done` is set once that has happened."""
 
-    def __init__(self, nth: int, *, before: bool) -> None:
+    def __init__(self, nth: int, *, before: bool, silent: bool = False) -> None:
         self.done = threading.Event()
         self.before = before
+        self.silent = silent
         self._nth = nth
 
     def comes_with_this_trip(self) -> bool:
@@ -111,6 +112,11 @@ class TcpProxy(Relay):
         """Drop the connection instead of passing on what begins the nth round trip from now on."""
         return self._add(Cut(nth, before=True))
 
+    def silence(self, *, nth: int = 1) -> Cut:
+        """Swallow the reply of the nth round trip from now on, and all that would follow on its connection,
+        which stays open: the server behind it has vanished. Other connections are as ever."""
+        return self._add(Cut(nth, before=False, silent=True))
+
     def cut_no_more(self) -> None:
         """Let everything through from now on."""
         self._in_the_thread(self._forget_cuts())
@@ -181,6 +187,8 @@ class TcpProxy(Relay):
                 self.trips += 1
                 if between.cut is not None:
                     between.cut.done.set()
+                    if between.cut.silent:
+                        await asyncio.Event().wait()
                     return
             if self._hold is not None:
                 self._hold.reached.set()

@@ -46,6 +46,8 @@ class LoadingPool(Pool):
                 waiting.future.exception()  # nobody else looks, and asyncio would complain of that
             if waiting.batch is None:
                 self._waiting.remove(waiting)
+                if not self._waiting and self._departing is not None:
+                    self._departing.cancel()  # it may be connecting to a server that does not answer
             else:
                 waiting.batch.leave()
             raise

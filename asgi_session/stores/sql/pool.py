@@ -65,10 +65,11 @@ class Pool:
         self._sync = self._engine.sync_engine
         self._tasks: set[asyncio.Task[Any]] = set()
         self._open: set[Any] = set()
+        self._new: dict[Any, asyncio.TimerHandle] = {}  # made, and not yet ready for use
         self.write = asyncio.Lock()
         """For SQLite, which has one writer at a time: those of one event loop line up here, in order."""
         event.listen(self._sync, "connect", self._connected)
-        event.listen(self._sync, "checkout", _check)
+        event.listen(self._sync, "checkout", self._checked_out)
         event.listen(self._sync, "close", self._closed)
         event.listen(self._sync, "close_detached", self._closed)
 
@@ -112,17 +113,33 @@ class Pool:
         return await_only(self._connect_in_time(connection_record))
 
     async def _connect_in_time(self, record: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + self._connect_timeout
         try:
-            async with asyncio.timeout(self._connect_timeout):
-                return await greenlet_spawn(self._create, record)
+            async with asyncio.timeout_at(latest):
+                adapted: Any = await greenlet_spawn(self._create, record)
         except Exception as error:
             refusal = refused_to_connect(error)
+        else:
+            connection = adapted.driver_connection
+            self._open.add(connection)
+            self._new[connection] = loop.call_at(latest, self._too_slow, connection)
+            return adapted
         # Not raised in there: a driver's error may hold the settings that it was given.
         raise refusal
 
+    def _too_slow(self, connection: Any) -> None:
+        """Give up a connection that SQLAlchemy has asked something, as it does at first, and got no answer.
+
+        Whoever waits for it need not have a deadline: loads leave together, and new ones join them.
+        """
+        del self._new[connection]
+        if self._may_cancel:
+            self._open.discard(connection)
+            _cut_off(connection)
+
     def _connected(self, adapted: Any, _record: Any) -> None:
         connection = adapted.driver_connection
-        self._open.add(connection)
         settings: tuple[str, ...] = ()
         if self._kind == "sqlite":
             settings = _SQLITE
@@ -139,13 +156,26 @@ class Pool:
                 cursor.execute(setting)
             cursor.close()
 
+    def _checked_out(self, adapted: Any, *_: Any) -> None:
+        """Let a connection be used; replace one that was closed from the other side, and all as old."""
+        connection = adapted.driver_connection
+        limit = self._new.pop(connection, None)
+        if limit is not None:
+            limit.cancel()
+        for sign in ("is_closed", "_stream_broken"):
+            closed = getattr(connection, sign, False)
+            if closed() if callable(closed) else closed:
+                raise InvalidatePoolError
+
     def _closed(self, adapted: Any, *_: Any) -> None:
         self._open.discard(adapted.driver_connection)
 
     async def close(self) -> None:
         """Close the connections, whether the server says good-bye or not."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_TIDYING)
+            _, late = await asyncio.wait(self._tasks, timeout=_TIDYING)
+            for task in late if self._may_cancel else ():
+                task.cancel()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_CLOSING):
                 await self._engine.dispose()
@@ -216,15 +246,6 @@ def _engine(target: Target, connect: Callable[[Any], Any]) -> AsyncEngine:
         pool_use_lifo=True,
         hide_parameters=True,
     )
-
-
-def _check(adapted: Any, _record: Any, _proxy: Any) -> None:
-    """Replace a connection that was closed from the other side, and all that are as old: one event."""
-    connection = adapted.driver_connection
-    for sign in ("is_closed", "_stream_broken"):
-        closed = getattr(connection, sign, False)
-        if closed() if callable(closed) else closed:
-            raise InvalidatePoolError
 
 
 def _no_matter(task: asyncio.Task[Any]) -> None:

@@ -124,6 +124,37 @@ async def test_a_server_that_freezes(store: SQLStore, proxy: TcpProxy) -> None:
     assert await store.load(key, deadline=in_time()) == stored
 
 
+@pytest.mark.parametrize("nth", [3, 6, 9])
+async def test_a_server_that_vanishes_while_a_connection_is_made(
+    server: SQLServer, direct: SQLStore, proxy: TcpProxy, nth: int
+) -> None:
+    """After the login, too: what SQLAlchemy asks then holds nobody up for longer than connecting may take,
+    however many come meanwhile, and the store works again although that connection never says a word."""
+    store = SQLStore.from_url(through(proxy, server.url), pool_size=2, connect_timeout=0.4)
+    silent = proxy.silence(nth=nth)
+    loads = [asyncio.create_task(store.load(new_key(), deadline=in_time(3)))]
+    assert await asyncio.to_thread(silent.done.wait, 5)
+    for _ in range(5):
+        await asyncio.sleep(0.05)  # each comes before the one before it has given up
+        loads.append(asyncio.create_task(store.load(new_key(), deadline=in_time(3))))
+    assert await asyncio.gather(*loads) == [None] * 6
+    await record(store)
+    async with asyncio.timeout(2):
+        await store.close()
+
+
+async def test_loads_that_were_given_up_while_connecting(
+    server: SQLServer, direct: SQLStore, proxy: TcpProxy
+) -> None:
+    """The next one does not wait for their attempt, and `close` leaves none behind."""
+    store = SQLStore.from_url(through(proxy, server.url), pool_size=2, connect_timeout=30)
+    silent = proxy.silence()
+    await fails(store.load(new_key(), deadline=in_time(0.3)), executed=False)
+    assert silent.done.is_set()
+    assert await store.load(new_key(), deadline=in_time(3)) is None
+    await store.close()
+
+
 async def test_close_of_a_store_whose_server_is_frozen(
     server: SQLServer, direct: SQLStore, proxy: TcpProxy
 ) -> None:
