@@ -59,6 +59,11 @@ _NOW: Final = {
     "sqlite": ":now",
 }
 
+_WAITED: Final = "GREATEST(0, TIMESTAMPDIFF(MICROSECOND, NOW(3), SYSDATE(3)) DIV 1000)"
+"""How long a save or touch has waited for its row, on MariaDB and MySQL. There the time is that of the
+statement's beginning, but for SYSDATE, which knows no UTC. One that began in time could bring back a record
+that has ended meanwhile."""
+
 _COLUMNS: Final = "(id, tag, data, expires_at, purge_day) VALUES (:key, :tag, :data, :expires, :day)"
 _SET: Final = "tag = :tag, data = :data, expires_at = :expires, purge_day = :day"
 
@@ -71,14 +76,15 @@ def statements(kind: str, table: str) -> Statements:
         table: its name, quoted if need be.
     """
     now = _NOW[kind]
+    then = f"{now} + {_WAITED}" if kind == "mysql" else now
     texts = {
         "load": f"SELECT data, expires_at FROM {table} WHERE id = :key AND expires_at > {now}",
         "touch": f"UPDATE {table} SET expires_at = :expires, purge_day = :day "
-        f"WHERE id = :key AND tag = :expect AND expires_at > {now}",
+        f"WHERE id = :key AND tag = :expect AND expires_at > {then}",
         "delete": f"DELETE FROM {table} WHERE id = :key AND expires_at > {now}",
         "delete_version": f"DELETE FROM {table} WHERE id = :key AND tag = :expect AND expires_at > {now}",
     }
-    texts |= _mysql(table, now) if kind == "mysql" else _with_returning(table, now)
+    texts |= _mysql(table, now, then) if kind == "mysql" else _with_returning(table, now)
     match kind:
         case "postgresql":
             texts |= _postgresql(table, now, texts["save"])
@@ -124,12 +130,12 @@ def _postgresql(table: str, now: str, save: str) -> dict[str, str]:
     }
 
 
-def _mysql(table: str, now: str) -> dict[str, str]:
+def _mysql(table: str, now: str, then: str) -> dict[str, str]:
     """Return those for MariaDB and MySQL: no RETURNING, which MySQL does not have."""
     return {
         "create": f"INSERT INTO {table} {_COLUMNS}",
         "retake": f"UPDATE {table} SET {_SET} WHERE id = :key AND expires_at <= {now}",
-        "save": f"UPDATE {table} SET {_SET} WHERE id = :key AND tag = :expect AND expires_at > {now}",
+        "save": f"UPDATE {table} SET {_SET} WHERE id = :key AND tag = :expect AND expires_at > {then}",
         "purge": f"DELETE FROM {table} WHERE purge_day <= {now} DIV {DAY} AND expires_at <= {now} "
         "ORDER BY purge_day LIMIT :limit",
     }

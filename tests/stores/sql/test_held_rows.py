@@ -89,6 +89,30 @@ async def test_the_other_verbs_that_waited(
         assert await direct.load(key, deadline=in_time()) == Stored(new, new[:16], FAR)
 
 
+async def test_a_record_that_ends_while_its_writers_wait(
+    direct: SQLStore, app: AsyncEngine, watching: AsyncConnection
+) -> None:
+    """It stays gone, as a load has told meanwhile: they go by the time at which they get the row."""
+    for verb, answer in (("save", GONE), ("touch", False)):
+        key, data = new_key(), new_data()
+        stored = Stored(data, data[:16], system_clock() + 700)
+        await direct.create(key, data, stored.expires_at, deadline=in_time())
+        work = (
+            direct.save(key, new_data(), FAR, expect=stored, deadline=in_time())
+            if verb == "save"
+            else direct.touch(key, FAR, expect=stored, deadline=in_time())
+        )
+        async with app.begin() as holding:
+            await holding.execute(sa.update(TABLE).where(TABLE.c.id == key).values(purge_day=0))
+            task: asyncio.Task[object] = asyncio.create_task(work)  # type: ignore[arg-type]
+            await waits(watching)
+            assert system_clock() < stored.expires_at, "it has begun too late to tell"
+            while await direct.load(key, deadline=in_time()) is not None:
+                await asyncio.sleep(0.01)  # the server's clock tells nobody when it is time
+        assert await task == answer
+        assert await direct.load(key, deadline=in_time()) is None
+
+
 async def test_loads_do_not_wait(direct: SQLStore, app: AsyncEngine) -> None:
     """Whoever holds a row keeps nobody from reading it."""
     key, stored = await record(direct)
