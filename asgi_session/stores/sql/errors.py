@@ -75,7 +75,7 @@ def refused_to_connect(error: Exception) -> Exception:
         known: Meaning | None = Meaning(Trouble("connecting took too long"))
     elif type(error).__module__.partition(".")[0] in ("asyncpg", "asyncmy", "aiosqlite", "sqlite3"):
         known = _of_original(error, lost=False)
-    elif isinstance(error, (TypeError, ValueError)) and not isinstance(error, SQLAlchemyError):
+    elif isinstance(error, (TypeError, ValueError, LookupError)) and not isinstance(error, SQLAlchemyError):
         known = Meaning(Trouble(f"the driver refuses the settings: {_shortly(error)}"), final=True)
     else:
         known = meaning(error)
@@ -108,6 +108,8 @@ def _postgresql(state: str, error: BaseException, *, lost: bool) -> Meaning:
     why = _shortly(error)
     if lost or state.startswith("08") or state in ("57P01", "57P02", "57P05"):
         return Meaning(Trouble(why), lost=True)
+    if state == "40003":  # statement completion unknown
+        return Meaning(Trouble(why))
     # Any other error has rolled the statement back.
     trouble = Trouble(why, executed=False, full=state == "53100")
     match state:
@@ -124,10 +126,16 @@ def _postgresql(state: str, error: BaseException, *, lost: bool) -> Meaning:
 _LOST: Final = {2003, 2006, 2013, 2014, 2055, 1053, 1927, 1077, 1079}
 
 
+_UNKNOWN: Final = {1105, 1160, 1161, 1180}
+"""No particular error, as proxies report what they can't explain; writing the reply failed; COMMIT failed."""
+
+
 def _mysql(code: int, error: BaseException, *, lost: bool) -> Meaning:
     why = _shortly(error)
     if lost or code in _LOST:
         return Meaning(Trouble(why), lost=True)
+    if code in _UNKNOWN:
+        return Meaning(Trouble(why))
     trouble = Trouble(why, executed=False, full=code in (1021, 1114) or "No space left" in why)
     match code:
         case 1213 | 1205 | 1040 | 1203:  # a deadlock, a row held too long, too many connections

@@ -47,6 +47,7 @@ def mysql(code: int) -> Exception:
         (asyncpg.InvalidPasswordError("text"), False, "final"),
         (asyncpg.AdminShutdownError("text"), None, "lost"),
         (asyncpg.ConnectionDoesNotExistError("text"), None, "lost"),
+        (asyncpg.StatementCompletionUnknownError("text"), None, ""),
         (asyncpg.DataError("text"), False, ""),
         (mysql(1114), False, "full"),
         (mysql(1021), False, "full"),
@@ -58,6 +59,8 @@ def mysql(code: int) -> Exception:
         (mysql(1146), False, "final"),
         (mysql(2013), None, "lost"),
         (mysql(1927), None, "lost"),
+        (mysql(1105), None, ""),
+        (mysql(1180), None, ""),
         (mysql(1406), False, ""),
         (sqlite(5), False, "again"),
         (sqlite(5 | 2 << 8), False, "again"),
@@ -93,6 +96,7 @@ def test_errors_of_connecting() -> None:
         (TimeoutError(), False),
         (asyncpg.InvalidPasswordError("text"), True),
         (TypeError("connect() got an unexpected keyword argument 'x'"), True),
+        (LookupError("unknown encoding: binary"), True),
     ):
         refusal = refused_to_connect(error)
         assert isinstance(refusal, CannotConnect)
