@@ -45,12 +45,15 @@ class LoadingPool(Pool):
             if waiting.future.done() and not waiting.future.cancelled():
                 waiting.future.exception()  # nobody else looks, and asyncio would complain of that
             if waiting.batch is None:
-                self._waiting.remove(waiting)
-                if not self._waiting and self._departing is not None:
-                    self._departing.cancel()  # it may be connecting to a server that does not answer
+                self._leave_the_line(waiting)
             else:
                 waiting.batch.leave()
             raise
+
+    def _leave_the_line(self, waiting: _Waiting) -> None:
+        self._waiting.remove(waiting)
+        if not self._waiting and self._departing is not None:
+            self._departing.cancel()  # it may be connecting to a server that does not answer
 
     async def _departure(self, slots: asyncio.Semaphore) -> None:
         """Send what waits as soon as there is a connection, and pass on what comes back."""

@@ -65,6 +65,7 @@ class Pool:
         self._sync = self._engine.sync_engine
         self._tasks: set[asyncio.Task[Any]] = set()
         self._open: set[Any] = set()
+        self._ended = False
         self._new: dict[Any, asyncio.TimerHandle] = {}  # made, and not yet ready for use
         self.write = asyncio.Lock()
         """For SQLite, which has one writer at a time: those of one event loop line up here, in order."""
@@ -113,6 +114,8 @@ class Pool:
         return await_only(self._connect_in_time(connection_record))
 
     async def _connect_in_time(self, record: Any) -> Any:
+        if self._ended:  # a verb that `close` has waited for in vain tries again
+            raise CannotConnect(Meaning(Trouble("the store was closed", executed=False)))
         loop = asyncio.get_running_loop()
         latest = loop.time() + self._connect_timeout
         try:
@@ -172,6 +175,7 @@ class Pool:
 
     async def close(self) -> None:
         """Close the connections, whether the server says good-bye or not."""
+        self._ended = True
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=_TIDYING)
             for task in late if self._may_cancel else ():

@@ -271,7 +271,8 @@ class SQLStore:
                     if known.trouble.executed is False:
                         verb.refused()
                     tries += 1
-                    again = known.again or known.elsewhere or (repeatable and known.lost and tries == 1)
+                    lost = known.lost and (verb.executed is False or (repeatable and tries == 1))
+                    again = known.again or known.elsewhere or lost
                     if not again or not await pause(tries, deadline):
                         raise
 

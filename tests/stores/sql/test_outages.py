@@ -78,6 +78,36 @@ async def test_a_conflict_whose_news_are_lost(store: SQLStore, proxy: TcpProxy) 
     assert result == Conflict(current)
 
 
+@pytest.mark.parametrize("nth", [3, 6, 9])
+async def test_a_connection_lost_before_anything_was_sent(
+    server: SQLServer, direct: SQLStore, proxy: TcpProxy, nth: int
+) -> None:
+    """While it is set up, nothing of the verb has left: another one is made, also for a write."""
+    store = SQLStore.from_url(through(proxy, server.url), pool_size=1)
+    cut = proxy.cut_after(nth=nth)
+    await record(store)
+    assert cut.done.is_set()
+    await store.close()
+
+
+async def test_a_verb_that_goes_on_trying_when_its_store_is_closed(
+    server: SQLServer, store: SQLStore, proxy: TcpProxy
+) -> None:
+    """It gets no further connection, which nobody would close; the next verb opens the store again."""
+    await record(store)
+    store._clients._held.backends[asyncio.get_running_loop()]._patience = 0.1
+    proxy.refuse()
+    await asyncio.sleep(0.05)  # until the event loop has heard of it
+    task = asyncio.create_task(store.create(new_key(), new_data(), FAR, deadline=in_time()))
+    await asyncio.sleep(0.05)  # it is refused meanwhile
+    await store.close()
+    connections = proxy.connections
+    proxy.accept()
+    assert "closed" in await fails(task, executed=False)
+    assert proxy.connections == connections
+    await record(store)
+
+
 async def test_connections_that_died_in_the_pool(server: SQLServer, store: SQLStore, proxy: TcpProxy) -> None:
     """A write notices that its connection is closed before anything is sent: no request fails for it."""
     wide = SQLStore.from_url(through(proxy, server.url), pool_size=5)
