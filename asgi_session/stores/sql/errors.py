@@ -75,7 +75,9 @@ def refused_to_connect(error: Exception) -> Exception:
         known: Meaning | None = Meaning(Trouble("connecting took too long"))
     elif type(error).__module__.partition(".")[0] in ("asyncpg", "asyncmy", "aiosqlite", "sqlite3"):
         known = _of_original(error, lost=False)
-    elif isinstance(error, (TypeError, ValueError, LookupError)) and not isinstance(error, SQLAlchemyError):
+    elif isinstance(error, (TypeError, ValueError, LookupError, OverflowError)) and not isinstance(
+        error, SQLAlchemyError
+    ):
         known = Meaning(Trouble(f"the driver refuses the settings: {_shortly(error)}"), final=True)
     else:
         known = meaning(error)
@@ -157,6 +159,11 @@ def _sqlite(code: int, error: BaseException) -> Meaning:
 def is_duplicate(error: DBAPIError) -> bool:
     """Tell whether a record lies under the key already, on MariaDB and MySQL."""
     return error.orig is not None and error.orig.args[:1] == (1062,)
+
+
+def is_full_queue(error: DBAPIError) -> bool:
+    """Tell whether PostgreSQL has no room for notifications, and so has not executed the statement."""
+    return getattr(error.orig, "sqlstate", None) == "54000" and not error.connection_invalidated
 
 
 _WRAPPED: Final = re.compile(r"^<class '[^']*'>: ")

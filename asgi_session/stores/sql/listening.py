@@ -63,6 +63,7 @@ class Listening:
         self._lock = asyncio.Lock()  # a connection does one thing at a time
         self._probes: dict[str, asyncio.Event] = {}
         self._deaf_until = 0.0
+        self._ended = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._restoring: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -117,12 +118,14 @@ class Listening:
             return
         connection = await self._dial()
         try:
+            self._check_open()
             covered = set[str]()
             while missing := self._listeners.keys() - covered:  # more may come meanwhile
                 for each in missing:
                     await connection.add_listener(each, self._pushed)
                 covered |= missing
             await self._try_out(connection)
+            self._check_open()
         except BaseException:
             connection.terminate()
             raise
@@ -130,6 +133,10 @@ class Listening:
         self._connection, self._covered = connection, covered
         if self._beating is None:
             self._beating = self._loop.call_later(_BEAT, self._beat)
+
+    def _check_open(self) -> None:
+        if self._ended:  # while it connected: nobody would close this connection
+            raise StoreUnavailable("the store was closed")
 
     async def _try_out(self, connection: Any) -> None:
         """Return when something has been heard that was sent over another connection."""
@@ -229,6 +236,7 @@ class Listening:
 
     async def close(self) -> None:
         """End all listening and close the connection."""
+        self._ended = True
         self._listeners.clear()
         if self._restoring is not None:
             self._restoring.cancel()

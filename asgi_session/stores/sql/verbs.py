@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from asgi_session.store import GONE, TAG_SIZE, TAKEN, Conflict, CreateResult, Saved, SaveResult, Stored
-from asgi_session.stores.sql.errors import NothingWritten, is_duplicate
+from asgi_session.stores.sql.errors import NothingWritten, is_duplicate, is_full_queue
 from asgi_session.stores.sql.schema import purge_day
 from asgi_session.stores.sql.statements import Statements
 
@@ -104,9 +104,19 @@ def saved(row: Any, values: Values) -> SaveResult:
 
 
 def save_and_wake(sql: Statements, values: Values, connection: sa.Connection) -> SaveResult:
-    """Replace one version, and tell listeners."""
+    """Replace one version, and tell listeners.
+
+    A queue of notifications that is full, since somebody who listens is in a long transaction, refuses the
+    whole statement. A wake-up is a hint: the record is saved without.
+    """
     assert sql.save_and_wake is not None
-    return saved(sql.save_and_wake(connection, values).first(), values)
+    try:
+        row = sql.save_and_wake(connection, values).first()
+    except DBAPIError as error:
+        if not is_full_queue(error):
+            raise
+        return save(sql, values, connection)
+    return saved(row, values)
 
 
 def touch(sql: Statements, values: Values, connection: sa.Connection) -> bool:

@@ -96,6 +96,7 @@ def test_errors_of_connecting() -> None:
         (TimeoutError(), False),
         (asyncpg.InvalidPasswordError("text"), True),
         (TypeError("connect() got an unexpected keyword argument 'x'"), True),
+        (OverflowError("connect(): port must be 0-65535."), True),
         (LookupError("unknown encoding: binary"), True),
     ):
         refusal = refused_to_connect(error)

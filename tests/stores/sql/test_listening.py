@@ -15,7 +15,8 @@ from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Saved, Stored, WakesUp
 from asgi_session.stores.sql import PostgreSQLStore, SQLStore
 from asgi_session.stores.sql import listening as listening_module
-from tests.servers.sql import PostgreSQL
+from asgi_session.stores.sql.pool import connect
+from tests.servers.sql import PostgreSQL, start_postgresql
 from tests.servers.tcp_proxy import TcpProxy
 from tests.stores.sql.helpers import in_time, new_data, new_key, through
 
@@ -185,3 +186,41 @@ async def test_the_last_one_closes_the_connection(store: PostgreSQLStore, proxy:
     end()
     assert listening._connection is None
     await asyncio.wait(list(listening._tasks))
+
+
+async def test_close_while_a_listener_connects(store: PostgreSQLStore, proxy: TcpProxy) -> None:
+    """It fails, and leaves no connection behind that nobody would close."""
+    held = proxy.hold_replies()
+    task = asyncio.create_task(store.listen(LISTENER, Ear(), deadline=in_time()))
+    assert await asyncio.to_thread(held.reached.wait, 10)
+    listening = next(iter(store._listenings.backends.values()))
+    await store.close()
+    connections = proxy.connections
+    held.release()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await task
+    assert listening._connection is None
+    assert proxy.connections == connections
+
+
+async def test_a_full_queue_of_notifications() -> None:
+    """The record is saved without the wake-up, which is a hint; or no lock could be released any more."""
+    server = await asyncio.to_thread(start_postgresql, "max_notify_queue_pages=64")
+    store = SQLStore.from_url(server.url)
+    try:
+        await store.create_schema()
+        assert isinstance(store, PostgreSQLStore)
+        sleeper = await connect(store._target)
+        await sleeper.execute("LISTEN noise")
+        await sleeper.execute("BEGIN; SELECT 1")  # it keeps all that comes from being dropped
+        talker = await connect(store._target)
+        noise = "SELECT count(pg_notify('noise', repeat('x', 7900) || i)) FROM generate_series(1, 20) AS i"
+        with pytest.raises(Exception, match="too many notifications"):
+            for _ in range(100):
+                await talker.execute(noise)
+        await wake(store)
+        await talker.close()
+        await sleeper.close()
+    finally:
+        await store.close()
+        await asyncio.to_thread(server.stop)
