@@ -13,7 +13,7 @@ from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.clock import Clock, system_clock
 from asgi_session.errors import ConfigurationError
 from asgi_session.store import GONE, TAG_SIZE, TAKEN, Conflict, CreateResult, Saved, SaveResult, Stored
-from asgi_session.stores._shared.aws import AwsService, code
+from asgi_session.stores._shared.aws import AwsService, code, refusal
 from asgi_session.stores._shared.aws_setup import set_up
 from asgi_session.stores._shared.aws_urls import read_url
 from asgi_session.stores._shared.verbs import Clients, Trouble
@@ -29,13 +29,6 @@ _TTL_MARGIN: Final = 60
 _TABLE: Final = re.compile(r"[A-Za-z0-9_.-]{3,255}")
 _FAILED: Final = "ConditionalCheckFailedException"
 _NO_TABLE: Final = "ResourceNotFoundException"
-_DENIED: Final = frozenset(
-    {
-        *("AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException"),
-        *("MissingAuthenticationTokenException", "ExpiredTokenException", "IncompleteSignatureException"),
-        *("NoCredentialsError", "PartialCredentialsError", "InvalidClientTokenId"),
-    }
-)
 _PROBE: Final = "-" * 22
 _OPENING: Final = 10.0
 _MAKING: Final = 130.0
@@ -278,13 +271,11 @@ class DynamoDBStore:
                 f"DynamoDB has no table {self._table!r} here: make it with `await store.create_table()`, or "
                 f"correct the name or the region ({why})"
             )
-        if found in _DENIED:
-            return ConfigurationError(f"DynamoDB refuses: give the role {_RIGHTS} ({why})")
         if found == "ValidationException":
             return ConfigurationError(
                 f"the table {self._table!r} does not fit: it needs the one key 'k', a string ({why})"
             )
-        return None
+        return refusal("DynamoDB", found, rights=_RIGHTS, why=why)
 
     async def _check(self, client: Any) -> None:
         await client.get_item(TableName=self._table, Key=_key(_PROBE), ConsistentRead=True)

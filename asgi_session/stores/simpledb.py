@@ -17,7 +17,7 @@ from typing import Any, Final, Self, TypedDict, Unpack
 from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.clock import Clock, system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
-from asgi_session.stores._shared.aws import AwsService, code
+from asgi_session.stores._shared.aws import AwsService, code, refusal
 from asgi_session.stores._shared.aws_setup import set_up
 from asgi_session.stores._shared.aws_urls import read_url
 from asgi_session.stores._shared.verbs import Trouble, deadline_here
@@ -35,13 +35,6 @@ _PADDED: Final = re.compile(r"[0-9]{19}")
 _OTHER: Final = frozenset({"ConditionalCheckFailed", "AttributeDoesNotExist"})
 _FULL: Final = frozenset(
     {"NumberDomainBytesExceeded", "NumberDomainAttributesExceeded", "NumberItemAttributesExceeded"}
-)
-_DENIED: Final = frozenset(
-    {
-        *("AuthFailure", "AuthorizationFailure", "AccessFailure", "InvalidClientTokenId", "RequestExpired"),
-        *("SignatureDoesNotMatch", "OptInRequired", "NoCredentialsError", "PartialCredentialsError"),
-        "AuthMissingFailure",
-    }
 )
 _RIGHTS: Final = "sdb:GetAttributes, PutAttributes, DeleteAttributes and Select on the domain"
 _AT_ONCE: Final = 16
@@ -222,9 +215,7 @@ class SimpleDBStore(BlobStore[Any, str]):
                 f"SimpleDB has no domain {self._domain!r}: make it with `await store.create_domain()`, "
                 f"or correct the name or the region ({why})"
             )
-        if found in _DENIED:
-            return ConfigurationError(f"SimpleDB refuses: give the role {_RIGHTS} ({why})")
-        return None
+        return refusal("SimpleDB", found, rights=_RIGHTS, why=why)
 
     # What BlobStore asks for.
 

@@ -235,7 +235,7 @@ async def test_too_large_for_an_item() -> None:
     [
         (refusal("ResourceNotFoundException"), "create_table"),
         (refusal("AccessDeniedException"), "PutItem"),
-        (refusal("UnrecognizedClientException"), "refuses"),
+        (refusal("UnrecognizedClientException"), "refuses the credentials"),
         (
             refusal("ValidationException", "The provided key element does not match the schema"),
             "the one key 'k'",

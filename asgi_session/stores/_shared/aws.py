@@ -27,6 +27,24 @@ _REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d{1,2}")
 _UNCONFIGURED: Final = frozenset({"NoRegionError", "NoCredentialsError", "PartialCredentialsError"})
 """Errors before a request, which another try does not heal."""
 
+_NO_CREDENTIALS: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "AuthMissingFailure"})
+
+_BAD_CREDENTIALS: Final = frozenset(
+    {
+        *("UnrecognizedClientException", "InvalidSignatureException", "IncompleteSignatureException"),
+        *("MissingAuthenticationTokenException", "ExpiredTokenException", "ExpiredToken", "InvalidToken"),
+        *("InvalidClientTokenId", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthFailure"),
+        *("RequestTimeTooSkewed", "RequestExpired"),
+    }
+)
+
+_NO_RIGHT: Final = frozenset(
+    {
+        *("AccessDeniedException", "AccessDenied", "AllAccessDisabled", "AuthorizationFailure"),
+        *("AccessFailure", "OptInRequired"),
+    }
+)
+
 _NEVER_SENT: Final = _UNCONFIGURED | {
     *("ConnectTimeoutError", "CredentialRetrievalError", "TokenRetrievalError", "ClientConnectorError"),
 }
@@ -169,6 +187,29 @@ def code(error: Exception) -> str:
     """Return the code of a service's error reply; nothing for another error."""
     response: Any = getattr(error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, Mapping) else ""
+
+
+def refusal(service: str, found: str, *, rights: str, why: str) -> ConfigurationError | None:
+    """Return the error that says what to do, if a service lets nobody in with these credentials, or none.
+
+    Args:
+        service: its name, for people.
+        found: the code of its reply, or the name of the SDK's error.
+        rights: which the store needs.
+        why: what was answered.
+    """
+    if found in _NO_CREDENTIALS:
+        what = (
+            f"there are no credentials for {service}: give this process a role, or set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        )
+    elif found in _BAD_CREDENTIALS:
+        what = f"{service} refuses the credentials that the SDK found: correct them, or this machine's clock"
+    elif found in _NO_RIGHT:
+        what = f"{service} refuses: give the role {rights}"
+    else:
+        return None
+    return ConfigurationError(f"{what} ({why})")
 
 
 def status(error: Exception) -> int:

@@ -6,17 +6,12 @@ import secrets
 from typing import Any, Final
 
 from asgi_session.errors import ConfigurationError, StoreUnavailable
+from asgi_session.stores._shared import aws
 from asgi_session.stores.s3.bucket import Bucket
 
 _NEVER: Final = '"00000000000000000000000000000000"'
 """An ETag that no object has."""
 
-_DENIED: Final = frozenset(
-    {
-        *("AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"),
-        *("ExpiredToken", "RequestTimeTooSkewed", "NoCredentialsError", "PartialCredentialsError"),
-    }
-)
 _ELSEWHERE: Final = frozenset(
     {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
@@ -54,12 +49,11 @@ def refusal(bucket: Bucket, found: str, why: str) -> ConfigurationError | None:
     """Return the error that says what to do, if what S3 or the SDK has answered never heals by itself."""
     if found == "NoSuchBucket":
         return ConfigurationError(
-            f"S3 has no bucket {bucket.name!r}: make it, or correct the name or the region ({why})"
+            f"S3 has no bucket {bucket.name!r}: make it with `await store.create_bucket()`, or correct the "
+            f"name or the region ({why})"
         )
     if found in _ELSEWHERE:
         return ConfigurationError(f"the bucket {bucket.name!r} is in another region: correct it ({why})")
     if found in ("BucketAlreadyExists", "InvalidBucketName"):
         return ConfigurationError(f"bucket={bucket.name!r}: choose another name ({why})")
-    if found in _DENIED:
-        return ConfigurationError(f"S3 refuses: give the role {_RIGHTS} ({why})")
-    return None
+    return aws.refusal("S3", found, rights=_RIGHTS, why=why)
