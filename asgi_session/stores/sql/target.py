@@ -183,6 +183,11 @@ def _with_driver(url: sa.URL) -> sa.URL:
         )
     url = url.set(drivername=f"{backend}+{driver or _DRIVERS[backend]}")
     _check_driver(url)
+    if backend == "sqlite" and url.host:
+        raise ConfigurationError(
+            "sqlite:// URL: three slashes before a relative path, as in sqlite:///sessions.db; four before "
+            "an absolute one, as in sqlite:////var/lib/app/sessions.db"
+        )
     if "@" in f"{url.host}{url.database}":
         raise ConfigurationError(
             f"{backend}:// URL: percent-encode / # ? @ : in user and password (@ is %40)"

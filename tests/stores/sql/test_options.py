@@ -73,6 +73,7 @@ def test_settings_in_a_url() -> None:
         (lambda: SQLStore.from_url(None), "must be text"),  # type: ignore[arg-type]
         (lambda: SQLStore.from_url("sqlite://"), "needs a file"),
         (lambda: SQLStore.from_url("sqlite:///:memory:"), "needs a file"),
+        (lambda: SQLStore.from_url("sqlite://sessions.db"), "three slashes"),
         (lambda: SQLStore.from_url(FILE, table="a-b"), "table='a-b'"),
         (lambda: SQLStore.from_url(FILE, table="a.b.c"), "table='a.b.c'"),
         (lambda: SQLStore.from_url(FILE, table="x" * 41), "at most 40"),
