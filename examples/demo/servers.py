@@ -88,7 +88,7 @@ def memcached() -> Iterator[str]:
     """Start a memcached, which the operating system must have."""
     program, port = installed("memcached", "memcached"), free_port()
     as_nobody = ["-u", "nobody"] if os.geteuid() == 0 else []
-    with directory() as here, running([program, "-l", HOST, "-p", str(port), *as_nobody], here, port):
+    with directory() as here, running([program, "-M", "-l", HOST, "-p", str(port), *as_nobody], here, port):
         yield f"memcached://{HOST}:{port}"
 
 
