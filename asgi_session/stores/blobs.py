@@ -16,7 +16,7 @@ from typing import ClassVar, Final, Generic, NamedTuple, TypeVar
 from asgi_session.clock import Clock, system_clock
 from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import GONE, TAG_SIZE, TAKEN, Conflict, CreateResult, Saved, SaveResult, Stored
-from asgi_session.stores._shared.verbs import CONNECTING, Begins, Clients, OnItsWay, Trouble
+from asgi_session.stores._shared.verbs import CONNECTING, Begins, Clients, OnItsWay, Trouble, no_later_than
 
 C = TypeVar("C")
 V = TypeVar("V")
@@ -117,49 +117,51 @@ class Blobs(ABC, Generic[C, V]):
         """Replace that version of the record."""
         async with self._clients.verb("save", deadline) as verb:
             client = await verb.client()
-            version = self._version_of(key, expect)
+            known = self._known_of(key, expect)
             while True:
-                if version is not None:
+                if known is not None:
                     verb.sending()
-                    made = await self.replace(client, key, _blob(data, expires_at), expires_at, version)
+                    made = await self._replace_living(client, key, _blob(data, expires_at), expires_at, known)
                     if made is not None:
                         return self._saved(key, data, expires_at, made)
                 stored, version = await self._read(client, key)
                 if stored is not None and stored.data == data:
                     return Saved(stored.tag)  # our own
                 verb.refused()
-                if stored is None or not self._lives(stored):
+                if stored is None or version is None or not self._lives(stored):
                     return GONE
                 if stored.tag != expect.tag:
                     return Conflict(stored)
+                known = _Known(stored.tag, stored.expires_at, version)
 
     async def touch(self, key: str, expires_at: int, *, expect: Stored, deadline: float) -> bool:
         """Change that version's expiry."""
         async with self._clients.verb("touch", deadline) as verb:
             client = await verb.client()
-            version, data = self._version_of(key, expect), expect.data
+            known, data = self._known_of(key, expect), expect.data
             while True:
-                if version is not None:
+                if known is not None:
                     verb.sending()
-                    made = await self.replace(client, key, _blob(data, expires_at), expires_at, version)
+                    made = await self._replace_living(client, key, _blob(data, expires_at), expires_at, known)
                     if made is not None:
                         self._remember(key, expect.tag, expires_at, made)
                         return True
                 stored, version = await self._read(client, key)
-                if stored is None or stored.tag != expect.tag:
+                if stored is None or version is None or stored.tag != expect.tag:
                     return False
                 if stored.expires_at == expires_at:
                     return True  # our own, or another's that is as good
                 verb.refused()
                 if not self._lives(stored):
                     return False
-                data = stored.data
+                known, data = _Known(stored.tag, stored.expires_at, version), stored.data
 
     async def delete(self, key: str, *, expect: Stored | None = None, deadline: float) -> bool:
         """Remove the record, with `expect` only that version."""
         async with self._clients.verb("delete", deadline) as verb:
             client = await verb.client()
-            version = None if expect is None else self._version_of(key, expect)
+            known = None if expect is None else self._known_of(key, expect)
+            version = None if known is None else known.version
             while True:
                 if version is not None and await self._removed(verb, client, key, version):
                     return True
@@ -221,13 +223,24 @@ class Blobs(ABC, Generic[C, V]):
         """Whether an error is the service's, and no mistake of ours."""
         return isinstance(error, StoreUnavailable)
 
-    def _version_of(self, key: str, expect: Stored) -> V | None:
-        """Return the server's version of a record, if this process has seen it and it still lives."""
+    async def _replace_living(
+        self, client: C, key: str, blob: bytes, expires_at: int, known: _Known[V]
+    ) -> V | None:
+        """Replace a version that lives.
+
+        What asks again by itself, when it was refused, stops when that version's time has passed: others
+        have seen by then that there is no record, and a later try would bring it back.
+        """
+        with no_later_than(monotonic() + (known.expires_at - self._now()) / 1000):
+            return await self.replace(client, key, blob, expires_at, known.version)
+
+    def _known_of(self, key: str, expect: Stored) -> _Known[V] | None:
+        """Return what is known of that version of a record, if this process has seen it and it lives."""
         with self._known_lock:
             known = self._known.get(key)
         if known is None or known.tag != expect.tag or known.expires_at <= self._now():
             return None
-        return known.version
+        return known
 
     def _remember(self, key: str, tag: bytes, expires_at: int, version: V) -> None:
         with self._known_lock:

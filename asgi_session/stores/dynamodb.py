@@ -241,12 +241,16 @@ class DynamoDBStore:
         """Carry out a conditional write; its reply, or None and what was there instead."""
         async with self._clients.verb(name, deadline) as verb:
             client = await verb.client()
-            now = self._now()
+            now = 0
+
+            def once_more() -> Awaitable[Any]:
+                nonlocal now
+                now = self._now()  # anew: what has expired while it was throttled must not come back
+                return ask(client, now)
+
             verb.sending()
             try:
-                return await self._service.patiently(
-                    lambda: ask(client, now), deadline, repeatable=False
-                ), None
+                return await self._service.patiently(once_more, deadline, repeatable=False), None
             except Exception as error:
                 if code(error) != _FAILED:
                     raise

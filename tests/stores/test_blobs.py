@@ -423,3 +423,27 @@ async def test_closing_goes_on_when_who_waits_for_it_gives_up() -> None:
     answers.set()
     assert await loading is None
     await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_server_that_puts_a_write_off_is_asked_no_longer_than_the_record_lives() -> None:
+    """Others have found by then that there is none, so a late try would bring it back."""
+    clock, server = ManualClock(), Dict()
+    seen: list[float] = []
+
+    class Refused(OnDict):
+        async def replace(
+            self, client: Dict, key: str, blob: bytes, expires_at: int, version: int
+        ) -> int | None:
+            seen.append(verbs.deadline_here() - monotonic())
+            return await super().replace(client, key, blob, expires_at, version)
+
+    store = Refused(server, clock)
+    await store.create(KEY, OLD, clock() + 400, deadline=soon())
+    version = await store.load(KEY, deadline=soon())
+    assert version is not None
+    assert await store.touch(KEY, clock() + 900, expect=version, deadline=soon())
+    assert isinstance(await store.save(KEY, NEW, clock() + 10**6, expect=version, deadline=soon()), Saved)
+    version = await store.load(KEY, deadline=soon())
+    assert version is not None
+    assert isinstance(await store.save(KEY, OLD, clock() + 10, expect=version, deadline=soon()), Saved)
+    assert [round(seconds, 1) for seconds in seen] == [0.4, 0.9, 5.0]

@@ -20,7 +20,7 @@ from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import GONE, TAKEN, Conflict, Saved, Store, Stored
 from asgi_session.stores import store_from_url
 from asgi_session.stores.dynamodb import DynamoDBStore
-from asgi_session.testing import StoreConformance
+from asgi_session.testing import ManualClock, StoreConformance
 from tests.servers import Moto
 from tests.servers.aws import session
 
@@ -162,6 +162,22 @@ async def test_what_was_refused_for_want_of_capacity_is_asked_again() -> None:
         with pytest.raises(StoreUnavailable, match="ThrottlingException") as raised:
             await store.save(KEY, DATA, 2**42, expect=OLD, deadline=soon(0.2))
         assert raised.value.executed is False
+
+
+async def test_each_try_goes_by_the_time_that_it_is_then() -> None:
+    """What has expired while a write was throttled does not come back."""
+    clock = ManualClock(1_000_000)
+    async with scripted(clock=clock) as (script, store):
+
+        class Passing(list[Answer | None]):
+            def pop(self, at: Any = -1) -> Answer | None:
+                clock.ms += 500
+                return super().pop(at)
+
+        script.answers = Passing([THROTTLED, DONE])
+        await store.save(KEY, DATA, 2**42, expect=OLD, deadline=soon())
+        times = [asked["ExpressionAttributeValues"][":n"]["N"] for _, asked in script.asked]
+        assert times == ["1000000", "1000500"]
 
 
 @pytest.mark.parametrize("answer", [BROKEN, None], ids=["an error of theirs", "a lost reply"])

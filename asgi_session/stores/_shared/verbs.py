@@ -7,8 +7,9 @@ or by `close`, which waits for the verbs on their way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar, Token
 from time import monotonic
 from types import TracebackType
@@ -62,6 +63,16 @@ _until: Final[ContextVar[float]] = ContextVar("until", default=math.inf)
 def deadline_here() -> float:
     """Return by when the verb that this task carries out must have answered, as `time.monotonic`."""
     return _until.get()
+
+
+@contextlib.contextmanager
+def no_later_than(instant: float) -> Generator[None]:
+    """Have `deadline_here` return this instant of `time.monotonic`, if it comes before the verb's own."""
+    outer = _until.set(min(_until.get(), instant))
+    try:
+        yield
+    finally:
+        _until.reset(outer)
 
 
 CONNECTING: Final = 10.0
