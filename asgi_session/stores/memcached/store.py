@@ -53,12 +53,13 @@ class MemcachedStore(Blobs[Asking, Version]):
         user: of the server's file of passwords (``-Y``).
         password: the same; may be wrapped in Starlette's `Secret` or pydantic's `SecretStr`.
         ssl_context: for TLS; None: without.
-        prefix: keys are ``prefix:key``. ASCII letters, digits and ``_ . : -``.
-        timeout: `timedelta` or seconds that one try of a command may take. A `load` is then tried again,
+        prefix: keys are ``prefix:key``; ``asgi_session``. ASCII letters, digits and ``_ . : -``.
+        timeout: `timedelta` or seconds that one try of a command may take; 1. A `load` is then tried again,
             another verb raises `StoreUnavailable` with ``executed=None``. Less than the deadlines the
             store is called with, or a frozen server uses them up.
-        connect_timeout: `timedelta` or seconds for connecting, TLS and login together.
-        max_connection_age: `timedelta` or seconds after which a connection is replaced, the new one first.
+        connect_timeout: `timedelta` or seconds for connecting, TLS and login together; 2.
+        max_connection_age: `timedelta` or seconds after which a connection is replaced, the new one
+            first; 6 hours.
         clock: tells the time in milliseconds; the system's.
 
     Raises:

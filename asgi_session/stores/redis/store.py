@@ -60,13 +60,13 @@ class RedisStore:
         client: a `redis.asyncio` `Redis` (also one from `Sentinel.master_for`), `RedisCluster` or
             `Sentinel`. Its connection settings are used; the object is neither used nor closed.
         service_name: the service's name, with a `Sentinel` object.
-        prefix: keys are ``prefix:{key}``. Without braces.
-        timeout: `timedelta` or seconds that one try of a command may take. A `load` is then tried
+        prefix: keys are ``prefix:{key}``; ``asgi_session``. Without braces.
+        timeout: `timedelta` or seconds that one try of a command may take; 1. A `load` is then tried
             again, another verb raises `StoreUnavailable` with ``executed=None``. Less than the
             deadlines the store is called with, or a frozen server uses them up.
-        connect_timeout: `timedelta` or seconds for connecting, TLS and login together.
+        connect_timeout: `timedelta` or seconds for connecting, TLS and login together; 2.
         max_connection_age: `timedelta` or seconds after which a connection is replaced, the new one
-            first. Shorter than credentials live (IAM ends connections after 12 hours).
+            first; 6 hours. Shorter than credentials live (IAM ends connections after 12 hours).
         address_remap: turns the (host, port) that a cluster or a sentinel announces into the one to
             connect to.
         tls_server_name: the name to verify in certificates, where nodes are announced by IP address.

@@ -38,11 +38,11 @@ class SQLStore:
         engine: an `AsyncEngine` on asyncpg, asyncmy or aiosqlite. Its URL and the settings of its
             connections are used (``connect_args``, ``do_connect`` listeners). Its pool is not: a pool that
             an app's own requests have emptied would leave their sessions without a connection.
-        table: the table's name, or ``schema.name``.
-        pool_size: the most connections of an event loop. Further verbs wait for one.
-        connect_timeout: `timedelta` or seconds for connecting, TLS and login together.
+        table: the table's name, or ``schema.name``; ``asgi_sessions``.
+        pool_size: the most connections of an event loop, 1 to 1000; 10. Further verbs wait for one.
+        connect_timeout: `timedelta` or seconds for connecting, TLS and login together; 2.
         max_connection_age: `timedelta` or seconds after which a connection is replaced when it is next
-            needed. Shorter than whatever lies between you and the server keeps idle connections.
+            needed; an hour. Shorter than whatever lies between you and the server keeps idle connections.
         unlogged: on PostgreSQL, `create_schema` makes an UNLOGGED table. Writes are then several times
             cheaper, and a crash of the server, or a failover to a replica, empties the table: everybody is
             logged out.
@@ -190,7 +190,12 @@ class SQLStore:
         return await self._write(verbs.delete, "delete", self._values(key, expect), deadline)
 
     async def purge(self, *, limit: int = 1000, deadline: float) -> int:
-        """Remove at most `limit` of the records whose last day, by UTC, is over; return how many."""
+        """Remove at most `limit` of the records whose last day, by UTC, is over; return how many.
+
+        Raises:
+            ConfigurationError: `limit` is no whole number of at least 1.
+            StoreUnavailable: it was not done by the deadline, or the server is away.
+        """
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ConfigurationError(f"limit={limit!r}: give a whole number of at least 1")
         return await self._write(verbs.purge, "purge", {"limit": limit}, deadline)
