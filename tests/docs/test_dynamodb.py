@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 
 import pytest
 
 from asgi_session.stores import DynamoDBStore
-from tests.docs.pages import ROOT, blocks, python
+from tests.docs.pages import ROOT, blocks, python, table
 from tests.docs.test_examples import run
 from tests.servers import Moto
 
@@ -24,6 +25,12 @@ async def test_the_page_runs(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(store, DynamoDBStore)
     await store.open()
     await store.close()
+
+
+def test_arguments() -> None:
+    """The page's table has every argument of the class."""
+    shown = [row[0].strip("`") for row in table(PAGE, "argument")]
+    assert sorted(shown) == sorted(signature(DynamoDBStore).parameters)
 
 
 def test_the_policy_names_what_the_verbs_need() -> None:

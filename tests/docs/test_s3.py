@@ -71,9 +71,9 @@ def test_requests_of_each_verb(page: Path, requests: dict[str, list[str]]) -> No
 
 @pytest.mark.parametrize(("page", "store"), [(S3, S3Store), (SDB, SimpleDBStore)], ids=["s3", "simpledb"])
 def test_arguments(page: Path, store: type) -> None:
-    """The page's table has every argument of the class, but for the clock."""
+    """The page's table has every argument of the class."""
     shown = [row[0].strip("`") for row in table(page, "argument")]
-    assert sorted(shown) == sorted(set(signature(store).parameters) - {"clock"})
+    assert sorted(shown) == sorted(signature(store).parameters)
 
 
 def test_policies() -> None:
