@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypedDict, Unpack
 
 from asgi_session._secret import Wrapped, hidden, with_revealed
 from asgi_session.clock import Clock, system_clock
-from asgi_session.errors import ConfigurationError
+from asgi_session.errors import ConfigurationError, StoreUnavailable
 from asgi_session.store import GONE, TAG_SIZE, TAKEN, Conflict, CreateResult, Saved, SaveResult, Stored
 from asgi_session.stores._shared.aws import AwsService, code, refusal
 from asgi_session.stores._shared.aws_setup import set_up
@@ -165,8 +165,10 @@ class DynamoDBStore:
         async with self._clients.verb("load", deadline) as verb:
             client = await verb.client()
 
-            def ask() -> Any:
-                return client.get_item(TableName=self._table, Key=_key(key), ConsistentRead=True)
+            async def ask() -> Any:
+                return _genuine(
+                    await client.get_item(TableName=self._table, Key=_key(key), ConsistentRead=True)
+                )
 
             found = await self._service.patiently(ask, deadline, repeatable=True)
             return _living(found.get("Item"), self._now())
@@ -243,14 +245,14 @@ class DynamoDBStore:
             client = await verb.client()
             now = 0
 
-            def once_more() -> Awaitable[Any]:
+            async def once() -> Any:
                 nonlocal now
-                now = self._now()  # anew: what has expired while it was throttled must not come back
-                return ask(client, now)
+                now = self._now()  # of each try: a record may end while the service wants us to wait
+                return _genuine(await ask(client, now))
 
             verb.sending()
             try:
-                return await self._service.patiently(once_more, deadline, repeatable=False), None
+                return await self._service.patiently(once, deadline, repeatable=False), None
             except Exception as error:
                 if code(error) != _FAILED:
                     raise
@@ -317,6 +319,14 @@ class DynamoDBStore:
             await client.update_time_to_live(
                 TableName=self._table, TimeToLiveSpecification={"Enabled": True, "AttributeName": _TTL}
             )
+
+
+def _genuine(reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a reply of DynamoDB's. The SDK takes a proxy's web page with status 200 for an empty one."""
+    kind = reply["ResponseMetadata"]["HTTPHeaders"].get("content-type", "")
+    if "json" not in kind:
+        raise StoreUnavailable(f"something else than DynamoDB has answered ({kind[:50]!r})", executed=None)
+    return reply
 
 
 def _key(key: str) -> dict[str, Any]:

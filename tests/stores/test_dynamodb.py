@@ -51,7 +51,7 @@ class TestDynamoDBStoreOnMoto(StoreConformance):
         return DynamoDBStore.from_url(self.url, session=SESSION)
 
 
-Answer = tuple[int, dict[str, Any]]
+Answer = tuple[int, dict[str, Any] | bytes]
 THROTTLED: Answer = (
     400,
     {"__type": "com.amazonaws.dynamodb.v20120810#ThrottlingException", "message": "slow"},
@@ -71,6 +71,7 @@ class Scripted:
         self.answers: list[Answer | None] = []
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.url = ""
+        self.kind = "application/x-amz-json-1.0"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -86,10 +87,11 @@ class Scripted:
                 if answer is None:
                     break
                 status, content = answer
-                data = json.dumps(content).encode()
+                data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 writer.write(
-                    b"HTTP/1.1 %d X\r\nContent-Length: %d\r\nContent-Type: application/x-amz-json-1.0\r\n"
-                    b"x-amz-crc32: %d\r\n\r\n%b" % (status, len(data), zlib.crc32(data), data)
+                    b"HTTP/1.1 %d X\r\nContent-Length: %d\r\nContent-Type: %b\r\n"
+                    b"x-amz-crc32: %d\r\n\r\n%b"
+                    % (status, len(data), self.kind.encode(), zlib.crc32(data), data)
                 )
                 await writer.drain()
         writer.close()
@@ -347,3 +349,46 @@ async def test_the_table_is_made_once(moto: Moto) -> None:
     await store.create_table()
     await store.open()
     await store.close()
+
+
+async def test_a_record_that_ends_while_its_save_is_throttled() -> None:
+    """Each try goes by the time that it is then, or it would bring back what others have seen end."""
+    now = 1000
+    async with scripted(clock=lambda: now) as (server, store):
+        server.answers = [THROTTLED, THROTTLED]
+        save = asyncio.create_task(store.save(KEY, DATA, 2**41, expect=OLD, deadline=soon()))
+        while not server.asked:
+            await asyncio.sleep(0.001)
+        now = 2000
+        await save
+    times = [body["ExpressionAttributeValues"][":n"]["N"] for _, body in server.asked]
+    assert times[0] == "1000"
+    assert times[-1] == "2000"
+
+
+@pytest.mark.parametrize("verb", ["load", "create", "touch", "delete"])
+async def test_a_web_page_in_place_of_an_answer(verb: str) -> None:
+    """A proxy's page with status 200 is no missing record, and says of no write that it was done."""
+    async with scripted() as (server, store):
+        server.kind, server.answers = "text/html", [(200, b"<html>Sign in</html>")] * 2
+        with pytest.raises(StoreUnavailable, match="text/html") as caught:
+            match verb:
+                case "load":
+                    await store.load(KEY, deadline=soon())
+                case "create":
+                    await store.create(KEY, DATA, 2**41, deadline=soon())
+                case "touch":
+                    await store.touch(KEY, 2**41, expect=OLD, deadline=soon())
+                case _:
+                    await store.delete(KEY, deadline=soon())
+        assert caught.value.executed is None
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"\xff\xfe", b'"text"'])
+async def test_an_answer_that_makes_no_sense(content: bytes) -> None:
+    """The SDK fails in ways of its own on it; to whoever calls it is a service that is away."""
+    async with scripted() as (server, store):
+        server.answers = [(200, content)]
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.create(KEY, DATA, 2**41, deadline=soon(1))
+        assert caught.value.executed is None

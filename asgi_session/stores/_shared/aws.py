@@ -148,10 +148,9 @@ class AwsService:
             found = code(error)
             found_status = status(error)
             done: bool | None = False if found_status < 500 or found in _REFUSED else None
-            text = str(response.get("Error", {}).get("Message", ""))[:200]
+            text = " ".join(str(response.get("Error", {}).get("Message", ""))[:200].split())
             return Trouble(f"{self.where} answered {found_status} {found}: {text}", done)
-        module = type(error).__module__.partition(".")[0]
-        if module in ("botocore", "aiobotocore", "aiohttp") or isinstance(error, (OSError, RuntimeError)):
+        if _from_the_sdk(error) or isinstance(error, (OSError, RuntimeError)):
             if isinstance(error, RuntimeError) and "closed" not in str(error):
                 return None  # aiohttp says "Session is closed" so: anything else is a mistake
             return Trouble(f"{self.where}: {kind_and_text(error)}", False if _unsent(error) else None)
@@ -218,6 +217,22 @@ def status(error: Exception) -> int:
     if not isinstance(response, Mapping):
         return 0
     return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+_SDK: Final = ("botocore", "aiobotocore", "aiohttp")
+_READING: Final = ("botocore.parsers", "aiobotocore.parsers", "aiobotocore.endpoint")
+
+
+def _from_the_sdk(error: Exception) -> bool:
+    """Tell whether an error is one of the SDK's, or one that it met in a reply that makes no sense."""
+    if type(error).__module__.partition(".")[0] in _SDK:
+        return True
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    if at is None or not isinstance(error, (ValueError, AttributeError, TypeError, LookupError)):
+        return False
+    return at.tb_frame.f_globals.get("__name__") in _READING
 
 
 def _unsent(error: Exception) -> bool:
