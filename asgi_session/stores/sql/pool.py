@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from time import monotonic
 from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
@@ -48,6 +49,9 @@ could end the text that it is in: never that."""
 _CHARSETS: Final = {"utf8mb4", "utf8mb3", "utf8", "latin1", "ascii", "binary"}
 """In others, such as gbk, a backslash may be the second byte of a character, and escapes nothing."""
 
+_SILENCE: Final = 1.0
+"""Seconds without any answer, of whoever gives up, from which on the connections in the pool are doubted."""
+
 _TIDYING: Final = 3.0
 _CLOSING: Final = 2.0
 """Seconds that `close` waits for statements that were given up, and for the server to say good-bye."""
@@ -65,6 +69,8 @@ class Pool:
         self._sync = self._engine.sync_engine
         self._tasks: set[asyncio.Task[Any]] = set()
         self._open: set[Any] = set()
+        self._busy: set[Any] = set()
+        self._answered = 0.0  # when the server last said something, as `time.monotonic`
         self._ended = False
         self._new: dict[Any, asyncio.TimerHandle] = {}  # made, and not yet ready for use
         self.write = asyncio.Lock()
@@ -83,6 +89,8 @@ class Pool:
             await asyncio.wait((task,))
         except asyncio.CancelledError:  # by the deadline, or by the caller
             job.given_up = True
+            if job.began is not None:
+                self._given_up(job.began)  # at once: a driver may take a while to be cancelled
             task.add_done_callback(_no_matter)
             if self._may_cancel:
                 task.cancel()
@@ -99,13 +107,36 @@ class Pool:
     def work(self, execute: Callable[[sa.Connection], R]) -> R:
         """Do something with a connection. In a greenlet: there SQLAlchemy's drivers await."""
         with self._sync.connect() as connection:
+            began, mine = monotonic(), connection.connection.driver_connection
+            self._busy.add(mine)
             try:
-                return execute(connection)
+                result = execute(connection)
             except DBAPIError as error:
                 known = meaning(error)
                 if known is not None and known.elsewhere:  # the next connection may lead to the new primary
                     connection.invalidate()
                 raise
+            except asyncio.CancelledError:
+                self._given_up(began)
+                raise
+            else:
+                self._answered = monotonic()
+                return result
+            finally:
+                self._busy.discard(mine)
+
+    def _given_up(self, began: float) -> None:
+        """Part with the connections that lie in the pool, if nobody has heard anything since `began`.
+
+        After a failover they may all lead to a machine that is gone. Each would cost one more request its
+        whole deadline; a new connection leads to whoever is there now.
+        """
+        if not self._may_cancel or not self._answered < began <= monotonic() - _SILENCE:
+            return
+        for connection in self._open - self._busy:
+            self._open.discard(connection)
+            with contextlib.suppress(Exception):
+                _cut_off(connection)
 
     # Connections.
 
@@ -165,6 +196,8 @@ class Pool:
         limit = self._new.pop(connection, None)
         if limit is not None:
             limit.cancel()
+        if connection not in self._open:
+            raise InvalidatePoolError
         for sign in ("is_closed", "_stream_broken"):
             closed = getattr(connection, sign, False)
             if closed() if callable(closed) else closed:
@@ -221,16 +254,18 @@ async def connect(target: Target) -> Any:
 class _Job(Generic[R]):
     """What a verb does, unless nobody waits for it any more when its turn comes."""
 
-    __slots__ = ("_verb", "_work", "given_up")
+    __slots__ = ("_verb", "_work", "began", "given_up")
 
     def __init__(self, verb: Verb[Pool], work: Callable[[sa.Connection], R]) -> None:
         self._verb = verb
         self._work = work
+        self.began: float | None = None
         self.given_up = False
 
     def execute(self, connection: sa.Connection) -> R:
         if self.given_up:
             raise asyncio.CancelledError
+        self.began = monotonic()
         self._verb.sending()
         return self._work(connection)
 

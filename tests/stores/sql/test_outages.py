@@ -199,6 +199,35 @@ async def test_close_of_a_store_whose_server_is_frozen(
     await store.close()
 
 
+async def test_a_server_that_falls_silent_costs_one_request_its_deadline(
+    server: SQLServer, direct: SQLStore, proxy: TcpProxy
+) -> None:
+    """The other connections of the pool lead to the same machine: the next request makes a new one."""
+    store = SQLStore.from_url(through(proxy, server.url), pool_size=4)
+    records = [await record(store) for _ in range(4)]
+    await asyncio.gather(*(store.touch(key, FAR, expect=old, deadline=in_time()) for key, old in records))
+    for after_silence in (store.load, None):
+        before = proxy.connections
+        silent = proxy.silence()
+        key, stored = records[0]
+        await fails(store.touch(key, FAR + 1, expect=stored, deadline=in_time(1.2)), executed=None)
+        assert silent.done.is_set()
+        began = time.monotonic()
+        if after_silence is not None:
+            assert await after_silence(key, deadline=in_time(3)) is not None
+        else:
+            assert await store.touch(key, FAR, expect=stored, deadline=in_time(3)) is True
+        assert time.monotonic() - began < 1.0
+        # asyncpg asks to cancel the statement on a connection of its own.
+        made = before + (2 if isinstance(server, PostgreSQL) else 1)
+        async with asyncio.timeout(5):
+            while proxy.connections < made:  # no event to wait for
+                await asyncio.sleep(0.01)
+        assert proxy.connections == made
+        await asyncio.gather(*(store.touch(key, FAR, expect=old, deadline=in_time()) for key, old in records))
+    await store.close()
+
+
 async def test_a_server_that_was_restarted(fresh_postgresql: PostgreSQL) -> None:
     """The next requests connect anew, and none fails; during the restart they wait."""
     store = SQLStore.from_url(fresh_postgresql.url, pool_size=3)
