@@ -11,8 +11,8 @@ Python: their times and their CPU time say nothing of AWS. What does carry over 
 AWS each round trip costs some milliseconds on DynamoDB, and some tens of them on S3. SimpleDB is left out:
 what the tests have for it runs in their own process.
 
-PostgreSQL and MariaDB keep what they have acknowledged when their process dies, but do not wait for the disk, as
-SQLite does not in its WAL mode: where they do, each write waits for that as well.
+PostgreSQL and MariaDB keep here what they have acknowledged when their process dies, but do not wait for the
+disk, as SQLite does not in its WAL mode. Where they do, each write waits for that as well.
 """
 
 from __future__ import annotations
