@@ -29,12 +29,11 @@ async def processes(site: Site) -> AsyncIterator[list[Process]]:
 @over(in_a_server)
 async def test_writes_and_endings(kind: Kind, site: Site, processes: list[Process]) -> None:
     """Promises 4 and 5: of 500 writes of two processes none is lost; of 200 sessions that one of them
-    destroys while the other writes to them none is revived. Stand-ins, which are slow, get a fifth of it."""
+    destroys while the other writes to them none is revived."""
     worker = Worker(kind.name, site.url)
     site.made.append(worker.store)
-    rounds = 2 if kind.emulator else 10
-    await check_writes(worker, processes, rounds)
-    await check_endings(worker, processes, rounds)
+    await check_writes(worker, processes, 10)
+    await check_endings(worker, processes, 10)
     await worker.manager.drain()
 
 
