@@ -665,7 +665,8 @@ async def test_purge_removes_what_has_expired(proxy: HttpProxy) -> None:
             await store.create(key, data(), far() + 7_200_000, deadline=soon())
         for key in gone:
             await store.create(key, data(), far(), deadline=soon())
-        client = await store._clients.client()
+        async with store._clients.verb("look", soon()) as verb:
+            client = await verb.client()
         for name, body in ((new_key(), b""), ("a-note.txt", b"\0" * 20)):
             await client.put_object(Bucket="sessions", Key=store._bucket.before + name, Body=body)
         assert await store.purge(deadline=soon()) == 0

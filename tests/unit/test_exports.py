@@ -96,7 +96,7 @@ def test_importing_the_package_is_cheap() -> None:
     assert {"asgi_session", "starlette", "msgpack"} <= loaded
     assert not loaded & {
         "redis", "hiredis", "fastapi", "pydantic", "pytest", "hypothesis", "httpx", "boto3", "botocore",
-        "aiobotocore", "sqlalchemy", "asyncpg", "asyncmy", "aiosqlite", "uvloop", "jinja2",
+        "aiobotocore", "aiohttp", "sqlalchemy", "asyncpg", "asyncmy", "aiosqlite", "uvloop", "jinja2",
         "cryptography", "itsdangerous",
     }  # fmt: skip
 
@@ -213,6 +213,8 @@ def test_only_the_edge_knows_the_frameworks() -> None:
             assert short.startswith("stores.redis"), name
         if known & {"sqlalchemy", "asyncpg", "asyncmy", "aiosqlite"}:
             assert short.startswith("stores.sql"), name
+        # `need` brings these when a store is made that works with them.
+        assert not known & {"aiobotocore", "botocore", "aiohttp"}, name
         if "pytest" in known:
             assert short.startswith("testing"), name
 

@@ -125,11 +125,6 @@ class Clients(Generic[C]):
         held = self._held.backends.get(asyncio.get_running_loop()) or self._held.enter()
         return Verb(name, deadline, held, self.explain)
 
-    async def client(self) -> C:
-        """Return this event loop's client, for what is no verb."""
-        held = self._held.backends.get(asyncio.get_running_loop()) or self._held.enter()
-        return await held.get()
-
     async def close(self) -> None:
         """Wait for this event loop's verbs, then close its client."""
         await self._held.leave()

@@ -196,12 +196,8 @@ class Pool:
         limit = self._new.pop(connection, None)
         if limit is not None:
             limit.cancel()
-        if connection not in self._open:
+        if connection not in self._open or is_closed(connection):
             raise InvalidatePoolError
-        for sign in ("is_closed", "_stream_broken"):
-            closed = getattr(connection, sign, False)
-            if closed() if callable(closed) else closed:
-                raise InvalidatePoolError
 
     def _closed(self, adapted: Any, *_: Any) -> None:
         self._open.discard(adapted.driver_connection)
@@ -230,6 +226,15 @@ class Pool:
         """Take out the connections that are still open."""
         left, self._open = list(self._open), set()
         return left
+
+
+def is_closed(connection: Any) -> bool:
+    """Tell whether a driver's connection is known to be closed, from whichever side."""
+    for sign in ("is_closed", "_stream_broken"):  # asyncpg's, asyncmy's
+        closed = getattr(connection, sign, False)
+        if closed() if callable(closed) else closed:
+            return True
+    return False
 
 
 def _cut_off(connection: Any) -> Any:

@@ -14,7 +14,9 @@ from functools import partial
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from asgi_session.stores._shared.verbs import HeldClient
 from asgi_session.stores.sql import SQLStore, sessions_table
+from asgi_session.stores.sql.pool import Pool, is_closed
 from tests.servers.tcp_proxy import TcpProxy
 
 TABLE = sessions_table(sa.MetaData())
@@ -41,6 +43,25 @@ def new_data(body: bytes = b"body") -> bytes:
 def new_table() -> str:
     """Return the name of a table that no other test uses."""
     return f"sessions_{secrets.token_hex(6)}"
+
+
+async def until(check: Callable[[], object]) -> None:
+    """Poll until something is true."""
+    async with asyncio.timeout(10):
+        while not check():
+            await asyncio.sleep(0.005)  # what is looked at tells nobody
+
+
+def held_by(store: SQLStore) -> HeldClient[Pool]:
+    """Return what a store holds in this event loop."""
+    return store._clients._held.backends[asyncio.get_running_loop()]
+
+
+async def dropped(store: SQLStore) -> None:
+    """Return when the event loop has heard that the store's connections are closed."""
+    client = held_by(store)._client
+    assert client is not None
+    await until(lambda: all(map(is_closed, client._open)))
 
 
 async def waits(connection: AsyncConnection) -> None:

@@ -62,13 +62,16 @@ async def test_those_that_wait_for_a_connection_leave_together(
         for _ in range(2):  # what is counted is the second time: by then it is prepared
             before = proxy.trips
 
-            def busy(connection: sa.Connection) -> None:
+            began = asyncio.Event()
+
+            def busy(connection: sa.Connection, began: asyncio.Event = began) -> None:
+                began.set()
                 connection.exec_driver_sql("SELECT pg_sleep(0.1)")
 
             held = asyncio.create_task(store._do("busy", in_time(), busy))
-            await asyncio.sleep(0.02)  # it has the one connection
+            await began.wait()  # it has the one connection
             loads = [asyncio.create_task(store.load(key, deadline=in_time())) for key, _ in records[:60]]
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0)
             loads += [asyncio.create_task(store.load(key, deadline=in_time())) for key, _ in records[60:]]
             assert [await load for load in loads] == [stored for _, stored in records]
             await held

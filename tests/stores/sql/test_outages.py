@@ -15,10 +15,11 @@ from asgi_session.clock import system_clock
 from asgi_session.errors import StoreUnavailable
 from asgi_session.store import Conflict, Saved, Stored
 from asgi_session.stores.sql import PostgreSQLStore, SQLStore
+from asgi_session.stores.sql import store as store_module
 from asgi_session.stores.sql.loading import LoadingPool
 from tests.servers.sql import PostgreSQL, SQLServer
 from tests.servers.tcp_proxy import TcpProxy
-from tests.stores.sql.helpers import in_time, new_data, new_key, new_table, through
+from tests.stores.sql.helpers import dropped, held_by, in_time, new_data, new_key, new_table, through, until
 
 FAR = system_clock() + 3_600_000
 
@@ -90,16 +91,29 @@ async def test_a_connection_lost_before_anything_was_sent(
     await store.close()
 
 
+@pytest.fixture
+def paused(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Is set when a verb has failed, and pauses before it tries again."""
+    event, pause = asyncio.Event(), store_module.pause
+
+    async def noted(tries: int, deadline: float) -> bool:
+        event.set()
+        return await pause(tries, deadline)
+
+    monkeypatch.setattr(store_module, "pause", noted)
+    return event
+
+
 async def test_a_verb_that_goes_on_trying_when_its_store_is_closed(
-    server: SQLServer, store: SQLStore, proxy: TcpProxy
+    server: SQLServer, store: SQLStore, proxy: TcpProxy, paused: asyncio.Event
 ) -> None:
     """It gets no further connection, which nobody would close; the next verb opens the store again."""
     await record(store)
-    store._clients._held.backends[asyncio.get_running_loop()]._patience = 0.1
+    held_by(store)._patience = 0.1
     proxy.refuse()
-    await asyncio.sleep(0.05)  # until the event loop has heard of it
+    await dropped(store)
     task = asyncio.create_task(store.create(new_key(), new_data(), FAR, deadline=in_time()))
-    await asyncio.sleep(0.05)  # it is refused meanwhile
+    await paused.wait()  # it has been refused
     await store.close()
     connections = proxy.connections
     proxy.accept()
@@ -114,7 +128,7 @@ async def test_connections_that_died_in_the_pool(server: SQLServer, store: SQLSt
     keys = [await record(wide) for _ in range(5)]
     await asyncio.gather(*(wide.touch(key, FAR, expect=stored, deadline=in_time()) for key, stored in keys))
     proxy.drop_connections()
-    await asyncio.sleep(0.05)  # until the event loop has heard of it
+    await dropped(wide)
     results = await asyncio.gather(
         *(wide.save(key, new_data(), FAR, expect=stored, deadline=in_time()) for key, stored in keys)
     )
@@ -122,19 +136,20 @@ async def test_connections_that_died_in_the_pool(server: SQLServer, store: SQLSt
     await wide.close()
 
 
-async def test_a_server_that_is_away(store: SQLStore, proxy: TcpProxy) -> None:
+async def test_a_server_that_is_away(store: SQLStore, proxy: TcpProxy, paused: asyncio.Event) -> None:
     """Verbs fail by their deadline, certainly not executed, and work as soon as it is back."""
     key, stored = await record(store)
     proxy.refuse()
-    await asyncio.sleep(0.05)  # until the event loop has heard of it
+    await dropped(store)
     began = time.monotonic()
     await asyncio.gather(
         fails(store.load(key, deadline=in_time(0.4)), executed=False),
         fails(store.create(new_key(), new_data(), FAR, deadline=in_time(0.4)), executed=False),
     )
     assert time.monotonic() - began < 3
+    paused.clear()
     save = asyncio.create_task(store.save(key, new_data(), FAR, expect=stored, deadline=in_time()))
-    await asyncio.sleep(0.05)  # it is refused meanwhile
+    await paused.wait()  # it has been refused
     proxy.accept()
     assert isinstance(await save, Saved)
 
@@ -165,7 +180,7 @@ async def test_a_server_that_vanishes_while_a_connection_is_made(
     loads = [asyncio.create_task(store.load(new_key(), deadline=in_time(3)))]
     assert await asyncio.to_thread(silent.done.wait, 5)
     for _ in range(5):
-        await asyncio.sleep(0.05)  # each comes before the one before it has given up
+        await asyncio.sleep(0)  # each comes on its own
         loads.append(asyncio.create_task(store.load(new_key(), deadline=in_time(3))))
     assert await asyncio.gather(*loads) == [None] * 6
     await record(store)
@@ -220,9 +235,7 @@ async def test_a_server_that_falls_silent_costs_one_request_its_deadline(
         assert time.monotonic() - began < 1.0
         # asyncpg asks to cancel the statement on a connection of its own.
         made = before + (2 if isinstance(server, PostgreSQL) else 1)
-        async with asyncio.timeout(5):
-            while proxy.connections < made:  # no event to wait for
-                await asyncio.sleep(0.01)
+        await until(lambda made=made: proxy.connections >= made)
         assert proxy.connections == made
         await asyncio.gather(*(store.touch(key, FAR, expect=old, deadline=in_time()) for key, old in records))
     await store.close()
@@ -299,9 +312,10 @@ async def test_close_waits_for_its_verbs(server: SQLServer, locked: tuple[AsyncE
             asyncio.create_task(store.create(new_key(), new_data(), FAR, deadline=in_time()))
             for _ in range(6)
         ]
-        await asyncio.sleep(0.1)
+        await until(held_by(store).slots.locked)  # two have the connections
         closing = asyncio.create_task(store.close())
-        await asyncio.sleep(0.1)
+        for _ in range(100):
+            await asyncio.sleep(0)
         assert not closing.done()
         if not isinstance(server, PostgreSQL):
             await holding.execute(sa.text("UNLOCK TABLES"))
